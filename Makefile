@@ -1,0 +1,41 @@
+# `make quickstart` and `make test` each work as the only command on a machine with Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# One thread a process: stages run side by side, and results do not depend on the number of cores.
+export OMP_NUM_THREADS = 1
+
+.PHONY: quickstart test check format benchmark clean help
+
+help:            ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+quickstart: $(READY)  ## from nothing to an ablation report: runs/quickstart/report/report.html
+	$(BIN)/cad run experiments/quickstart.yaml
+
+test: $(READY)   ## every test, a small end-to-end experiment included
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## format, lint, types, tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(READY) ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(READY) ## throughput against a straightforward reference
+	$(BIN)/python benchmarks/throughput.py
+
+clean:           ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# Marked ready last: an installation that was interrupted starts again.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(READY)

@@ -1,0 +1,443 @@
+"""How fast collection, training and roll-outs are on one core, against a straightforward reference.
+
+``python benchmarks/throughput.py`` measures everything in one process, pinned to one core, one
+thread.  Rates are medians over laps, in units a *CPU-second*, so that other work on the machine
+does not change them; rates a wall-clock second stand beside them in the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import reference
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cad.config.schema import Config
+from cad.envs import split_tasks, task_family
+from cad.evaluation.rollout import roll_out
+from cad.histories.batch import Batch
+from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.histories.source import learn
+from cad.interrupt import InterruptedRun, StopFlag
+from cad.models import build_model
+from cad.storage import write_json
+from cad.training.loop import train
+
+EXPECTED = {"collection": 10.0, "training": 50.0, "roll-outs": 20.0}
+LARGEST_GROWTH = 1.2
+MODELS: dict[str, dict[str, Any]] = {
+    "AD": {"kind": "ad", "n_transit": 80},
+    "CompressedAD": {
+        "kind": "compressed_ad",
+        "n_transit": 40,
+        "n_latent": 16,
+        "max_compression_depth": 3,
+    },
+}
+# CompressedAD compresses a window of 40 steps every second episode of 20.
+EPISODES_A_LAP = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything is measured."""
+
+    streams: int = 100
+    steps_per_stream: int = 1000
+    collections: int = 3
+    tasks: int = 73
+    training_laps: int = 7
+    updates_a_lap: int = 5
+    parallel: tuple[int, ...] = (8, 64, 512)
+    # Laps by number of parallel roll-outs; a reference lap of 512 takes half a minute.
+    laps: dict[int, int] = field(default_factory=lambda: {8: 20, 64: 5, 512: 5})
+    reference_laps: dict[int, int] = field(default_factory=lambda: {8: 5, 64: 3, 512: 1})
+    growth_parallel: int = 64
+    early_episode: int = 10
+    late_episode: int = 400
+    growth_laps: int = 5
+
+
+QUICK = Plan(
+    streams=25,
+    steps_per_stream=80,
+    collections=1,
+    tasks=2,
+    training_laps=2,
+    updates_a_lap=1,
+    parallel=(8,),
+    laps={8: 1},
+    reference_laps={8: 1},
+    growth_parallel=8,
+    early_episode=6,
+    late_episode=10,
+    growth_laps=1,
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Medians over the laps of one measurement."""
+
+    cpu: float
+    wall: float
+    laps: int
+
+
+class Laps:
+    """Work done between two calls of :meth:`lap`, a second."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, float]] = []
+        self._work: list[float] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def lap(self, work: float) -> None:
+        """End a lap in which ``work`` units were done, and begin the next one."""
+        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+        self._marks.append((cpu, wall))
+        self._work.append(work)
+        self._start()
+
+    def rates(self, first: int = 0, last: int | None = None) -> Rates:
+        """Units a second in laps ``first`` to ``last`` (exclusive)."""
+        marks, work = self._marks[first:last], self._work[first:last]
+        return Rates(
+            cpu=statistics.median(w / cpu for w, (cpu, _) in zip(work, marks, strict=True)),
+            wall=statistics.median(w / wall for w, (_, wall) in zip(work, marks, strict=True)),
+            laps=len(work),
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row: our rates and the reference's, in ``unit`` a second."""
+
+    part: str
+    name: str
+    unit: str
+    ours: Rates
+    reference: Rates
+    expected: float | None
+
+    @property
+    def ratio(self) -> float:
+        """How many times the reference, in CPU time."""
+        return self.ours.cpu / self.reference.cpu
+
+    @property
+    def ok(self) -> bool:
+        """Whether the ratio is what the project promises."""
+        return self.expected is None or self.ratio >= self.expected
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Cost of a roll-out step early and late in one long roll-out, in CPU microseconds."""
+
+    name: str
+    parallel: int
+    early_episode: int
+    late_episode: int
+    early: float
+    late: float
+
+    @property
+    def ratio(self) -> float:
+        """Above 1: later steps are dearer."""
+        return self.late / self.early
+
+    @property
+    def ok(self) -> bool:
+        """Whether it stays the same, up to the noise of a measurement."""
+        return self.ratio <= LARGEST_GROWTH
+
+
+def config_of(model: str) -> Config:
+    """Default settings with one of the two models."""
+    return Config.model_validate({"model": MODELS[model]})
+
+
+def size_of(config: Config) -> reference.Size:
+    """The reference's model of the same shape."""
+    m = config.model
+    latents = {"n_latent": m.n_latent, "depth": m.max_compression_depth} if m.kind != "ad" else {}
+    return reference.Size(m.n_transit, **latents, width=m.n_embd, layers=m.n_layer, heads=m.n_head)
+
+
+# --- collection ------------------------------------------------------------------------------
+
+
+def measure_collection(plan: Plan) -> list[Comparison]:
+    """PPO learning one Darkroom goal, every transition kept."""
+    config = Config()
+    settings = {"n_streams": plan.streams, "steps_per_stream": plan.steps_per_stream}
+    source = config.source.model_copy(update=settings)
+    family, tasks = task_family(config.env), split_tasks(config.env).train
+    laps = Laps()
+    for task in tasks[: plan.collections]:
+        laps.lap(learn(family, task, source).actions.size)
+    ours = laps.rates()
+    rows = []
+    careful = reference.PPOSettings(source.batch_size, source.n_epochs, source.learning_rate)
+    for name, ppo, expected in (
+        ("PPO learning one goal", reference.PPOSettings(), EXPECTED["collection"]),
+        ("the same, our PPO settings in both", careful, None),
+    ):
+        laps = Laps()
+        for task in tasks[: plan.collections]:
+            # One roll-out and the learning from it: every later one costs the same.
+            laps.lap(reference.collect(task, plan.streams, source.n_steps, 1, ppo, seed=0))
+        rows.append(Comparison("collection", name, "transitions", ours, laps.rates(), expected))
+    return rows
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def made_up_histories(plan: Plan, config: Config) -> HistoryArrays:
+    """Random histories of the real size: speed does not depend on what is in them."""
+    rng = np.random.default_rng(0)
+    shape = (plan.tasks, config.source.n_streams, config.source.steps_per_stream)
+    return HistoryArrays(
+        observations=rng.integers(0, config.env.size, (*shape, 2), dtype=np.uint8),
+        actions=rng.integers(0, 5, shape, dtype=np.uint8),
+        rewards=rng.integers(0, 2, shape, dtype=np.uint8),
+        horizon=config.env.steps_per_episode,
+    )
+
+
+class CountingSampler(WindowSampler):
+    """Counts the actions that it hands out: segment lengths differ from update to update."""
+
+    actions_given = 0
+
+    def batch(self, update: int) -> Batch:
+        """As the parent's."""
+        batch = super().batch(update)
+        self.actions_given += batch.actions.numel()
+        return batch
+
+
+def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
+    """The real loop, metrics and all, stopped after some updates; the first lap warms up."""
+    # The only checkpoint is the one when it is stopped, after the last lap.
+    settings = {"log_every": plan.updates_a_lap, "checkpoint_every": 1000 * plan.updates_a_lap}
+    config = config.model_copy(update={"train": config.train.model_copy(update=settings)})
+    sampler, stop, laps = CountingSampler(config, arrays), StopFlag(), Laps()
+    counted = 0
+
+    def progress(step: int, _values: object) -> None:
+        nonlocal counted
+        laps.lap(sampler.actions_given - counted)
+        counted = sampler.actions_given
+        if step == plan.updates_a_lap * (plan.training_laps + 1):
+            stop.request()
+
+    torch.manual_seed(0)
+    model = build_model(config)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(InterruptedRun):
+        train(
+            config,
+            model,
+            sampler,
+            Path(folder),
+            run_id="benchmark",
+            device=torch.device("cpu"),
+            stop=stop,
+            progress=progress,
+        )
+    return laps.rates(first=1)
+
+
+def reference_training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
+    """The same number of updates of the reference, batch size as ours."""
+    flat = (-1, arrays.actions.shape[-1])
+    data = reference.HistoryDataset(
+        arrays.observations.reshape(*flat, 2), arrays.actions.reshape(flat), arrays.rewards.reshape(flat)
+    )
+    trainer = reference.Trainer(size_of(config), data, config.train.batch_size, seed=0)
+    laps = Laps()
+    for _ in range(plan.training_laps + 1):
+        laps.lap(sum(trainer.update() for _ in range(plan.updates_a_lap)))
+    return laps.rates(first=1)
+
+
+def measure_training(plan: Plan) -> list[Comparison]:
+    """Supervised actions a second of both models."""
+    rows = []
+    for name in MODELS:
+        config = config_of(name)
+        arrays = made_up_histories(plan, config)
+        ours = training_rates(plan, config, arrays)
+        plain = reference_training_rates(plan, config, arrays)
+        rows.append(Comparison("training", name, "supervised actions", ours, plain, EXPECTED["training"]))
+    return rows
+
+
+# --- roll-outs -------------------------------------------------------------------------------
+
+
+def rollout_laps(config: Config, parallel: int, n_episodes: int) -> Laps:
+    """Our roll-outs on the held-out goals, one lap every :data:`EPISODES_A_LAP` episodes."""
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    family, tasks = task_family(config.env), split_tasks(config.env).heldout
+    work = EPISODES_A_LAP * family.horizon * parallel
+    laps = Laps()
+    roll_out(
+        model,
+        family,
+        tasks,
+        n_rollouts=parallel // len(tasks),
+        n_episodes=n_episodes,
+        seed=0,
+        progress=lambda done: laps.lap(work) if done % EPISODES_A_LAP == 0 else None,
+    )
+    return laps
+
+
+def reference_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates:
+    """The same for the reference; nothing needs a warm-up of more than one lap, and that only if small."""
+    torch.manual_seed(0)
+    model = reference.ReferenceModel(size_of(config)).eval()
+    tasks = split_tasks(config.env).heldout
+    warm = 1 if n_laps > 1 else 0
+    work = EPISODES_A_LAP * config.env.steps_per_episode * parallel
+    laps = Laps()
+    reference.roll_out(
+        model,
+        [task for task in tasks for _ in range(parallel // len(tasks))],
+        EPISODES_A_LAP * (n_laps + warm),
+        lambda done: laps.lap(work) if done % EPISODES_A_LAP == 0 else None,
+    )
+    return laps.rates(first=warm)
+
+
+def measure_rollouts(plan: Plan) -> list[Comparison]:
+    """Steps a second of all parallel roll-outs together, once the window is full."""
+    rows = []
+    for name, parallel in itertools.product(MODELS, plan.parallel):
+        config = config_of(name)
+        warm = -(-config.model.n_transit // (EPISODES_A_LAP * config.env.steps_per_episode))
+        ours = rollout_laps(config, parallel, EPISODES_A_LAP * (warm + plan.laps[parallel])).rates(first=warm)
+        plain = reference_rollout_rates(config, parallel, plan.reference_laps[parallel])
+        label = f"{name}, {parallel} parallel"
+        rows.append(Comparison("roll-outs", label, "steps", ours, plain, EXPECTED["roll-outs"]))
+    return rows
+
+
+def measure_growth(plan: Plan) -> list[Growth]:
+    """Whether a step late in a long roll-out costs more than an early one."""
+    rows = []
+    for name in MODELS:
+        half = plan.growth_laps // 2
+        early, late = (e // EPISODES_A_LAP - 1 for e in (plan.early_episode, plan.late_episode))
+        laps = rollout_laps(config_of(name), plan.growth_parallel, EPISODES_A_LAP * (late + half + 1))
+        around = [laps.rates(at - half, at + half + 1).cpu for at in (early, late)]
+        cost = [1e6 / rate for rate in around]
+        rows.append(Growth(name, plan.growth_parallel, plan.early_episode, plan.late_episode, *cost))
+    return rows
+
+
+# --- output ----------------------------------------------------------------------------------
+
+
+def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[Growth]) -> None:
+    """What was measured, for people."""
+    table = Table(title="One core, one thread, units a CPU-second (median)")
+    table.add_column("what", overflow="fold")
+    for heading in ("ours", "reference", "ratio", "expected"):
+        table.add_column(heading, justify="right")
+    part = None
+    for row in rows:
+        if row.part != part:
+            part = row.part
+            table.add_section()
+            table.add_row(f"[bold]{part}[/], {row.unit}")
+        expected = "" if row.expected is None else f">= {row.expected:g}"
+        style = None if row.ok else "red"
+        ours, plain = f"{row.ours.cpu:,.0f}", f"{row.reference.cpu:,.0f}"
+        table.add_row(f"  {row.name}", ours, plain, f"{row.ratio:.1f}", expected, style=style)
+    console.print(table)
+    table = Table(title="Does a long roll-out get dearer? CPU microseconds a step")
+    for heading in ("what", "parallel", "early", "late", "ratio", "expected"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for g in growth:
+        early = f"{g.early:.1f} (episode {g.early_episode})"
+        late = f"{g.late:.1f} (episode {g.late_episode})"
+        style = None if g.ok else "red"
+        expected = f"<= {LARGEST_GROWTH:g}"
+        table.add_row(g.name, str(g.parallel), early, late, f"{g.ratio:.2f}", expected, style=style)
+    console.print(table)
+
+
+def as_json(rows: Sequence[Comparison], growth: Sequence[Growth], quick: bool) -> dict[str, Any]:
+    """What was measured, for programs."""
+    measured = [*rows, *growth]
+    return {
+        "quick": quick,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "results": [{**asdict(r), "ratio": r.ratio, "ok": r.ok} for r in rows],
+        "growth": [{**asdict(g), "ratio": g.ratio, "ok": g.ok} for g in growth],
+        "ok": all(m.ok for m in measured),
+    }
+
+
+def use_one_core() -> None:
+    """Pin this process to one core (where the system can) and PyTorch to one thread."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; 1 if ``--check`` and something is slower than promised."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a ratio is not reached")
+    parser.add_argument("--quick", action="store_true", help="seconds, not minutes; the numbers mean nothing")
+    options = parser.parse_args(arguments)
+    plan = QUICK if options.quick else Plan()
+    use_one_core()
+    console = Console()
+    rows: list[Comparison] = []
+    parts: list[tuple[str, Callable[[Plan], list[Comparison]]]] = [
+        ("collection", measure_collection),
+        ("training", measure_training),
+        ("roll-outs", measure_rollouts),
+    ]
+    for name, measure in parts:
+        console.print(f"measuring {name} ...")
+        rows += measure(plan)
+    console.print("measuring a long roll-out ...")
+    growth = measure_growth(plan)
+    print_tables(console, rows, growth)
+    numbers = as_json(rows, growth, options.quick)
+    if options.json:
+        write_json(options.json, numbers)
+    return int(options.check and not numbers["ok"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The command line: one thin function a command.
+
+Arguments with a ``=`` are overrides (``model.n_latent=8``), the others are YAML files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+import cad
+from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
+from cad.errors import CadError
+
+app = typer.Typer(
+    help="Compressed algorithm distillation: histories, models, evaluation, ablation reports.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Show settings and what they mean.", no_args_is_help=True)
+histories_app = typer.Typer(help="Check and draw learning histories.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(histories_app, name="histories")
+
+console = Console()
+errors = Console(stderr=True)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...", help="Config files, then overrides."),
+]
+Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+RUNS = Path("runs")
+CORES = os.cpu_count() or 1
+
+
+def _split_words(words: list[str] | None) -> tuple[list[Path], list[str]]:
+    files = [Path(word) for word in words or [] if "=" not in word]
+    return files, [word for word in words or [] if "=" in word]
+
+
+@config_app.command("show")
+def config_show(
+    words: Words = None,
+    experiment: Annotated[bool, typer.Option("--experiment", help="The files are experiment files.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key with type, default, meaning.")] = False,
+) -> None:
+    """Print the resolved config as YAML, with where each value came from."""
+    model: type[Config] | type[ExperimentConfig] = ExperimentConfig if experiment else Config
+    if keys:
+        for row in describe(model):
+            console.print(
+                f"[bold]{row.key}[/] ({row.type}, default {row.default}): {row.description}", highlight=False
+            )
+        return
+    typer.echo(show(load(model, *_split_words(words))))
+
+
+@config_app.command("schema")
+def config_schema(
+    experiment: Annotated[bool, typer.Option("--experiment", help="Schema of experiment files.")] = False,
+) -> None:
+    """Print the JSON schema of config files."""
+    import json
+
+    typer.echo(json.dumps(json_schema(ExperimentConfig if experiment else Config), indent=2))
+
+
+@app.command()
+def collect(words: Words = None, root: Root = RUNS, workers: Workers = CORES) -> None:
+    """Let PPO learn every task and keep its learning histories (HDF5)."""
+    _run_cell(words, "histories", root, workers, "cpu")
+
+
+@app.command()
+def train(words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto") -> None:
+    """Train one model, after collecting its histories if they are not there yet."""
+    _run_cell(words, "train", root, workers, device)
+
+
+@app.command()
+def evaluate(
+    words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto"
+) -> None:
+    """Put one model into the held-out tasks, after training it if that was not done yet."""
+    _run_cell(words, "evaluate", root, workers, device)
+
+
+def _run_cell(words: list[str] | None, last: str, root: Path, workers: int, device: str) -> None:
+    from cad.experiments.plan import Cell
+    from cad.experiments.session import run_cell
+
+    config = load(Config, *_split_words(words)).value
+    path = run_cell(Cell("", "", config), last, root, workers, device, console)
+    console.print(f"{path}", highlight=False, soft_wrap=True)
+
+
+@histories_app.command("audit")
+def histories_audit(file: Path) -> None:
+    """Re-derive every transition of a history file and say precisely what is wrong, if anything."""
+    from cad.histories.audit import audit
+    from cad.histories.audit_table import audit_table
+
+    report = audit(file)
+    console.print(audit_table(report))
+    console.print(
+        f"{report.transitions:,} transitions derived again from state, action and goal", highlight=False
+    )
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/] {_plain(warning)}", highlight=False, soft_wrap=True)
+    for problem in report.problems:
+        console.print(f"[red]problem:[/] {_plain(problem)}", highlight=False, soft_wrap=True)
+    if not report.ok:
+        raise CadError(f"{file} fails the audit: {len(report.problems)} problems, listed above")
+    console.print("[green]sound[/]")
+
+
+@histories_app.command("plot")
+def histories_plot(
+    file: Path,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default: beside the histories.")] = None,
+) -> None:
+    """Draw the learning curves of a history file."""
+    from cad.histories.plot import plot_histories
+
+    target = out or file.with_suffix(".png")
+    plot_histories(file, target)
+    console.print(f"{target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    inline: Annotated[
+        bool, typer.Option("--inline", help="One stage after the other, in this process.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and stages; run nothing.")] = False,
+) -> None:
+    """Run an experiment on this machine, skipping what is done, and report on it."""
+    from cad.experiments.session import dry_run_text, open_experiment, run_experiment
+
+    opened = open_experiment(experiment, overrides or [], root)
+    if dry_run:
+        typer.echo(dry_run_text(opened))
+        return
+    page = run_experiment(opened, workers=workers, device=device, inline=inline, console=console)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    root: Root = RUNS,
+) -> None:
+    """Make the report again from what is stored, also of an unfinished experiment."""
+    from cad.experiments.session import open_experiment, write_experiment_report
+
+    page = write_experiment_report(open_experiment(experiment, overrides or [], root))
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cad {cad.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
+    )
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit code."""
+    # --debug is accepted anywhere on the line.
+    debug = "--debug" in sys.argv
+    try:
+        app(args=[word for word in sys.argv[1:] if word != "--debug"], prog_name="cad")
+    except (CadError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        errors.print(
+            f"[bold red]error:[/] {_plain(error) or type(error).__name__}", highlight=False, soft_wrap=True
+        )
+        sys.exit(error.exit_code if isinstance(error, CadError) else CadError.exit_code)
+
+
+def _plain(error: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+if __name__ == "__main__":
+    main()

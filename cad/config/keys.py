@@ -1,0 +1,229 @@
+"""The keys of a config model: what each one takes, in words, and the nearest ones to a wrong name.
+
+Everything is read from the model's JSON schema, so that this works for any config model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from cad.config.yaml_source import INCLUDE
+
+Path = Sequence[str | int]
+Schema = dict[str, Any]
+ANY_ITEM = "[]"
+ANY_NAME = "<name>"
+
+
+class KeyRow(NamedTuple):
+    """One key: dotted name, what it takes, default (as YAML would write it) and description."""
+
+    key: str
+    type: str
+    default: str
+    description: str
+
+
+def dotted(path: Path) -> str:
+    """``("arms", 0, "set")`` as ``arms[0].set``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part == ANY_ITEM:
+            text += part
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def short(value: object, limit: int = 60) -> str:
+    """A value as a config would write it, cut to ``limit`` characters."""
+    if isinstance(value, dict):
+        value_text = f"a mapping with {', '.join(map(str, value)) or 'no keys'}"
+    else:
+        value_text = json.dumps(value, ensure_ascii=False, default=str)
+    return value_text if len(value_text) <= limit else value_text[: limit - 3] + "..."
+
+
+class Keys:
+    """The keys of one model class."""
+
+    def __init__(self, model_cls: type[BaseModel]) -> None:
+        self.root: Schema = model_cls.model_json_schema()
+        self.rows: list[KeyRow] = []
+        self.paths: list[tuple[str, ...]] = []
+        self._walk(self.root, (), None)
+
+    def options(self, schema: Schema) -> Iterator[Schema]:
+        """The alternatives of a schema with references followed."""
+        if "$ref" in schema:
+            schema = self.root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+        if "anyOf" in schema:
+            for option in schema["anyOf"]:
+                yield from self.options(option)
+        else:
+            yield schema
+
+    def child(self, schema: Schema, part: str | int) -> Schema | None:
+        """The schema under a key or an index; None where there is no such key."""
+        for option in self.options(schema):
+            if isinstance(part, int):
+                fixed: list[Schema] = option.get("prefixItems", [])
+                found = fixed[part] if part < len(fixed) else option.get("items")
+            else:
+                found = option.get("properties", {}).get(part, option.get("additionalProperties"))
+            if isinstance(found, dict):
+                return found
+        return None
+
+    def at(self, path: Path) -> Schema | None:
+        """The schema at a path; None where the path leaves the model."""
+        here: Schema | None = self.root
+        for part in path:
+            here = None if here is None else self.child(here, part)
+        return here
+
+    def section_keys(self, schema: Schema) -> list[str]:
+        """Names of a section's keys; empty for a single value."""
+        return [name for option in self.options(schema) for name in option.get("properties", {})]
+
+    def takes_mapping(self, schema: Schema) -> bool:
+        """Whether anything can stand below this key."""
+        return any(option.get("type", "object") == "object" for option in self.options(schema))
+
+    def words(self, schema: Schema) -> str:
+        """What a key takes: ``a whole number above 0, or null``."""
+        return ", or ".join(dict.fromkeys(self._words(option) for option in self.options(schema)))
+
+    def _words(self, schema: Schema) -> str:
+        if "enum" in schema or "const" in schema:
+            values = schema.get("enum", [schema.get("const")])
+            return ("one of " if len(values) > 1 else "") + ", ".join(map(str, values))
+        kind = schema.get("type", "any")
+        if kind == "array":
+            return self._list_words(schema)
+        if kind == "object":
+            return self._mapping_words(schema)
+        pattern = schema.get("pattern")
+        names = {
+            "integer": "a whole number" + _bounds(schema),
+            "number": "a number" + _bounds(schema),
+            "boolean": "true or false",
+            "null": "null",
+            "string": "text" + (f" that matches {pattern}" if pattern else ""),
+        }
+        return names.get(kind, "any value")
+
+    def _mapping_words(self, schema: Schema) -> str:
+        if "properties" in schema:
+            names = list(schema["properties"])
+            return f"a section (keys {', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
+        values = schema.get("additionalProperties")
+        return "a mapping" + (f" of names to: {self.words(values)}" if isinstance(values, dict) else "")
+
+    def _list_words(self, schema: Schema) -> str:
+        if fixed := schema.get("prefixItems"):
+            return f"a list of {len(fixed)}: {'; '.join(self.words(item) for item in fixed)}"
+        items = schema.get("items")
+        least = f" of at least {schema['minItems']}" if schema.get("minItems") else ""
+        return f"a list{least}" + (f" (each {self.words(items)})" if items else "")
+
+    def suggest(self, path: Path) -> str:
+        """What the unknown key at ``path`` may have meant, or what is allowed in its place."""
+        *parent, name = path
+        section = self.at(parent) or self.root
+        allowed = self.section_keys(section)
+        name = str(name).lower()
+        if "." in name and self.at([*parent, *name.split(".")]) is not None:
+            head, _, rest = name.partition(".")
+            return f"write it nested: {head}: {{{rest.replace('.', ': {')}: ...{'}' * rest.count('.')}}}"
+        close = [dotted([*parent, key]) for key in difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)]
+        same = [dotted(key) for key in self.paths if key[-1].lower() == name]
+        if not close and not same:
+            leaves = difflib.get_close_matches(name, {key[-1] for key in self.paths}, n=1, cutoff=0.75)
+            same = [dotted(key) for key in self.paths if key[-1] in leaves]
+        found = list(dict.fromkeys(close + same))[:3]
+        if found:
+            return f"did you mean {', '.join(found[:-1])}{' or ' if len(found) > 1 else ''}{found[-1]}?"
+        return f"allowed here: {', '.join(allowed)}"
+
+    def named(self, name: str, section: Path) -> tuple[str | int, ...] | None:
+        """The value that ``name`` means in a message about a section; None when it is not one key."""
+        full = (*section, *name.split("."))
+        if self.at(full) is None:
+            same = [p for p in self.paths if p[-1] == name and p[: len(section)] == tuple(section)]
+            if len(same) != 1:
+                return None
+            full = same[0]
+        schema = self.at(full)
+        return None if schema is None or self.section_keys(schema) else full
+
+    def _walk(self, schema: Schema, path: tuple[str, ...], defaults: Schema | None) -> None:
+        for option in self.options(schema):
+            for name, item in option.get("properties", {}).items():
+                self.paths.append((*path, name))
+                required = name in option.get("required", []) and name not in (defaults or {})
+                default = (defaults or {}).get(name, item.get("default"))
+                if not self._walk_below(item, (*path, name), default):
+                    shown = "required" if required else json.dumps(default, ensure_ascii=False)
+                    row = KeyRow(dotted((*path, name)), self.words(item), shown, item.get("description", ""))
+                    self.rows.append(row)
+
+    def _walk_below(self, schema: Schema, path: tuple[str, ...], default: Any) -> bool:
+        """Walk the sections inside a key; False where it holds none."""
+        for option in self.options(schema):
+            if "properties" in option:
+                self._walk(option, path, default if isinstance(default, dict) else None)
+                return True
+            for inner, part in (("items", ANY_ITEM), ("additionalProperties", ANY_NAME)):
+                item = option.get(inner)
+                if isinstance(item, dict) and self.section_keys(item):
+                    self._walk(item, (*path, part), None)
+                    return True
+        return False
+
+
+def _bounds(schema: Schema) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    names = (
+        ("exclusiveMinimum", "above"),
+        ("minimum", "at least"),
+        ("exclusiveMaximum", "below"),
+        ("maximum", "at most"),
+    )
+    parts = [f"{word} {schema[name]:g}" for name, word in names if name in schema]
+    return " " + " and ".join(parts) if parts else ""
+
+
+@functools.cache
+def keys_of(model_cls: type[BaseModel]) -> Keys:
+    """The keys of a model class."""
+    return Keys(model_cls)
+
+
+def describe(model_cls: type[BaseModel]) -> list[KeyRow]:
+    """Every key that holds a value, in the model's order."""
+    return keys_of(model_cls).rows
+
+
+def json_schema(model_cls: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of the YAML files of a model, for editors: the model's own, plus ``include``."""
+    schema = model_cls.model_json_schema()
+    paths = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    for section in (schema, *schema.get("$defs", {}).values()):
+        if "properties" in section:
+            section["properties"][INCLUDE] = paths | {
+                "description": "YAML files merged in below this mapping's own keys; later ones win."
+            }
+            # An included file may bring a required key.
+            section.pop("required", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,240 @@
+"""From YAML files and dotted overrides to a frozen config, or one message with every problem.
+
+Order: schema defaults < YAML files (what a file includes comes before its own keys; later files
+win) < overrides.  Validation is strict: text is no number, a switch is no count, ``3.5`` is no
+whole number; a whole number may stand where a number is expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cad.config.keys import Keys, dotted, keys_of, short
+from cad.config.yaml_source import Sourced, YamlReader, merge, sourced
+from cad.errors import UsageError
+
+T = TypeVar("T", bound=BaseModel)
+
+# A word of a rule's message that names a key: with a dot or an underscore, or before "=".
+_KEY_IN_RULE = re.compile(r"\b[A-Za-z]\w*(?:[._]\w+)+\b|\b[A-Za-z]\w*(?==)")
+
+DEFAULT = "default"
+OVERRIDE = "override"
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """A config and, for every dotted key, where its value came from.
+
+    ``origin`` has the keys of :func:`flatten`; its values are ``default``, ``FILE:LINE`` or
+    ``override``.
+    """
+
+    value: T
+    origin: dict[str, str]
+
+
+def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = ()) -> Loaded[T]:
+    """Read ``files``, then apply ``overrides`` (``key.path=value``, the value as YAML).
+
+    Raises :class:`UsageError` that lists all problems, each with file, line, key and what is allowed.
+    """
+    keys = keys_of(model_cls)
+    reader = YamlReader()
+    tree = Sourced({}, "")
+    for file in files:
+        tree = merge(tree, reader.read(file))
+    # With a file missing, what depends on its content cannot be judged.
+    whole = not reader.problems
+    problems = reader.problems
+    for text in overrides:
+        tree = _apply_text(tree, keys, text, reader)
+    value, found = _validate(model_cls, tree, whole=whole, origins=True)
+    problems = [*problems, *found]
+    if problems or value is None:
+        raise UsageError(_listed(problems, "the configuration"))
+    origin = {}
+    for path, _ in _leaves(value):
+        item = tree.find(path)
+        origin[dotted(path)] = DEFAULT if item is None else item.where
+    return Loaded(value, origin)
+
+
+def from_mapping(model_cls: type[T], mapping: object, origin_name: str) -> T:
+    """Validate plain data, such as a run directory's JSON; :class:`UsageError` names ``origin_name``."""
+    if not isinstance(mapping, Mapping):
+        raise UsageError(f"{origin_name}: expected a mapping of config keys, found {short(mapping)}")
+    try:
+        tree = sourced(mapping, "")
+    except TypeError as error:
+        raise UsageError(f"{origin_name}: {error}") from error
+    return _required(model_cls, tree, [], origin_name)
+
+
+def apply_overrides(value: T, mapping: Mapping[str, object], where: str) -> T:
+    """``value`` with dotted keys replaced, validated again; ``where`` is named in errors.
+
+    A mapping as new value of a section is merged into it.  Raises :class:`UsageError`.
+    """
+    keys = keys_of(type(value))
+    tree = sourced(value.model_dump(mode="json"), "")
+    problems: list[str] = []
+    for key, item in mapping.items():
+        try:
+            tree, problem = _put(tree, keys, key, sourced(item, ""))
+        except TypeError as error:
+            problem = f"{key}: {error}"
+        if problem:
+            problems.append(problem)
+    return _required(type(value), tree, problems, where)
+
+
+def flatten(value: BaseModel) -> dict[str, object]:
+    """Dotted key to value, in the model's order; lists and free mappings are single values."""
+    return {dotted(path): item for path, item in _leaves(value)}
+
+
+def _leaves(value: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    for name in type(value).model_fields:
+        item = getattr(value, name)
+        if isinstance(item, BaseModel):
+            yield from _leaves(item, (*path, name))
+        elif isinstance(item, dict) and item and all(isinstance(v, BaseModel) for v in item.values()):
+            for key, section in item.items():
+                yield from _leaves(section, (*path, name, key))
+        else:
+            yield (*path, name), item
+
+
+def _apply_text(tree: Sourced, keys: Keys, text: str, reader: YamlReader) -> Sourced:
+    key, equals, written = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        reader.problems.append(f"override {text!r}: expected KEY=VALUE, such as seed=1")
+        return tree
+    if not written.strip():
+        reader.problems.append(f"override {text!r}: no value after '='; write {key}=null or {key}='\"\"'")
+        return tree
+    before = len(reader.problems)
+    item = reader.parse(written, f"override {text!r}")
+    if len(reader.problems) > before:
+        return tree
+    plain = None if item is None else item.plain()
+    tree, problem = _put(tree, keys, key, sourced(plain, OVERRIDE))
+    if problem:
+        reader.problems.append(f"override {text!r}: {problem}")
+    return tree
+
+
+def _put(tree: Sourced, keys: Keys, key: str, item: Sourced) -> tuple[Sourced, str | None]:
+    """``tree`` with ``item`` at a dotted key, or the old tree and what is wrong with the key."""
+    parts = key.split(".")
+    if not all(parts):
+        return tree, f"{key!r} is not a dotted key such as section.key"
+    for depth in range(1, len(parts)):
+        above = parts[:depth]
+        schema, held = keys.at(above), tree.find(above)
+        if schema is not None and not keys.takes_mapping(schema):
+            return tree, f"{key}: {dotted(above)} is {keys.words(schema)}, not a section; set it as a whole"
+        if held is not None and held.value is not None and not isinstance(held.value, dict):
+            place = f" ({held.where})" if held.where else ""
+            return tree, f"{key}: {dotted(above)} is {short(held.plain())}{place}, not a section"
+    for part in reversed(parts):
+        item = Sourced({part: item}, item.where)
+    return merge(tree, item), None
+
+
+def _required(model_cls: type[T], tree: Sourced, problems: list[str], where: str) -> T:
+    value, found = _validate(model_cls, tree, whole=not problems, origins=False)
+    problems = [*problems, *found]
+    if problems or value is None:
+        text = _listed(problems, where)
+        raise UsageError(text if len(problems) > 1 else f"{where}: {text}")
+    return value
+
+
+def _listed(problems: list[str], where: str) -> str:
+    problems = list(dict.fromkeys(problems))
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems in {where}:" + "".join(f"\n  - {text}" for text in problems)
+
+
+def _validate(model_cls: type[T], tree: Sourced, whole: bool, origins: bool) -> tuple[T | None, list[str]]:
+    """The config, or every problem; a tree that is not ``whole`` is not blamed for missing parts."""
+    try:
+        # JSON's strict mode is what YAML needs: lists become tuples, yet no type is converted.
+        return model_cls.model_validate_json(json.dumps(tree.plain()), strict=True), []
+    except ValidationError as error:
+        keys = keys_of(model_cls)
+        details = error.errors(include_url=False)
+        wrong_inside = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+        return None, [
+            _problem(detail, keys, tree, origins)
+            for detail in details
+            if whole or detail["type"] not in ("missing", "value_error")
+            # A list with a wrong item is also reported as too short: its items say what is wrong.
+            if detail["loc"] not in wrong_inside
+        ]
+
+
+def _problem(detail: Any, keys: Keys, tree: Sourced, origins: bool) -> str:
+    kind: str = detail["type"]
+    path, schema = _known_path(detail["loc"], keys)
+    if kind == "value_error":
+        return _rule(path, str(detail["ctx"]["error"]), keys, tree, origins)
+    if kind == "extra_forbidden":
+        path = tuple(detail["loc"])
+        text = f"unknown key; {keys.suggest(path)}"
+    elif kind == "missing":
+        text = f"missing; it takes {keys.words(schema)}"
+    elif kind == "json_invalid":
+        text = f"cannot be represented: {detail['msg']}"
+    else:
+        found = detail["input"]
+        text = f"expected {keys.words(schema)}, found {short(found)}"
+        choices = [str(v) for option in keys.options(schema) for v in option.get("enum", [])]
+        close = difflib.get_close_matches(str(found), choices, n=1)
+        text += f"; did you mean {close[0]}?" if close else ""
+    return f"{_place(path, tree)}{dotted(path)}: {text}" if path else f"{_place(path, tree)}{text}"
+
+
+def _known_path(loc: Sequence[str | int], keys: Keys) -> tuple[tuple[str | int, ...], dict[str, Any]]:
+    """The part of an error's location that the schema knows (unions add names of their own)."""
+    path: tuple[str | int, ...] = ()
+    schema = keys.root
+    for part in loc:
+        below = keys.child(schema, part)
+        if below is None:
+            break
+        path, schema = (*path, part), below
+    return path, schema
+
+
+def _place(path: Sequence[str | int], tree: Sourced) -> str:
+    """Where the value at ``path``, or else the nearest section around it, was written."""
+    for depth in range(len(path), -1, -1):
+        item = tree.find(path[:depth])
+        if item is not None:
+            return f"{item.where}: " if item.where else ""
+    return ""
+
+
+def _rule(path: Sequence[str | int], text: str, keys: Keys, tree: Sourced, origins: bool) -> str:
+    """A broken cross-field rule, with the origin of every key that its message names."""
+    label = f"{dotted(path)}: " if path else ""
+    notes = []
+    for name in dict.fromkeys(_KEY_IN_RULE.findall(text)) if origins else ():
+        full = keys.named(name, path)
+        if full is not None:
+            item = tree.find(full)
+            notes.append(f"{name}: {DEFAULT if item is None else item.where}")
+    return f"{label}{text} ({'; '.join(notes)})" if notes else f"{_place(path, tree)}{label}{text}"

@@ -1,0 +1,324 @@
+"""Every setting of the program, typed and frozen; a field's description is its documentation.
+
+Configs are read once, at the edge (:mod:`cad.config.load`); deep code receives the section that
+it needs.  Keys that a user of algorithm distillation already knows keep their usual names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+EnvName = Literal["darkroom", "darkroom_permuted", "dark_key_to_door"]
+ModelKind = Literal["ad", "compressed_ad"]
+
+DEFAULT_HORIZON: dict[str, int] = {"darkroom": 20, "darkroom_permuted": 50, "dark_key_to_door": 50}
+N_ACTIONS = 5
+
+
+def family_size(name: str, size: int) -> int:
+    """Number of tasks in the whole family, before any subset is drawn."""
+    return {"darkroom": size**2, "darkroom_permuted": 120, "dark_key_to_door": size**4}[name]
+
+
+class Section(BaseModel):
+    """Base of all config sections: frozen, strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class EnvConfig(Section):
+    """Which tasks exist and how they are split."""
+
+    name: EnvName = Field("darkroom", description="Task family.")
+    size: Annotated[int, Field(ge=2, le=100)] = Field(9, description="Rows (and columns) of the square grid.")
+    horizon: PositiveInt | None = Field(
+        None, description="Steps an episode; default 20 for darkroom, 50 for the other families."
+    )
+    n_tasks: PositiveInt | None = Field(
+        None, description="Use a random subset of this many tasks (drawn with split_seed); default all."
+    )
+    split_seed: NonNegativeInt = Field(0, description="Seed of the train / held-out shuffle of tasks.")
+    n_heldout: PositiveInt | None = Field(
+        None, description="Held-out tasks, never trained on; default: all but round(0.9 x tasks)."
+    )
+    n_validation: NonNegativeInt = Field(
+        4, description="Tasks split off the training tasks to watch training; not trained on either."
+    )
+
+    @property
+    def steps_per_episode(self) -> int:
+        """Horizon with the family's default filled in."""
+        return self.horizon if self.horizon is not None else DEFAULT_HORIZON[self.name]
+
+    @property
+    def total_tasks(self) -> int:
+        """Number of tasks in use."""
+        return self.n_tasks if self.n_tasks is not None else family_size(self.name, self.size)
+
+    @property
+    def total_heldout(self) -> int:
+        """Number of held-out tasks."""
+        if self.n_heldout is not None:
+            return self.n_heldout
+        return self.total_tasks - round(0.9 * self.total_tasks)
+
+    @model_validator(mode="after")
+    def _split_fits(self) -> EnvConfig:
+        whole = family_size(self.name, self.size)
+        if self.total_tasks > whole:
+            raise ValueError(f"n_tasks={self.n_tasks} but {self.name} of size {self.size} has {whole} tasks")
+        if self.total_heldout < 1:
+            raise ValueError(
+                f"no held-out task: {self.total_tasks} tasks leave none at the default split; set n_heldout"
+            )
+        if self.total_heldout + self.n_validation >= self.total_tasks:
+            raise ValueError(
+                f"n_heldout={self.total_heldout} and n_validation={self.n_validation} leave no training "
+                f"task of {self.total_tasks}"
+            )
+        return self
+
+
+class SourceConfig(Section):
+    """The PPO agents whose learning histories are kept (stable-baselines3 names)."""
+
+    n_streams: PositiveInt = Field(100, description="Parallel streams (histories) a task.")
+    steps_per_stream: PositiveInt = Field(1000, description="Environment steps kept of each stream.")
+    n_steps: PositiveInt = Field(80, description="Steps a stream between two PPO updates.")
+    batch_size: PositiveInt = Field(1000, description="PPO minibatch size, in transitions.")
+    n_epochs: PositiveInt = Field(5, description="Passes over the data in one PPO update.")
+    learning_rate: PositiveFloat = Field(3e-3, description="Adam learning rate of PPO.")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Discount.")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="GAE lambda.")
+    clip_range: PositiveFloat = Field(0.3, description="PPO clip range.")
+    ent_coef: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
+    hidden: PositiveInt = Field(64, description="Width of the two hidden layers of policy and value.")
+    seed: NonNegativeInt = Field(0, description="Seed; task k learns with a seed derived from it and k.")
+
+
+class ModelConfig(Section):
+    """The sequence model."""
+
+    kind: ModelKind = Field(
+        "compressed_ad",
+        description="ad: a window of the last n_transit steps; compressed_ad: latents + window.",
+    )
+    n_transit: PositiveInt = Field(40, description="Window: steps that the decoder sees uncompressed.")
+    n_embd: PositiveInt = Field(64, description="Width.")
+    n_layer: PositiveInt = Field(4, description="Decoder layers.")
+    n_head: PositiveInt = Field(4, description="Attention heads.")
+    n_inner: PositiveInt | None = Field(None, description="Feed-forward width; default 4 x n_embd.")
+    dropout: Probability = Field(0.0, description="Residual dropout (attention itself has none: see docs).")
+    n_latent: PositiveInt = Field(16, description="compressed_ad: latent tokens that hold the past.")
+    max_compression_depth: NonNegativeInt = Field(
+        3,
+        description="compressed_ad: compressions in a row that training unrolls; roll-outs go on compressing "
+        "beyond it. 0: no compression; a full window is forgotten.",
+    )
+    encoder_n_layer: PositiveInt = Field(2, description="compressed_ad: encoder layers.")
+    min_compress_length: PositiveInt | None = Field(
+        None, description="compressed_ad: shortest segment that training compresses; default n_transit / 2."
+    )
+    max_compress_length: PositiveInt | None = Field(
+        None,
+        description="compressed_ad: longest segment that training compresses, and the number of steps that "
+        "a roll-out gathers before it compresses them; default n_transit.",
+    )
+
+    drop_block: PositiveInt | None = Field(
+        None,
+        description="ad: steps that a full window drops at once in a roll-out (the rest is re-encoded); "
+        "default n_transit / 4. 1 is the exact sliding window, at the cost of a re-encoding a step.",
+    )
+
+    @property
+    def steps_dropped(self) -> int:
+        """``drop_block`` with its default filled in."""
+        return self.drop_block or max(1, self.n_transit // 4)
+
+    @property
+    def compress_lengths(self) -> tuple[int, int]:
+        """Shortest and longest training segment, in steps."""
+        low = self.min_compress_length or max(1, self.n_transit // 2)
+        return low, self.max_compress_length or self.n_transit
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ModelConfig:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_head={self.n_head} does not divide n_embd={self.n_embd}")
+        if self.steps_dropped > self.n_transit:
+            raise ValueError(f"drop_block={self.drop_block} is above the window n_transit={self.n_transit}")
+        if self.kind == "compressed_ad":
+            low, high = self.compress_lengths
+            if low > high:
+                raise ValueError(f"min_compress_length={low} is above max_compress_length={high}")
+            if high > self.n_transit:
+                raise ValueError(
+                    f"max_compress_length={high} is above the window n_transit={self.n_transit}: "
+                    "such a segment would never be compressed"
+                )
+        return self
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    n_updates: PositiveInt = Field(1500, description="Optimiser steps.")
+    batch_size: PositiveInt = Field(32, description="Windows an update, over all ranks.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "muon", description="muon: Muon for the matrices of the transformer blocks, AdamW for the rest."
+    )
+    learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate of AdamW.")
+    muon_learning_rate: PositiveFloat = Field(1e-2, description="Peak learning rate of Muon.")
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05, description="Learning rate at the end of the cosine, as a share of the peak."
+    )
+    num_warmup_steps: NonNegativeInt = Field(100, description="Updates of linear warm-up.")
+    beta2: Probability = Field(0.98, description="AdamW's second beta.")
+    weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's weight decay, on matrices only.")
+    grad_clip: PositiveFloat = Field(1.0, description="Largest gradient norm.")
+    label_smoothing: Probability = Field(0.0, description="Label smoothing of the action loss.")
+    depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
+        None, description="Loss weight of segment k = 0..max_compression_depth; default all equal."
+    )
+    burn_in: NonNegativeInt = Field(
+        0, description="compressed_ad: up to this many earlier segments are compressed without gradient."
+    )
+    max_episode_gap: PositiveInt = Field(
+        10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
+    )
+    log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
+    validate_every: NonNegativeInt = Field(500, description="Updates between validation roll-outs; 0: never.")
+    validation_episodes: PositiveInt = Field(20, description="Episodes of a validation roll-out.")
+    validation_rollouts: PositiveInt = Field(4, description="Validation roll-outs a task.")
+    checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; the newest ones.")
+    watchdog_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.3,
+        description="Stop if the loss is still near log(actions) after this share of the updates; null: off.",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
+    compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+
+
+class EvaluationConfig(Section):
+    """Roll-outs in tasks that the model never saw."""
+
+    n_episodes: PositiveInt = Field(50, description="Episodes a roll-out; memory is kept across them.")
+    n_rollouts: PositiveInt = Field(8, description="Roll-outs a task.")
+    temperature: PositiveFloat = Field(1.0, description="Softmax temperature of sampled actions.")
+    greedy: bool = Field(False, description="Take the most likely action instead of sampling.")
+    seed: NonNegativeInt = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
+
+
+class Config(Section):
+    """One cell: everything that determines its numbers."""
+
+    seed: NonNegativeInt = Field(0, description="Seed of initial weights, sampling and dropout.")
+    env: EnvConfig = Field(EnvConfig(), description="Tasks and their split.")
+    source: SourceConfig = Field(SourceConfig(), description="PPO, which writes the histories.")
+    model: ModelConfig = Field(ModelConfig(), description="The sequence model.")
+    train: TrainConfig = Field(TrainConfig(), description="Training.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out roll-outs.")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        horizon = self.env.steps_per_episode
+        if self.source.steps_per_stream % horizon:
+            raise ValueError(
+                f"source.steps_per_stream={self.source.steps_per_stream} is not a whole number of "
+                f"episodes of env.horizon={horizon} steps"
+            )
+        rollout = self.source.n_steps * self.source.n_streams
+        if self.source.batch_size > rollout:
+            raise ValueError(
+                f"source.batch_size={self.source.batch_size} is more than one PPO roll-out holds "
+                f"(n_steps x n_streams = {rollout})"
+            )
+        needed = training_window(self.model)
+        if needed > self.source.steps_per_stream:
+            raise ValueError(
+                f"a training window needs {needed} steps (n_transit, or segments x longest segment), "
+                f"but a history has source.steps_per_stream={self.source.steps_per_stream}"
+            )
+        if self.train.depth_weights is not None:
+            if self.model.kind != "compressed_ad":
+                raise ValueError("train.depth_weights is for model.kind=compressed_ad")
+            if len(self.train.depth_weights) != self.model.max_compression_depth + 1:
+                raise ValueError(
+                    f"train.depth_weights has {len(self.train.depth_weights)} entries; depths 0 to "
+                    f"max_compression_depth={self.model.max_compression_depth} need "
+                    f"{self.model.max_compression_depth + 1}"
+                )
+            if sum(self.train.depth_weights) <= 0:
+                raise ValueError("train.depth_weights are all zero")
+        if self.train.burn_in and (
+            self.model.kind != "compressed_ad" or not self.model.max_compression_depth
+        ):
+            raise ValueError(
+                "train.burn_in is for model.kind=compressed_ad with max_compression_depth above 0"
+            )
+        for key, every in (
+            ("validate_every", self.train.validate_every),
+            ("checkpoint_every", self.train.checkpoint_every),
+        ):
+            if every % self.train.log_every:
+                raise ValueError(
+                    f"train.{key}={every} is not a multiple of train.log_every={self.train.log_every}"
+                )
+        if self.train.validate_every and not self.env.n_validation:
+            raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
+        return self
+
+
+def training_window(model: ModelConfig) -> int:
+    """Steps of history that one training window takes at most (without burn-in)."""
+    if model.kind == "ad":
+        return model.n_transit
+    return (model.max_compression_depth + 1) * model.compress_lengths[1]
+
+
+class Arm(Section):
+    """One family of cells of an experiment: fixed settings and a grid over others."""
+
+    name: str = Field(description="What figures call it; the grid's values are appended.")
+    set: dict[str, object] = Field({}, description="Dotted config keys with one value.")
+    grid: dict[str, tuple[object, ...]] = Field({}, description="Dotted config keys with several values.")
+
+
+class ReportConfig(Section):
+    """What the report says of itself."""
+
+    title: str = Field("", description="Heading; default: the experiment's name.")
+    question: str = Field("", description="A sentence under the heading.")
+
+
+class ExperimentConfig(Section):
+    """A grid of cells over seeds, and a report."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder under runs/: letters, digits, dot, dash, underscore.",
+    )
+    description: str = Field("", description="What the experiment is for.")
+    base: Config = Field(Config(), description="Settings that every cell shares.")
+    arms: tuple[Arm, ...] = Field(min_length=1, description="Families of cells.")
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="Training seeds of every cell.")
+    report: ReportConfig = Field(ReportConfig(), description="The report.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ExperimentConfig:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two arms share a name: {sorted(n for n in set(names) if names.count(n) > 1)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"a seed stands twice in seeds={list(self.seeds)}")
+        return self

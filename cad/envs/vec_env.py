@@ -1,0 +1,139 @@
+"""The stable-baselines3 face: all streams of all tasks in one call, transitions recorded on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from cad.envs.batched import BatchedEnv
+from cad.envs.tasks import IntArray, TaskFamily
+from cad.envs.transitions import Transitions
+
+
+class StreamVecEnv(VecEnv):
+    """``B`` streams in lock step as one ``VecEnv``; no Python loop over streams in a step.
+
+    **Observation** ``Box(0, 1, (2 x size,))`` float32: row one-hot, then column one-hot; for
+    Key-to-Door three more numbers, one-hot of how much was found (nothing, key, door).  The
+    source agent has no memory, so it is told what its own history would tell it; what is
+    recorded, and what the sequence model sees, is row and column only.
+
+    **Episode end** after ``horizon`` steps everywhere, then automatic reset: the returned
+    observation is the next episode's first, ``infos[i]["terminal_observation"]`` the true last.
+    The horizon is part of the task (returns are sums over exactly ``horizon`` steps), so the end
+    is a termination, not a time limit to bootstrap over: ``TimeLimit.truncated`` is not set.
+
+    Args:
+        family: the rules.
+        task_ids: (B,) canonical task of each stream.
+        record_steps: how many steps to keep; :attr:`full` tells when they are there.
+    """
+
+    def __init__(self, family: TaskFamily, task_ids: npt.ArrayLike, record_steps: int = 0) -> None:
+        self._env = BatchedEnv(family, task_ids)
+        n, size = len(self._env), family.size
+        self._tells_found = family.name == "dark_key_to_door"
+        width = 2 * size + 3 * self._tells_found
+        super().__init__(
+            n, gym.spaces.Box(0.0, 1.0, (width,), np.float32), gym.spaces.Discrete(family.n_actions)
+        )
+        eye = np.eye(size, dtype=np.float32)
+        # (size x size, 2 size): both one-hots of every cell, so that a step is one look-up.
+        self._codes = np.hstack([eye.repeat(size, axis=0), np.tile(eye, (size, 1))])
+        self._found_codes = np.eye(3, dtype=np.float32)
+        self._no_infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        self._actions: IntArray = np.zeros(n, dtype=np.int64)
+        self._states = self._env.reset()
+        self._recorded = 0
+        # Time first: one contiguous write a step.
+        self._log_states = np.zeros((record_steps, n, 2), dtype=np.uint8)
+        self._log_next = np.zeros((record_steps, n, 2), dtype=np.uint8)
+        self._log_actions = np.zeros((record_steps, n), dtype=np.uint8)
+        self._log_rewards = np.zeros((record_steps, n), dtype=np.uint8)
+        self._log_ends = np.zeros((record_steps, n), dtype=np.uint8)
+
+    @property
+    def full(self) -> bool:
+        """Whether ``record_steps`` steps have been recorded; later ones are not kept."""
+        return self._recorded >= len(self._log_actions)
+
+    def transitions(self) -> Transitions:
+        """The recorded steps so far, streams first."""
+        t = self._recorded
+        return Transitions(
+            states=self._log_states[:t].swapaxes(0, 1).copy(),
+            actions=self._log_actions[:t].T.copy(),
+            rewards=self._log_rewards[:t].T.copy(),
+            next_states=self._log_next[:t].swapaxes(0, 1).copy(),
+            episode_ends=self._log_ends[:t].T.copy(),
+        )
+
+    def _observe(self, states: IntArray) -> npt.NDArray[np.float32]:
+        codes: npt.NDArray[np.float32] = self._codes[states[:, 0] * self._env.family.size + states[:, 1]]
+        if self._tells_found:
+            return np.hstack([codes, self._found_codes[self._env.found]])
+        return codes
+
+    def reset(self) -> npt.NDArray[np.float32]:
+        """Start an episode everywhere."""
+        self._states = self._env.reset()
+        return self._observe(self._states)
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Take the actions, (B,) integers; they are carried out by :meth:`step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step every stream; returns observations, rewards, dones and infos as SB3 wants them."""
+        states, rewards, done = self._env.step(self._actions)
+        if not self.full:
+            t = self._recorded
+            self._log_states[t] = self._states
+            self._log_actions[t] = self._actions
+            self._log_rewards[t] = rewards
+            self._log_next[t] = states
+            self._log_ends[t] = done
+            self._recorded += 1
+        infos = self._no_infos
+        observations = self._observe(states)
+        if done:
+            infos = [{"terminal_observation": observation} for observation in observations]
+            observations = self.reset()
+        else:
+            self._states = states
+        return observations, rewards, np.full(self.num_envs, done), infos
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Streams share their attributes: the value once for each selected stream."""
+        value = None if attr_name == "render_mode" else getattr(self._env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:  # noqa: ARG002
+        """Not possible: streams are rows of arrays, not objects."""
+        raise AttributeError(f"a stream has no attribute {attr_name!r} of its own")
+
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,  # noqa: ARG002
+        indices: VecEnvIndices = None,  # noqa: ARG002
+        **method_kwargs: Any,  # noqa: ARG002
+    ) -> list[Any]:
+        """Not possible: streams are rows of arrays, not objects."""
+        raise AttributeError(f"a stream has no method {method_name!r} of its own")
+
+    def env_is_wrapped(
+        self,
+        wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]],  # noqa: ARG002
+        indices: VecEnvIndices = None,
+    ) -> list[bool]:
+        """No stream is wrapped."""
+        return [False for _ in self._get_indices(indices)]

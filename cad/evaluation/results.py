@@ -1,0 +1,51 @@
+"""Returns on disk: one small HDF5 file an evaluation, readable with plain h5py."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cad.errors import CadError
+from cad.evaluation.rollout import RolloutResult
+from cad.storage import atomic_path
+
+FORMAT = 1
+
+
+def save_results(path: Path, result: RolloutResult) -> None:
+    """Write ``returns`` (tasks, roll-outs, episodes), ``compressions`` and ``task_ids``, atomically."""
+    # Built in memory: HDF5 ends the whole process when the disk is full while it closes a file.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", track_order=True) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["horizon"] = result.horizon
+        file.attrs["state_bytes"] = result.state_bytes
+        file.attrs["seconds"] = result.seconds
+        file.create_dataset("task_ids", data=np.array(result.task_ids, dtype=np.int64), fletcher32=True)
+        file.create_dataset("returns", data=result.returns, compression="gzip", shuffle=True, fletcher32=True)
+        file.create_dataset("compressions", data=result.compressions, fletcher32=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def load_results(path: Path) -> RolloutResult:
+    """Read what :func:`save_results` wrote; :class:`CadError` names a missing or damaged file."""
+    try:
+        with h5py.File(path, "r") as file:
+            if int(file.attrs["format"]) > FORMAT:
+                raise CadError(f"{path} was written by a newer version of cad; update cad to read it")
+            return RolloutResult(
+                task_ids=tuple(int(task) for task in file["task_ids"][:]),
+                returns=file["returns"][:],
+                compressions=file["compressions"][:],
+                horizon=int(file.attrs["horizon"]),
+                state_bytes=int(file.attrs["state_bytes"]),
+                seconds=float(file.attrs["seconds"]),
+            )
+    except FileNotFoundError as error:
+        raise CadError(f"{path} is missing; evaluate the model again") from error
+    except (OSError, KeyError) as error:
+        raise CadError(f"{path} is damaged ({error}); remove it and evaluate the model again") from error

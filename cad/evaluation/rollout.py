@@ -1,0 +1,134 @@
+"""In-context roll-outs: many tasks, many roll-outs, many episodes, no weight update.
+
+The model's memory is kept across episodes.  Every roll-out draws its actions from a generator of
+its own, so that its returns do not depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cad.config.schema import N_ACTIONS
+from cad.envs import BatchedEnv, TaskFamily
+from cad.histories.batch import Steps
+from cad.interrupt import StopFlag
+from cad.models import Memory, SequenceModel, new_memory
+
+# Separates the roll-outs' random numbers from other uses of the same seed.
+_STREAM = 0xE7
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """Outcome of an evaluation.
+
+    ``returns`` is (tasks, roll-outs, episodes): sums of rewards.  ``compressions`` is (tasks,
+    roll-outs).  ``state_bytes`` is what one roll-out keeps between steps; it is constant.
+    """
+
+    task_ids: tuple[int, ...]
+    returns: npt.NDArray[np.float32]
+    compressions: npt.NDArray[np.int64]
+    horizon: int
+    state_bytes: int
+    seconds: float
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps of all roll-outs together a second of wall time."""
+        return self.returns.size * self.horizon / self.seconds
+
+
+class ActionSampler:
+    """Draws actions from logits; greedy, or at a temperature with one generator a roll-out."""
+
+    def __init__(
+        self, task_ids: Sequence[int], n_rollouts: int, seed: int, temperature: float, greedy: bool
+    ) -> None:
+        self._temperature = temperature
+        self._greedy = greedy
+        self._generators = [
+            np.random.default_rng([seed, _STREAM, task, rollout])
+            for task in task_ids
+            for rollout in range(n_rollouts)
+        ]
+        self._uniform = torch.empty(0)
+
+    def start_episode(self, horizon: int, device: torch.device) -> None:
+        """Draw the random numbers of a whole episode at once."""
+        if not self._greedy:
+            drawn = np.stack([g.random(horizon, dtype=np.float32) for g in self._generators], axis=1)
+            self._uniform = torch.from_numpy(drawn[..., None]).to(device)
+
+    def choose(self, logits: Tensor, t: int) -> Tensor:
+        """Actions (B,) at step ``t`` of the episode from logits (B, actions)."""
+        if self._greedy:
+            return logits.argmax(dim=-1)
+        cumulative = torch.softmax(logits.float() / self._temperature, dim=-1).cumsum(dim=-1)
+        # The last entry is left out of the comparison: rounding must not make it an action too many.
+        return (cumulative[:, :-1] <= self._uniform[t]).sum(dim=-1)
+
+
+def roll_out(
+    model: SequenceModel,
+    family: TaskFamily,
+    task_ids: Sequence[int],
+    *,
+    n_rollouts: int,
+    n_episodes: int,
+    seed: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    stop: StopFlag | None = None,
+    progress: Callable[[int], None] | None = None,
+    memory: Callable[[SequenceModel, int], Memory] = new_memory,
+) -> RolloutResult:
+    """Put ``model`` (in eval mode, on its device) into every task ``n_rollouts`` times.
+
+    ``progress`` is called with the number of finished episodes; ``memory`` makes the in-context
+    state (tests compare the cached one with an uncached one).  Raises
+    :class:`~cad.interrupt.InterruptedRun` between two episodes when ``stop`` is set.
+    """
+    device = next(model.parameters()).device
+    env = BatchedEnv(family, np.repeat(np.asarray(task_ids), n_rollouts))
+    B = len(env)
+    sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy)
+    returns = np.zeros((n_episodes, B), dtype=np.float32)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        state = memory(model, B)
+        previous_action = torch.full((B, 1), N_ACTIONS, device=device)
+        previous_reward = torch.zeros((B, 1), dtype=torch.int64, device=device)
+        first = {flag: torch.full((B, 1), int(flag), device=device) for flag in (True, False)}
+        for episode in range(n_episodes):
+            if stop is not None:
+                stop.raise_if_set(f"evaluation (episode {episode} of {n_episodes})")
+            sampler.start_episode(family.horizon, device)
+            observation = env.reset()
+            for t in range(family.horizon):
+                here = torch.from_numpy(observation)[:, None].to(device)
+                logits = state.observe(Steps(here, previous_action, previous_reward, first[t == 0]))
+                action = sampler.choose(logits, t)
+                observation, reward, _ = env.step(action.cpu().numpy())
+                returns[episode] += reward
+                previous_action = action[:, None]
+                previous_reward = torch.from_numpy(reward)[:, None].to(device, torch.int64)
+            if progress:
+                progress(episode + 1)
+    seconds = time.perf_counter() - started
+    shape = (len(task_ids), n_rollouts)
+    return RolloutResult(
+        task_ids=tuple(task_ids),
+        returns=np.ascontiguousarray(returns.T).reshape(*shape, n_episodes),
+        compressions=np.full(shape, state.compressions, dtype=np.int64),
+        horizon=family.horizon,
+        state_bytes=state.state_bytes,
+        seconds=seconds,
+    )

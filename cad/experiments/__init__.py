@@ -1,0 +1,1 @@
+"""Experiments: grid to cells to stages, run directories, the local runner."""

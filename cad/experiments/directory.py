@@ -1,0 +1,91 @@
+"""Stage directories: what is in them, when one is complete, who is working in one.
+
+``<root>/stages/<name>/`` holds ``stage.json`` (identity), ``progress.json`` (for tables, may be
+stale), the stage's outputs, and ``DONE``, written last: nothing else counts as complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cad.errors import CadError
+from cad.experiments.plan import STAGE_VERSION, Stage
+from cad.storage import disk_error, make_dirs, read_json, remove_leftovers, write_json
+
+
+@dataclass(frozen=True)
+class StageDirectory:
+    """The directory of one stage under a root folder of runs."""
+
+    root: Path
+    stage: Stage
+
+    @property
+    def path(self) -> Path:
+        """Where the stage lives."""
+        return self.root / "stages" / self.stage.name
+
+    def file(self, name: str) -> Path:
+        """One of the stage's files."""
+        return self.path / name
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage is complete."""
+        return self.file("DONE").exists()
+
+    def claim(self) -> None:
+        """Create the directory, or check that the one there is this stage's.
+
+        Raises :class:`CadError` for a directory of another config or a newer version of the program.
+        """
+        make_dirs(self.path)
+        remove_leftovers(self.path)
+        identity = self.file("stage.json")
+        if not identity.exists():
+            write_json(identity, self.stage.identity)
+            return
+        found = read_json(identity)
+        if found == self.stage.identity:
+            return
+        version = found.get("version") if isinstance(found, dict) else None
+        if isinstance(version, int) and version > STAGE_VERSION[self.stage.kind]:
+            raise CadError(f"{self.path} was written by a newer version of cad; update cad to use it")
+        raise CadError(
+            f"{identity} describes another config than the one that is asked for; nothing was changed; "
+            "choose another --root or move that directory away"
+        )
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Mark the stage complete; ``facts`` (seconds and the like) stay readable in ``DONE``."""
+        write_json(self.file("DONE"), facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What the stage said of itself when it finished."""
+        facts = read_json(self.file("DONE"))
+        if not isinstance(facts, dict):
+            raise CadError(f"{self.file('DONE')} is damaged; remove it to run the stage again")
+        return facts
+
+    def report(self, done: int, total: int, **latest: float) -> None:
+        """Leave a note of progress for tables; losing one is harmless, so it is not flushed to disk."""
+        note = {"done": done, "total": total, "time": time.time(), **latest}
+        temporary = self.file(f".progress.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+            temporary.replace(self.file("progress.json"))
+        except OSError as error:
+            raise disk_error(error, self.file("progress.json")) from error
+
+    def progress(self) -> dict[str, float]:
+        """The latest note of progress, empty where there is none yet."""
+        try:
+            note = json.loads(self.file("progress.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return {}
+        return note if isinstance(note, dict) else {}

@@ -1,0 +1,174 @@
+"""Running an experiment on this machine: stages in order, several at once, in processes of their own.
+
+Order and skipping are decided here by the ``DONE`` markers; processes are submitit's local
+executor, the counterpart of its Slurm executor.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from cad.errors import CadError
+from cad.experiments.directory import StageDirectory
+from cad.experiments.job import FAILED, run_or_record, stage_job
+from cad.experiments.plan import Cell, distinct_stages
+from cad.experiments.stages import Resources
+from cad.interrupt import StopFlag
+from cad.storage import make_dirs, read_json
+
+POLL_SECONDS = 0.5
+# submitit wants a limit; ours is the work itself.
+_NO_LIMIT_MINUTES = 60 * 24 * 365
+
+
+@dataclass
+class StageState:
+    """Where a stage stands: waiting, running, done, failed or blocked (an input failed)."""
+
+    directory: StageDirectory
+    state: str = "waiting"
+    message: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Run:
+    """All stages of an experiment and where they stand."""
+
+    root: Path
+    cells: tuple[Cell, ...]
+    stages: dict[str, StageState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look at what is there."""
+        for stage in distinct_stages(self.cells):
+            directory = StageDirectory(self.root, stage)
+            self.stages[stage.name] = StageState(directory, "done" if directory.done else "waiting")
+
+    def next_ready(self) -> StageState | None:
+        """The first waiting stage whose inputs are done; stages behind a failure become blocked."""
+        for entry in self.stages.values():
+            if entry.state != "waiting":
+                continue
+            inputs = [self.stages[stage.name].state for stage in entry.directory.stage.inputs]
+            if any(state in ("failed", "blocked") for state in inputs):
+                entry.state, entry.message = "blocked", "an earlier stage failed"
+            elif all(state == "done" for state in inputs):
+                return entry
+        return None
+
+    def settle(self, entry: StageState) -> None:
+        """Take a stage's outcome from its own markers."""
+        entry.seconds = time.time() - entry.started
+        marker = entry.directory.file(FAILED)
+        if entry.directory.done:
+            entry.state = "done"
+        elif marker.exists():
+            entry.state, entry.message = "failed", str(read_json(marker).get("message", ""))
+        else:
+            entry.state = "failed"
+            entry.message = "its process ended without a word (killed, or out of memory?); run again to go on"
+
+    @property
+    def failures(self) -> list[StageState]:
+        """Stages that failed, not those blocked behind them."""
+        return [entry for entry in self.stages.values() if entry.state == "failed"]
+
+
+Show = Callable[[Run], None]
+
+
+def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> None:
+    """Run the stages one after the other in this process."""
+    while (entry := run.next_ready()) is not None:
+        entry.state, entry.started = "running", time.time()
+        show(run)
+        try:
+            run_or_record(run.root, entry.directory.stage, resources, stop)
+        except CadError:
+            stop.raise_if_set("the experiment")
+        run.settle(entry)
+        show(run)
+
+
+def run_in_processes(
+    run: Run, resources: Resources, workers: int, jobs: Path, stop: StopFlag, show: Show
+) -> None:
+    """Run up to ``workers`` stages at a time in local processes; logs go to a new folder under ``jobs``.
+
+    Stages that collect histories use all workers themselves and run alone.
+    """
+    # A fresh folder each time: submitit names results by process id, and process ids come again.
+    executor = submitit.LocalExecutor(
+        folder=make_dirs(jobs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    )
+    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=_visible_gpus(resources))
+    running: dict[str, tuple[StageState, submitit.Job[Any]]] = {}
+    try:
+        while True:
+            for name, (entry, job) in list(running.items()):
+                if job.done():
+                    del running[name]
+                    run.settle(entry)
+            while len(running) < workers and not stop() and (ready := run.next_ready()) is not None:
+                if running and any(
+                    _runs_alone(other) for other in (ready, *(e for e, _ in running.values()))
+                ):
+                    break
+                running[ready.directory.stage.name] = (ready, _submit(executor, run, ready, resources))
+            show(run)
+            if not running:
+                break
+            time.sleep(POLL_SECONDS)
+            if stop():
+                break
+    finally:
+        _end([job for _, job in running.values()])
+    for entry, _ in running.values():
+        run.settle(entry)
+    stop.raise_if_set("the experiment")
+
+
+def _runs_alone(entry: StageState) -> bool:
+    return entry.directory.stage.kind == "histories"
+
+
+def _submit(
+    executor: submitit.LocalExecutor, run: Run, entry: StageState, resources: Resources
+) -> submitit.Job[Any]:
+    entry.state, entry.started = "running", time.time()
+    # Ctrl-C reaches the whole process group.  submitit's controller would kill its task a second
+    # later; started with SIGINT ignored, it lets the task save and end by itself.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return executor.submit(stage_job, run.root, entry.directory.stage, resources, os.getpid())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(jobs: list[submitit.Job[Any]], patience: float = 30.0) -> None:
+    """Ask jobs to save and end; kill those that do not within ``patience`` seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for job in jobs:
+            if not job.done():
+                os.kill(int(job.job_id), number)
+        deadline = time.time() + patience
+        while not all(job.done() for job in jobs) and time.time() < deadline:
+            time.sleep(0.1)
+
+
+def _visible_gpus(resources: Resources) -> int:
+    if resources.device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

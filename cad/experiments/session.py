@@ -1,0 +1,138 @@
+"""A command's worth of work on an experiment: open, run with a live table, report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from cad.config import ExperimentConfig, load
+from cad.errors import CadError
+from cad.experiments.directory import StageDirectory
+from cad.experiments.gather import gather_cell, gather_provenance, gather_source
+from cad.experiments.plan import Cell, distinct_stages, expand
+from cad.experiments.runner import Run, Show, run_in_processes, run_inline
+from cad.experiments.stages import Resources
+from cad.experiments.table import ChangeLines, run_table
+from cad.interrupt import stop_on_signals
+from cad.reports import write_report
+from cad.storage import folder_lock, write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenExperiment:
+    """An experiment file, resolved."""
+
+    file: Path
+    overrides: tuple[str, ...]
+    root: Path
+    config: ExperimentConfig
+    cells: tuple[Cell, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's own folder: report, logs of jobs, resolved config."""
+        return self.root / self.config.name
+
+
+def open_experiment(file: Path, overrides: Sequence[str], root: Path) -> OpenExperiment:
+    """Read an experiment file and expand it to cells; every setting is checked before anything runs."""
+    config = load(ExperimentConfig, [file], overrides).value
+    if config.name == "stages":
+        raise CadError(f"{file}: name: 'stages' is the folder that experiments share; choose another name")
+    return OpenExperiment(file, tuple(overrides), root.absolute(), config, expand(config, str(file)))
+
+
+def dry_run_text(experiment: OpenExperiment) -> str:
+    """Cells and stages, and which of them are done."""
+    lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
+    lines += [f"  {cell.label}, seed {cell.config.seed}" for cell in experiment.cells]
+    stages = distinct_stages(experiment.cells)
+    lines.append(f"{len(stages)} stages under {experiment.root / 'stages'}")
+    for stage in stages:
+        state = "done" if StageDirectory(experiment.root, stage).done else "to do"
+        lines.append(f"  {stage.name}  {state}")
+    return "\n".join(lines)
+
+
+def run_experiment(
+    experiment: OpenExperiment, *, workers: int, device: str, inline: bool, console: Console
+) -> Path:
+    """Run what is not done, then report; the path of the report's page.
+
+    Raises :class:`CadError` when stages failed (the report says which, and is written first), when
+    the experiment is running already, or when it was asked to stop.
+    """
+    with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
+        write_json(experiment.folder / "experiment.json", _record(experiment))
+        run = Run(experiment.root, experiment.cells)
+        resources = Resources(workers=workers, device=device)
+        with _live_table(run, console) as show:
+            if inline:
+                run_inline(run, resources, stop, show)
+            else:
+                run_in_processes(run, resources, workers, experiment.folder / "jobs", stop, show)
+        page = write_experiment_report(experiment)
+    if run.failures:
+        reasons = "\n".join(f"  {entry.directory.path}: {entry.message}" for entry in run.failures)
+        raise CadError(f"{len(run.failures)} of {len(run.stages)} stages failed (report: {page}):\n{reasons}")
+    return page
+
+
+def run_cell(cell: Cell, last: str, root: Path, workers: int, device: str, console: Console) -> Path:
+    """Run one cell's stages up to the one of kind ``last``; that stage's directory."""
+    run = Run(root.absolute(), (cell,))
+    wanted = next(stage for stage in cell.stages if stage.kind == last)
+    needed = cell.stages[: cell.stages.index(wanted) + 1]
+    run.stages = {stage.name: run.stages[stage.name] for stage in needed}
+    with stop_on_signals() as stop, _live_table(run, console) as show:
+        run_inline(run, Resources(workers=workers, device=device), stop, show)
+    for entry in run.failures:
+        raise CadError(f"{entry.directory.path}: {entry.message}")
+    return StageDirectory(run.root, wanted).path
+
+
+def write_experiment_report(experiment: OpenExperiment) -> Path:
+    """Write ``report/`` from what is stored; works on an unfinished experiment."""
+    command = ["cad", "run", str(experiment.file), *experiment.overrides]
+    return write_report(
+        experiment.config.name,
+        experiment.config.report,
+        [gather_cell(experiment.root, cell) for cell in experiment.cells],
+        gather_source(experiment.root, experiment.cells),
+        gather_provenance(experiment.root, experiment.cells, [shlex.join(command)]),
+        experiment.folder / "report",
+    )
+
+
+def _record(experiment: OpenExperiment) -> dict[str, object]:
+    return {
+        "experiment": experiment.config.model_dump(mode="json"),
+        "cells": [
+            {
+                "label": cell.label,
+                "seed": cell.config.seed,
+                "config": cell.config.model_dump(mode="json"),
+                "stages": [stage.name for stage in cell.stages],
+            }
+            for cell in experiment.cells
+        ],
+    }
+
+
+@contextlib.contextmanager
+def _live_table(run: Run, console: Console) -> Iterator[Show]:
+    """Yield a function that shows where a run stands: a live table, or in a log file a line a change."""
+    if not console.is_terminal:
+        yield ChangeLines(run, console)
+        return
+    with Live(run_table(run), console=console, refresh_per_second=4) as live:
+        yield lambda state: live.update(run_table(state))

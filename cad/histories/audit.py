@@ -1,0 +1,282 @@
+"""Proof that a histories file says the truth: every transition is derived again from the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cad.config.schema import EnvConfig
+from cad.envs.split import Split, split_tasks
+from cad.envs.tasks import FloatArray, IntArray, TaskFamily, task_family
+from cad.envs.transitions import Transitions
+from cad.errors import CadError
+from cad.histories.file import DATASETS, Histories, open_histories, task_name
+
+# Gain of the mean return, as a share of the optimum, below which nothing has been learned.
+_LEAST_GAIN = 0.05
+# A single task whose agent ends below this share of its optimum is worth a warning.
+_WEAK_TASK = 0.5
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One line of the audit's table."""
+
+    task_id: int
+    description: str
+    part: str
+    """train, validation or heldout."""
+
+    optimal_return: float
+    first_return: float
+    """Mean over streams of the first episode's return."""
+
+    last_return: float
+    """Mean over streams of the last episode's return."""
+
+
+@dataclass
+class AuditReport:
+    """What the audit found; the file is sound when there are no problems."""
+
+    path: Path
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    table: list[TaskRow] = field(default_factory=list)
+    transitions: int = 0
+    """Transitions derived again."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file may be trained on."""
+        return not self.problems
+
+
+def audit(
+    path: Path, *, env: EnvConfig | None = None, progress: Callable[[int, int], None] | None = None
+) -> AuditReport:
+    """Check a histories file against the rules of its tasks, its own settings, and ``env``.
+
+    Args:
+        path: the HDF5 file.
+        env: what the file is wanted for; default: what it says of itself.
+        progress: called with (tasks checked, all tasks).
+
+    A damaged file is a problem in the report, not an exception.
+    """
+    report = AuditReport(path)
+    try:
+        with open_histories(path) as histories:
+            _audit_open(histories, env or histories.provenance.env, report, progress)
+    except CadError as error:
+        report.problems.append(str(error))
+    return report
+
+
+def require_sound(path: Path, env: EnvConfig) -> None:
+    """Raise :class:`CadError` with the first problems unless the audit of ``path`` finds none."""
+    report = audit(path, env=env)
+    if report.ok:
+        return
+    shown = report.problems[:5]
+    if len(report.problems) > len(shown):
+        shown.append(
+            f"... and {len(report.problems) - len(shown)} more ('cad histories audit {path}' lists them)"
+        )
+    raise CadError(f"{path} fails its audit and is not trained on:\n  " + "\n  ".join(shown))
+
+
+def _audit_open(
+    histories: Histories, env: EnvConfig, report: AuditReport, progress: Callable[[int, int], None] | None
+) -> None:
+    stored = histories.provenance.env
+    for key in ("name", "size", "steps_per_episode"):
+        found, wanted = getattr(stored, key), getattr(env, key)
+        if found != wanted:
+            report.problems.append(f"the file is of env.{key}={found}, the config wants {wanted}")
+    if report.problems:
+        return  # other rules: every transition would look wrong
+    family, split = task_family(env), split_tasks(env)
+    _check_split(histories, split, report)
+    missing = sorted(set(family.task_ids) - set(histories.task_ids))
+    extra = sorted(set(histories.task_ids) - set(family.task_ids))
+    if missing:
+        report.problems.append(f"{len(missing)} tasks are missing: {_some(missing)}")
+    if extra:
+        report.problems.append(f"{len(extra)} tasks do not belong to the config: {_some(extra)}")
+    parts = {task: part.name for part in fields(Split) for task in getattr(split, part.name)}
+    checked = [task for task in histories.task_ids if task in parts]
+    for count, task_id in enumerate(checked, start=1):
+        try:
+            _check_task(histories, family, task_id, parts[task_id], report)
+        except CadError as error:
+            report.problems.append(str(error))
+        if progress:
+            progress(count, len(checked))
+    _check_learning(report)
+
+
+def _check_split(histories: Histories, split: Split, report: AuditReport) -> None:
+    for part in fields(Split):
+        found = getattr(histories.provenance.split, part.name)
+        wanted = getattr(split, part.name)
+        if found != wanted:
+            changed = sorted(set(found) ^ set(wanted))
+            report.problems.append(
+                f"the split's {part.name} tasks differ from the config's: file {_some(found)}, "
+                f"config {_some(wanted)}"
+                + (f"; in one only: {_some(changed)}" if changed else "; other order")
+            )
+
+
+def _check_task(
+    histories: Histories, family: TaskFamily, task_id: int, part: str, report: AuditReport
+) -> None:
+    attributes = histories.attributes(task_id)
+    for name, wanted in (
+        ("task_id", task_id),
+        ("goal", family.goal(task_id)),
+        ("optimal_return", family.optimal_return(task_id)),
+    ):
+        found: Any = attributes.get(name)
+        if found is None or not np.array_equal(np.asarray(found), np.asarray(wanted)):
+            report.problems.append(f"{task_name(task_id)}: attribute {name} is {found}, it must be {wanted}")
+    history = histories.task(task_id)
+    source = histories.provenance.source
+    shape = (source.n_streams, source.steps_per_stream)
+    whole = True
+    for name in DATASETS:
+        array = getattr(history, name)
+        expected = (*shape, 2) if name.endswith("states") else shape
+        if array.dtype != np.uint8 or array.shape != expected:
+            whole = False
+            report.problems.append(
+                f"{task_name(task_id)}/{name} is {array.dtype} of shape {array.shape}; "
+                f"{shape[0]} streams of {shape[1]} steps need uint8 of shape {expected}"
+            )
+    if not whole:
+        return
+    if shape[1] % family.horizon:
+        report.problems.append(
+            f"{task_name(task_id)}: {shape[1]} steps are no whole number of episodes of {family.horizon}"
+        )
+        return
+    faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
+    _check_transitions(family, task_id, history, faults)
+    returns = history.rewards.reshape(shape[0], -1, family.horizon).sum(axis=2).mean(axis=0)
+    report.transitions += shape[0] * shape[1]
+    report.table.append(
+        TaskRow(
+            task_id,
+            family.describe(task_id),
+            part,
+            family.optimal_return(task_id),
+            first_return=float(returns[0]),
+            last_return=float(returns[-1]),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Faults:
+    """Turns places where two arrays differ into one sentence."""
+
+    where: str
+    problems: list[str]
+
+    def compare(self, what: str, found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> None:
+        """Report where (streams, steps[, 2]) arrays differ: the first place and how many there are."""
+        differs = found != wanted
+        if differs.ndim == 3:
+            differs = differs.any(axis=2)
+        count = int(differs.sum())
+        if count:
+            stream, step = (int(index) for index in np.argwhere(differs)[0])
+            self.problems.append(
+                f"{self.where}, stream {stream}, step {step}: {what} is {_value(found[stream, step])}, "
+                f"it must be {_value(wanted[stream, step])}" + (f" ({count} such faults in this task)")
+            )
+
+    def limit(self, what: str, found: npt.NDArray[Any], most: int) -> bool:
+        """Report values above ``most``; True when there are none."""
+        too_large = found > most
+        count = int(too_large.sum())
+        if count:
+            place = np.argwhere(too_large)[0]
+            self.problems.append(
+                f"{self.where}, stream {place[0]}, step {place[1]}: {what} is {found[tuple(place)]}, "
+                f"it must be in 0..{most} ({count} such faults in this task)"
+            )
+        return not count
+
+
+def _check_transitions(family: TaskFamily, task_id: int, history: Transitions, faults: _Faults) -> None:
+    streams, steps = history.actions.shape
+    last = np.arange(1, steps + 1) % family.horizon == 0
+    ends = np.broadcast_to(last.astype(np.uint8), (streams, steps))
+    faults.compare("episode_ends", history.episode_ends, ends)
+    # The state each step must start from: the start, or where the step before it ended.
+    expected = np.empty_like(history.states)
+    expected[:, 1:] = history.next_states[:, :-1]
+    expected[:, :: family.horizon] = family.start
+    faults.compare("state", history.states, expected)
+    in_range = faults.limit("action", history.actions, family.n_actions - 1)
+    in_range &= faults.limit("a state's row or column", history.states, family.size - 1)
+    if in_range:
+        next_states, rewards = _derive(family, task_id, history)
+        faults.compare("next state", history.next_states, next_states)
+        faults.compare("reward", history.rewards, rewards)
+
+
+def _derive(family: TaskFamily, task_id: int, history: Transitions) -> tuple[IntArray, FloatArray]:
+    """Next states (streams, steps, 2) and rewards (streams, steps) by the rules.
+
+    All episodes side by side, so that the Python loop is only as long as one episode (what was
+    found has to be carried through it).
+    """
+    streams, steps = history.actions.shape
+    episodes, horizon = streams * steps // family.horizon, family.horizon
+    states = history.states.reshape(episodes, horizon, 2)
+    actions = history.actions.reshape(episodes, horizon)
+    goals = np.broadcast_to(family.goals([task_id]), (episodes, len(family.goal(task_id))))
+    next_states = np.empty((episodes, horizon, 2), dtype=np.int64)
+    rewards = np.empty((episodes, horizon), dtype=np.float32)
+    found = np.zeros(episodes, dtype=np.uint8)
+    for step in range(horizon):
+        next_states[:, step], rewards[:, step], found = family.transition(
+            goals, states[:, step].astype(np.int64), found, actions[:, step].astype(np.int64)
+        )
+    return next_states.reshape(streams, steps, 2), rewards.reshape(streams, steps)
+
+
+def _check_learning(report: AuditReport) -> None:
+    rows = [row for row in report.table if row.optimal_return > 0]
+    if not rows:
+        return
+    first = float(np.mean([row.first_return / row.optimal_return for row in rows]))
+    last = float(np.mean([row.last_return / row.optimal_return for row in rows]))
+    if last - first < _LEAST_GAIN:
+        report.problems.append(
+            f"the source agents did not learn: mean return {last:.2f} of the optimum in the last episode, "
+            f"{first:.2f} in the first; collect with more steps or other source settings"
+        )
+    report.warnings.extend(
+        f"task {row.task_id} ({row.description}): the last episode returns {row.last_return:.2f} of "
+        f"{row.optimal_return:g}; its source agent learned little"
+        for row in rows
+        if row.last_return < _WEAK_TASK * row.optimal_return
+    )
+
+
+def _value(value: npt.NDArray[Any]) -> str:
+    return str(tuple(int(part) for part in value)) if np.ndim(value) else f"{int(value)}"
+
+
+def _some(ids: tuple[int, ...] | list[int]) -> str:
+    shown = ", ".join(str(task) for task in ids[:8])
+    return f"[{shown}{', ...' if len(ids) > 8 else ''}]"

@@ -1,0 +1,38 @@
+"""The audit's table for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from cad.histories.audit import AuditReport
+
+
+def audit_table(report: AuditReport) -> Table:
+    """One row a task: its part of the split, optimum, and PPO's first and last return."""
+    table = Table(pad_edge=False)
+    table.add_column("task", justify="right")
+    table.add_column("what is hidden")
+    table.add_column("part")
+    for heading in ("optimum", "first episode", "last episode"):
+        table.add_column(heading, justify="right")
+    for row in report.table:
+        table.add_row(
+            str(row.task_id),
+            row.description,
+            row.part,
+            f"{row.optimal_return:.0f}",
+            f"{row.first_return:.2f}",
+            f"{row.last_return:.2f}",
+        )
+    if report.table:
+        n = len(report.table)
+        table.add_section()
+        table.add_row(
+            "",
+            f"mean of {n} tasks",
+            "",
+            f"{sum(row.optimal_return for row in report.table) / n:.2f}",
+            f"{sum(row.first_return for row in report.table) / n:.2f}",
+            f"{sum(row.last_return for row in report.table) / n:.2f}",
+        )
+    return table

@@ -1,0 +1,53 @@
+"""Steps and windows of histories as tensors: what the sampler gives and the models take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Consecutive steps of B histories; every field is (B, T) int64, ``observation`` (B, T, 2).
+
+    ``previous_action`` is ``N_ACTIONS`` and ``previous_reward`` 0 where nothing came before.
+    """
+
+    observation: Tensor
+    previous_action: Tensor
+    previous_reward: Tensor
+    first: Tensor
+
+    def to(self, device: torch.device) -> Steps:
+        """Copy to a device, without waiting for the copy."""
+        return Steps(
+            self.observation.to(device, non_blocking=True),
+            self.previous_action.to(device, non_blocking=True),
+            self.previous_reward.to(device, non_blocking=True),
+            self.first.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows to learn from: ``steps`` and the actions (B, T) int64 that were taken in them.
+
+    The first ``burn_in`` of the window's segments of ``segment_length`` steps only feed the
+    encoder; for models without segments ``segment_length`` is T and ``burn_in`` 0.
+    """
+
+    steps: Steps
+    actions: Tensor
+    segment_length: int
+    burn_in: int = 0
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to a device, without waiting for the copy."""
+        return Batch(
+            self.steps.to(device),
+            self.actions.to(device, non_blocking=True),
+            self.segment_length,
+            self.burn_in,
+        )

@@ -1,0 +1,246 @@
+"""Collect learning histories: every task in its own PPO run, tasks in parallel, resumable.
+
+A finished task is kept as a file of its own in ``<out>.parts/`` until all are there; a run that
+was killed goes on with the tasks that are missing and ends with the same data.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import multiprocessing.connection
+import platform
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cad import __version__
+from cad.config.schema import EnvConfig, SourceConfig
+from cad.envs.split import split_tasks
+from cad.envs.tasks import task_family
+from cad.errors import CadError, UsageError
+from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
+from cad.storage import atomic_path, disk_error, folder_lock, sha256_json
+
+_PACKAGES = ("torch", "stable-baselines3", "numpy", "gymnasium", "h5py")
+_POLL_SECONDS = 1.0
+
+
+def collect(
+    env: EnvConfig,
+    source: SourceConfig,
+    out: Path,
+    *,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the histories of all tasks of ``env`` (training, validation and held-out) to ``out``.
+
+    Args:
+        env: the tasks.
+        source: PPO's settings; task k learns with a seed derived from ``source.seed`` and k alone.
+        out: HDF5 file, see :mod:`cad.histories.file`; it appears when it is complete.
+        workers: processes, one thread each; the result does not depend on their number.
+        progress: called with (finished tasks, all tasks), first with what an earlier run left,
+            then at least about once a second; an exception that it raises ends the collection.
+
+    Raises :class:`CadError` for a disk that cannot be written, a worker that died, or a second
+    process that collects into the same file.
+    However it ends, its workers end too and finished tasks are kept.
+    """
+    if workers < 1:
+        raise UsageError(f"workers={workers}: at least one process has to collect")
+    versions = {"python": platform.python_version(), "cad": __version__}
+    versions |= {package: version(package) for package in _PACKAGES}
+    settings = {"schema": SCHEMA_VERSION, "env": env.model_dump(), "source": source.model_dump()}
+    fingerprint = sha256_json(settings | {"versions": versions})
+    tasks = task_family(env).task_ids
+    parts = out.with_name(out.name + ".parts")
+    with folder_lock(parts, f"the collection of {out}"):
+        missing = [task for task in tasks if not _is_part(_part_path(parts, task), fingerprint)]
+        done = len(tasks) - len(missing)
+        if progress:
+            progress(done, len(tasks))
+        with _worker_processes(min(workers, len(missing)), (env, source, parts, fingerprint)) as connections:
+            for finished in _hand_out(missing, connections):
+                done += finished
+                if progress:
+                    progress(done, len(tasks))
+        _assemble(
+            out, parts, tasks, Provenance(env, source, split_tasks(env), versions, f"cad {__version__}")
+        )
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def collect_with_progress(env: EnvConfig, source: SourceConfig, out: Path, *, workers: int) -> None:
+    """:func:`collect` with a progress bar and the time left, on standard output."""
+    with Progress(
+        TextColumn("collecting {task.fields[family]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tasks,"),
+        TimeElapsedColumn(),
+        TextColumn("gone,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        # Tasks end in bursts of `workers`: a long window keeps the estimate steady.
+        speed_estimate_period=600,
+    ) as bar:
+        row = bar.add_task("collect", total=None, family=env.name)
+        collect(
+            env,
+            source,
+            out,
+            workers=workers,
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
+        )
+
+
+def _part_path(parts: Path, task_id: int) -> Path:
+    return parts / f"{task_name(task_id)}.h5"
+
+
+def _is_part(path: Path, fingerprint: str) -> bool:
+    """Whether a part is there, readable, and of these settings (another config's is done again)."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("fingerprint") == fingerprint)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _assemble(out: Path, parts: Path, tasks: Sequence[int], provenance: Provenance) -> None:
+    with atomic_path(out) as temporary:
+        try:
+            with h5py.File(temporary, "w") as file:
+                write_root(file, provenance)
+                for task in tasks:
+                    with h5py.File(_part_path(parts, task), "r") as part:
+                        part.copy(task_name(task), file)
+        except RuntimeError as error:  # HDF5 reports a failed flush so
+            raise CadError(f"cannot write {out}: is the disk full? ({error})") from error
+
+
+# Workers -------------------------------------------------------------------------------------
+
+_Arguments = tuple[EnvConfig, SourceConfig, Path, str]
+_Connection = multiprocessing.connection.Connection
+
+
+@contextmanager
+def _worker_processes(n: int, arguments: _Arguments) -> Iterator[list[_Connection]]:
+    """Start ``n`` workers and yield our ends of their pipes; all are gone afterwards.
+
+    A pipe a worker, not a shared queue: when this process is killed outright, each worker finds
+    its pipe closed and ends, instead of waiting for ever.
+    """
+    context = multiprocessing.get_context("spawn")
+    connections = []
+    processes = []
+    # Ctrl-C reaches every process of the terminal; workers inherit the mask and leave it to us.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(n):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
+            process.start()
+            theirs.close()
+            connections.append(ours)
+            processes.append(process)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield connections
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _hand_out(tasks: Sequence[int], connections: list[_Connection]) -> Iterator[int]:
+    """Give each free worker the next task; yield 1 for a finished task, 0 when none did for a while."""
+    waiting = list(reversed(tasks))
+    busy: dict[_Connection, int] = {}
+    for connection in connections:
+        busy[connection] = waiting.pop()
+        connection.send(busy[connection])
+    while busy:
+        finished = multiprocessing.connection.wait(list(busy), timeout=_POLL_SECONDS)
+        if not finished:
+            yield 0
+        for ready in finished:
+            assert isinstance(ready, _Connection)
+            task = busy.pop(ready)
+            try:
+                problem: CadError | str | None = ready.recv()
+            except (EOFError, ConnectionError) as error:
+                raise CadError(
+                    f"a worker died while it collected task {task} (out of memory?); "
+                    "run the same command again to go on, with fewer workers if it happens again"
+                ) from error
+            if isinstance(problem, CadError):
+                raise problem
+            if problem is not None:
+                raise RuntimeError(f"collecting task {task} failed:\n{problem}")
+            if waiting:
+                busy[ready] = waiting.pop()
+                ready.send(busy[ready])
+            yield 1
+
+
+def _work(
+    connection: _Connection, env: EnvConfig, source: SourceConfig, parts: Path, fingerprint: str
+) -> None:
+    """A worker: learn the tasks that come through the pipe until it closes."""
+    # Here and not above: stable-baselines3 takes seconds to import and only workers need it.
+    import torch
+
+    from cad.histories.source import learn
+
+    torch.set_num_threads(1)
+    family = task_family(env)
+    while True:
+        try:
+            task_id: int = connection.recv()
+        except EOFError:
+            return
+        problem: CadError | str | None = None
+        try:
+            # In memory first: HDF5's own errors on a full disk are hard to tell apart.
+            buffer = io.BytesIO()
+            with h5py.File(buffer, "w") as file:
+                file.attrs["fingerprint"] = fingerprint
+                write_task(
+                    file,
+                    task_id,
+                    family.goal(task_id),
+                    family.optimal_return(task_id),
+                    learn(family, task_id, source),
+                )
+            with atomic_path(_part_path(parts, task_id)) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+        except CadError as error:
+            problem = error
+        except OSError as error:
+            problem = disk_error(error, parts)
+        except Exception:
+            problem = traceback.format_exc()
+        try:
+            connection.send(problem)
+        except OSError:  # the parent is gone
+            return

@@ -1,0 +1,209 @@
+"""The learning histories' file: one HDF5 group a task, small integers, everything said in attributes.
+
+Layout (schema version 1)::
+
+    /                       attributes: schema_version, created_by, seed,
+                            env, source, split, versions (JSON texts)
+    /task_00040             attributes: task_id, goal, optimal_return
+        states              (streams, steps, 2) uint8   row, column before the step
+        actions             (streams, steps)    uint8   0..4
+        rewards             (streams, steps)    uint8   0 or 1
+        next_states         (streams, steps, 2) uint8   true state after the step
+        episode_ends        (streams, steps)    uint8   1 at the last step of an episode
+
+A stream is one unbroken history: its episodes follow each other along ``steps``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from cad.config.schema import EnvConfig, SourceConfig
+from cad.envs.split import Split
+from cad.envs.transitions import SmallArray, Transitions
+from cad.errors import CadError
+
+SCHEMA_VERSION = 1
+DATASETS = tuple(field.name for field in fields(Transitions))
+# Level 1 is quick to write and not much larger than level 9.
+_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_JSON_ATTRIBUTES = ("env", "source", "split", "versions")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a file's histories come from."""
+
+    env: EnvConfig
+    source: SourceConfig
+    split: Split
+    versions: Mapping[str, str]
+    """Version of each package that the numbers depend on."""
+
+    created_by: str
+
+
+def task_name(task_id: int) -> str:
+    """Name of a task's group."""
+    return f"task_{task_id:05d}"
+
+
+def write_root(file: h5py.File, provenance: Provenance) -> None:
+    """Write the root's attributes."""
+    file.attrs["schema_version"] = SCHEMA_VERSION
+    file.attrs["created_by"] = provenance.created_by
+    file.attrs["seed"] = provenance.source.seed
+    split = {part.name: list(getattr(provenance.split, part.name)) for part in fields(Split)}
+    for name, value in (
+        ("env", provenance.env.model_dump()),
+        ("source", provenance.source.model_dump()),
+        ("split", split),
+        ("versions", dict(provenance.versions)),
+    ):
+        file.attrs[name] = json.dumps(value, sort_keys=True)
+
+
+def write_task(
+    file: h5py.File, task_id: int, goal: tuple[int, ...], optimal_return: float, history: Transitions
+) -> None:
+    """Write one task's group; the same input gives the same bytes."""
+    group = file.create_group(task_name(task_id), track_order=False)
+    group.attrs["task_id"] = task_id
+    group.attrs["goal"] = np.array(goal, dtype=np.int64)
+    group.attrs["optimal_return"] = optimal_return
+    for name in DATASETS:
+        array: SmallArray = getattr(history, name)
+        # One chunk a task would be simplest; ten streams a chunk let a reader take one stream cheaply.
+        chunks = (min(10, array.shape[0]), *array.shape[1:])
+        group.create_dataset(name, data=array, **_COMPRESSION, chunks=chunks)
+
+
+class Histories:
+    """A histories file, open for reading; use as a context manager.
+
+    Attributes:
+        path: the file.
+        provenance: config, split and versions.
+        task_ids: canonical ids of the tasks in the file, ascending.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``; :class:`CadError` when it is missing, damaged, or of another format."""
+        self.path = path
+        if not path.is_file():
+            raise CadError(f"{path} does not exist; make it with 'cad collect'")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise CadError(
+                f"{path} cannot be opened: it is truncated, damaged, or not HDF5 ({_short(error)}); "
+                "delete it and collect again"
+            ) from error
+        try:
+            self.provenance = self._read_root()
+            self.task_ids = self._read_task_ids()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_root(self) -> Provenance:
+        attributes = self._attributes(self._file)
+        version = attributes.get("schema_version")
+        if version is None:
+            raise CadError(f"{self.path} holds no learning histories (no attribute schema_version)")
+        if version != SCHEMA_VERSION:
+            raise CadError(
+                f"{self.path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
+                "use the program's version that wrote it, or collect again"
+            )
+        try:
+            values = {name: json.loads(str(attributes[name])) for name in _JSON_ATTRIBUTES}
+            return Provenance(
+                env=EnvConfig(**values["env"]),
+                source=SourceConfig(**values["source"]),
+                split=Split(**{part: tuple(map(int, ids)) for part, ids in values["split"].items()}),
+                versions=values["versions"],
+                created_by=str(attributes["created_by"]),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CadError(
+                f"{self.path} is damaged: its attributes cannot be read ({_short(error)})"
+            ) from error
+
+    def _read_task_ids(self) -> tuple[int, ...]:
+        try:
+            names = list(self._file)
+        except (OSError, RuntimeError) as error:
+            raise CadError(
+                f"{self.path} is damaged: its groups cannot be listed ({_short(error)})"
+            ) from error
+        ids = []
+        for name in names:
+            digits = name.removeprefix("task_")
+            if not digits.isdigit() or task_name(int(digits)) != name:
+                raise CadError(f"{self.path} has a group /{name} that is no task; collect again")
+            ids.append(int(digits))
+        return tuple(sorted(ids))
+
+    def _attributes(self, item: h5py.Group) -> dict[str, Any]:
+        try:
+            return dict(item.attrs)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise CadError(f"{self.path} is damaged: attributes of {item.name} ({_short(error)})") from error
+
+    def attributes(self, task_id: int) -> dict[str, Any]:
+        """Attributes of a task's group: task_id, goal, optimal_return."""
+        return self._attributes(self._group(task_id))
+
+    def dataset(self, task_id: int, name: str) -> npt.NDArray[Any]:
+        """One dataset of a task, whole; :class:`CadError` names it when it is missing or damaged."""
+        group = self._group(task_id)
+        try:
+            array: npt.NDArray[Any] = group[name][()]
+        except (OSError, RuntimeError, KeyError) as error:
+            raise CadError(
+                f"{self.path}: /{task_name(task_id)}/{name} is missing or damaged "
+                f"({_short(error)}); collect again"
+            ) from error
+        return array
+
+    def task(self, task_id: int) -> Transitions:
+        """All streams of one task."""
+        return Transitions(**{name: self.dataset(task_id, name) for name in DATASETS})
+
+    def _group(self, task_id: int) -> h5py.Group:
+        try:
+            return self._file[task_name(task_id)]
+        except (OSError, RuntimeError, KeyError) as error:
+            raise CadError(f"{self.path} has no readable task {task_id} ({_short(error)})") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Histories:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_histories(path: Path) -> Histories:
+    """Open a histories file for reading; see :class:`Histories` for what is refused, and how."""
+    return Histories(path)
+
+
+def _short(error: BaseException) -> str:
+    """First line of an error: HDF5's own messages are long."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,64 @@
+"""Learning curves of the source agents, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cad.envs.tasks import task_family
+from cad.histories.file import open_histories
+from cad.storage import atomic_path
+
+_SHOWN_TASKS = 6
+# Okabe and Ito's colours: told apart with any colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def plot_histories(path: Path, out_png: Path) -> None:
+    """Draw return by episode: single tasks on the left, all tasks over their optimum on the right.
+
+    Returns are means over streams.  The single tasks are spread evenly over the tasks' optima.
+    """
+    with open_histories(path) as histories:
+        family = task_family(histories.provenance.env)
+        optima = {task: family.optimal_return(task) for task in histories.task_ids}
+        curves: dict[int, npt.NDArray[np.float64]] = {}
+        for task in histories.task_ids:
+            rewards = histories.dataset(task, "rewards")
+            curves[task] = rewards.reshape(len(rewards), -1, family.horizon).sum(axis=2).mean(axis=0)
+    by_optimum = sorted(curves, key=lambda task: (optima[task], task))
+    places = np.linspace(0, len(by_optimum) - 1, min(_SHOWN_TASKS, len(by_optimum)))
+    shown = [by_optimum[int(place)] for place in places]
+    episodes = np.arange(1, len(curves[shown[0]]) + 1)
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    single, everything = figure.subplots(1, 2)
+    for task, colour in zip(shown, _COLOURS, strict=False):
+        label = family.describe(task) if family.name != "darkroom_permuted" else f"task {task}"
+        single.plot(episodes, curves[task], color=colour, label=f"{label}, optimum {optima[task]:g}")
+        single.axhline(optima[task], color=colour, linewidth=0.8, linestyle=":")
+    single.set(title="Single tasks (dotted: optimum)", ylabel="return, mean over streams")
+    single.legend(fontsize="small")
+
+    shares = np.array([curves[task] / optima[task] for task in curves if optima[task] > 0])
+    low, high = np.quantile(shares, [0.1, 0.9], axis=0)
+    everything.fill_between(episodes, low, high, color=_COLOURS[0], alpha=0.2, label="middle 80 % of tasks")
+    everything.plot(episodes, shares.mean(axis=0), color=_COLOURS[0], label=f"mean of {len(shares)} tasks")
+    everything.axhline(1.0, color="0.4", linewidth=0.8, linestyle=":", label="optimum")
+    everything.set(title="All tasks", ylabel="return / optimum", ylim=(0, 1.05))
+    everything.legend(fontsize="small", loc="lower right")
+    for axes in (single, everything):
+        axes.set_xlabel("episode")
+        axes.set_xlim(1, max(2, len(episodes)))
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+    with atomic_path(out_png) as temporary:
+        # No date or version inside: the same histories give the same bytes.
+        FigureCanvasAgg(figure)
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

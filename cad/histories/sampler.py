@@ -1,0 +1,116 @@
+"""Windows of learning histories for training.
+
+The sampler has no state: the batch of update ``i`` is a pure function of the seed and of ``i``.  A
+resumed run needs only its step number to go on with exactly the samples it would have seen, and
+several ranks can each take their share of one global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cad.config.schema import N_ACTIONS, Config
+from cad.histories.batch import Batch, Steps
+from cad.histories.file import Histories
+
+# Separates the sampler's random numbers from other uses of the same seed.
+_STREAM = 0x5A
+
+
+@dataclass(frozen=True)
+class HistoryArrays:
+    """Histories of several tasks: (tasks, streams, steps) uint8, ``observations`` (..., 2)."""
+
+    observations: npt.NDArray[np.uint8]
+    actions: npt.NDArray[np.uint8]
+    rewards: npt.NDArray[np.uint8]
+    horizon: int
+
+
+def read_arrays(file: Histories, task_ids: Sequence[int], horizon: int) -> HistoryArrays:
+    """The histories of ``task_ids``, in that order; nothing else of the file is read."""
+
+    def stack(name: str) -> npt.NDArray[np.uint8]:
+        return np.stack([file.dataset(task, name) for task in task_ids])
+
+    return HistoryArrays(stack("states"), stack("actions"), stack("rewards"), horizon)
+
+
+class WindowSampler:
+    """Draws windows that take every g-th episode of one history, g from 1 to ``max_episode_gap``.
+
+    Within a few consecutive episodes hardly any improvement is visible; skipping shows the model
+    histories that improve (arXiv:2210.14215, section 4; DESIGN.md, decision 4).  A window never
+    mixes two histories.
+    """
+
+    def __init__(self, config: Config, arrays: HistoryArrays) -> None:
+        self._seed = config.seed
+        self._arrays = arrays
+        self._batch = config.train.batch_size
+        self._gap = config.train.max_episode_gap
+        self._model = config.model
+        self._burn_in = config.train.burn_in
+        self._tasks, self._streams, self._steps = arrays.actions.shape
+        self._episodes = self._steps // arrays.horizon
+        # AD's window begins in mid-episode wherever roll-outs will drop part of an episode.
+        horizon, drop = arrays.horizon, self._model.steps_dropped
+        starts = range(0, horizon * drop, drop) if self._model.kind == "ad" else (0,)
+        longest = self._steps - self._model.n_transit
+        self._offsets = np.array(sorted({s % horizon for s in starts if s % horizon <= longest}))
+        # Flat views: a window is one gather with computed indices.
+        self._observations = np.ascontiguousarray(arrays.observations).reshape(-1, 2)
+        self._actions = np.ascontiguousarray(arrays.actions).reshape(-1)
+        self._rewards = np.ascontiguousarray(arrays.rewards).reshape(-1)
+
+    def batch(self, update: int) -> Batch:
+        """The batch of an update (counted from 0)."""
+        rng = np.random.default_rng([self._seed, _STREAM, update])
+        if self._model.kind == "ad":
+            return self._gather(rng, self._model.n_transit, self._model.n_transit, 0)
+        low, high = self._model.compress_lengths
+        length = int(rng.integers(low, high + 1))
+        segments = self._model.max_compression_depth + 1
+        room = self._steps // length - segments
+        burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
+        return self._gather(rng, (segments + burn_in) * length, length, burn_in)
+
+    def _gather(self, rng: np.random.Generator, window: int, segment_length: int, burn_in: int) -> Batch:
+        B, horizon = self._batch, self._arrays.horizon
+        history = rng.integers(0, self._tasks * self._streams, B)
+        offset = rng.choice(self._offsets, B)
+        needed = -(-(int(offset.max()) + window) // horizon)  # episodes, rounded up
+        widest = min(self._gap, (self._episodes - 1) // max(needed - 1, 1))
+        gap = rng.integers(1, max(widest, 1) + 1, B)
+        start = rng.integers(0, self._episodes - (needed - 1) * gap)
+        # (B, window): step numbers within a history.
+        position = offset[:, None] + np.arange(window)
+        step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon
+        flat = history[:, None] * self._steps + step
+
+        actions = self._actions[flat].astype(np.int64)
+        rewards = self._rewards[flat].astype(np.int64)
+        previous_action = np.full_like(actions, N_ACTIONS)
+        previous_action[:, 1:] = actions[:, :-1]
+        previous_reward = np.zeros_like(rewards)
+        previous_reward[:, 1:] = rewards[:, :-1]
+        if self._model.kind == "ad":
+            # In a roll-out AD's window mostly begins behind steps that it dropped: show the last of
+            # them where the history has it (at the end of the g-th episode before, or one step before).
+            before = np.where(offset > 0, step[:, 0] - 1, ((start - gap + 1) * horizon - 1))
+            known = before >= 0
+            there = (history * self._steps + before)[known]
+            previous_action[known, 0] = self._actions[there]
+            previous_reward[known, 0] = self._rewards[there]
+        steps = Steps(
+            observation=torch.from_numpy(self._observations[flat].astype(np.int64)),
+            previous_action=torch.from_numpy(previous_action),
+            previous_reward=torch.from_numpy(previous_reward),
+            first=torch.from_numpy((position % horizon == 0).astype(np.int64)),
+        )
+        return Batch(steps, torch.from_numpy(actions), segment_length, burn_in)

@@ -1,0 +1,64 @@
+"""Stopping at a safe point: signals set a flag that long loops look at between two steps.
+
+A second signal while the first one is being honoured is harmless (under Apptainer every signal
+arrives twice); work that never reaches a safe point can still be ended with SIGKILL, which costs
+at most the last checkpoint interval.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from cad.errors import CadError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+class InterruptedRun(CadError):
+    """The run was asked to stop and saved what it had; running it again goes on from there."""
+
+    exit_code = 130
+
+
+class StopFlag:
+    """Whether somebody asked this process to stop."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __call__(self) -> bool:
+        """True once a stop signal has arrived."""
+        return self.signal_number is not None
+
+    def raise_if_set(self, what: str) -> None:
+        """Raise :class:`InterruptedRun` if a stop was asked for."""
+        if self.signal_number is not None:
+            name = signal.Signals(self.signal_number).name
+            raise InterruptedRun(f"{what} stopped by {name}; run the same command again to go on")
+
+    def request(self) -> None:
+        """Ask for a stop without a signal."""
+        self.signal_number = signal.SIGTERM
+
+    def _set(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_number = number
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Within the block, stop signals set the flag that is yielded instead of ending the process."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag  # only the main thread can install handlers
+        return
+    before = {number: signal.signal(number, flag._set) for number in STOP_SIGNALS}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            # None: the earlier handler was not installed from Python and cannot be put back from here.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,45 @@
+"""Step tokens: one token a step, its fields embedded apart and added up.
+
+Token t holds the state at t, the action and the reward of step t-1 and whether t begins an
+episode; the model predicts action t from it.  Row and column have embeddings of their own: with
+one embedding a *cell* the model memorises the training goals (DESIGN.md, decision 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cad.config.schema import N_ACTIONS
+from cad.histories.batch import Steps
+
+
+class StepEmbedding(nn.Module):
+    """Sum of row, column, previous action, previous reward and first-step embeddings, then a norm.
+
+    All fields share one table, so that a step costs one fused look-up-and-sum.
+    """
+
+    def __init__(self, grid_size: int, n_embd: int) -> None:
+        super().__init__()
+        widths = torch.tensor([grid_size, grid_size, N_ACTIONS + 1, 2, 2])
+        offsets = torch.cumsum(widths, 0) - widths
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.offsets: Tensor
+        self.table = nn.EmbeddingBag(int(widths.sum()), n_embd, mode="sum")
+        self.norm = nn.LayerNorm(n_embd)
+
+    def forward(self, steps: Steps) -> Tensor:
+        """Embed steps: (B, T) fields to (B, T, n_embd)."""
+        B, T = steps.first.shape
+        fields = torch.cat(
+            [
+                steps.observation,
+                torch.stack([steps.previous_action, steps.previous_reward, steps.first], dim=-1),
+            ],
+            dim=-1,
+        )
+        indices = fields + self.offsets
+        summed: Tensor = self.table(indices.view(B * T, -1))
+        normed: Tensor = self.norm(summed)
+        return normed.view(B, T, -1)

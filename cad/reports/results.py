@@ -1,0 +1,60 @@
+"""What a report is made of: plain data, so that reports know nothing of run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cad.config.schema import Config
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One point of the grid with one seed, as far as it got.
+
+    ``status`` is ``"done"``, ``"missing"`` or ``"failed: <message>"``; only a done cell's returns
+    are ever averaged.  Cells that share label and config but for the seed form one line of the report.
+    """
+
+    label: str  # without the seed, e.g. "CompressedAD, depth 3, 16 latents"
+    arm: str
+    config: Config
+    status: str
+    returns: npt.NDArray[Any] | None  # (tasks, rollouts, episodes), sum of rewards of each episode
+    compressions: npt.NDArray[Any] | None  # (tasks, rollouts), over the whole roll-out
+    task_ids: tuple[int, ...]
+    goals: tuple[tuple[int, ...], ...]
+    optimal: tuple[float, ...]  # best possible return of each task
+    state_bytes: int | None  # kept for one roll-out: key/value cache and latents
+    n_parameters: int | None
+    train_seconds: float | None
+    evaluation_seconds: float | None
+    evaluation_steps_per_second: float | None
+    metrics: Sequence[Mapping[str, Any]] | None  # lines of the training's metrics.jsonl, in order
+
+
+@dataclass(frozen=True)
+class SourceCurve:
+    """The source algorithm's own learning on the held-out tasks."""
+
+    task_ids: tuple[int, ...]
+    returns: npt.NDArray[Any]  # (tasks, episodes), mean over streams
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from and how to make them again."""
+
+    code_version: str
+    dirty: bool  # whether the working tree differed from the commit
+    packages: Mapping[str, str]
+    hardware: str  # processor, cores, memory; never a host name
+    commands: Sequence[str]  # that reproduce the report, in order
+    protocol: str  # split, seeds, checkpoint rule, in words
+    inputs: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of histories and the like

@@ -1,0 +1,290 @@
+"""The report's numbers as tables: one form for CSV and JSON (exact), one for people (rounded)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cad.reports.aggregate import FEW_SEEDS, CellSummary, Group, Study, grid_panels
+from cad.reports.cost_figures import by_depth
+from cad.reports.figures import goal_text
+from cad.storage import sha256_json
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Exact numbers behind a figure; None where unknown."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Value, ...]]
+
+    def as_csv(self) -> str:
+        """Floats with all their digits, unknown as nothing."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(["" if value is None else _exact(value) for value in row] for row in self.rows)
+        return text.getvalue()
+
+    def as_json(self) -> dict[str, Any]:
+        """Columns and rows."""
+        return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
+
+
+def _exact(value: Value) -> str:
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def finite(value: float | None) -> float | None:
+    """A Python float, or None for what JSON cannot say."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def cell_record(cell: CellSummary) -> dict[str, Any]:
+    """One cell and seed in ``report.json``."""
+    result = cell.result
+    model = result.config.model
+    compressed = model.kind != "ad"
+    return {
+        "label": result.label,
+        "arm": result.arm,
+        "model": model.kind,
+        "window": model.n_transit,
+        "max_compression_depth": model.max_compression_depth if compressed else None,
+        "n_latent": model.n_latent if compressed else None,
+        "seed": result.config.seed,
+        "status": cell.status,
+        "return_first_episode": cell.return_first_episode,
+        "return_last10": cell.return_last10,
+        "normalised_last10": cell.normalised_last10,
+        "per_task": [
+            {
+                "task_id": int(task.task_id),
+                "goal": [int(part) for part in task.goal],
+                "optimum": task.optimum,
+                "normalised_last10": task.normalised_last10,
+            }
+            for task in cell.per_task
+        ],
+        "n_tasks": None if cell.normalised is None else cell.normalised.shape[0],
+        "n_rollouts": None if cell.normalised is None else cell.normalised.shape[1],
+        "n_episodes": None if cell.normalised is None else cell.normalised.shape[2],
+        "returns_sha256": cell.returns_sha256,
+        "compressions": cell.compressions,
+        "state_bytes": result.state_bytes,
+        "n_parameters": result.n_parameters,
+        "train_seconds": finite(result.train_seconds),
+        "evaluation_seconds": finite(result.evaluation_seconds),
+        "evaluation_steps_per_second": finite(result.evaluation_steps_per_second),
+    }
+
+
+TIMINGS = ("train_seconds", "evaluation_seconds", "evaluation_steps_per_second")
+
+
+def fingerprint(study: Study, tables: dict[str, Table]) -> str:
+    """SHA-256 over every number that a second run must repeat: all but timings."""
+    cells = [
+        {key: value for key, value in cell_record(cell).items() if key not in TIMINGS} for cell in study.cells
+    ]
+    for cell in cells:  # a failure's message may name a path
+        cell["status"] = str(cell["status"]).split(":", maxsplit=1)[0]
+    exact = {name: table.as_json() for name, table in tables.items() if name != "cost"}
+    exact.pop("cells", None)
+    return sha256_json({"cells": cells, "tables": exact})
+
+
+def _metric_names(cell: CellSummary) -> list[str]:
+    names = ["loss", "accuracy", "validation_return"]
+    return names + [name for metric in ("loss", "accuracy") for name in by_depth(cell, metric).values()]
+
+
+def data_tables(study: Study) -> dict[str, Table]:
+    """Everything that figures plot, by CSV file stem."""
+    records = [cell_record(cell) for cell in study.cells]
+    flat = [key for key in cell_record_keys() if key != "per_task"]
+    tables = {"cells": Table(tuple(flat), [tuple(record[key] for key in flat) for record in records])}
+    tables["per_task"] = Table(
+        ("label", "seed", "task_id", "goal", "optimum", "normalised_last10"),
+        [
+            (cell.result.label, cell.result.config.seed, int(task.task_id), goal_text(task.goal),
+             task.optimum, task.normalised_last10)
+            for cell in study.cells for task in cell.per_task
+        ],
+    )  # fmt: skip
+    tables["return_by_episode"] = Table(
+        ("label", "seed", "episode", "normalised_return", "low_95", "high_95"),
+        [row for group in study.scored for row in _curve_rows(group)],
+    )
+    tables["source"] = Table(
+        ("episode", "normalised_return"),
+        []
+        if study.source is None
+        else [(i + 1, float(value)) for i, value in enumerate(study.source.mean(axis=0))],
+    )
+    tables["depth_latents"] = Table(
+        ("panel", "label", "depth", "latents", "window", "normalised_last10", "low_95", "high_95", "n_seeds",
+         "n_cells"),
+        [
+            (title, group.label, group.depth, group.n_latent, group.window, group.score,
+             *(group.score_interval if group.done else (None, None)), len(group.done), len(group.cells))
+            for title, group in _grid_groups(study)
+        ],
+    )  # fmt: skip
+    costs = ("label", "seed", "normalised_last10", "n_parameters", "state_bytes", *TIMINGS)
+    tables["cost"] = Table(costs, [tuple(record[key] for key in costs) for record in records])
+    rows: list[tuple[Value, ...]] = []
+    for cell in study.cells:
+        for line in cell.result.metrics or ():
+            for name in _metric_names(cell):
+                value = line.get(name)
+                if isinstance(value, int | float) and isinstance(line.get("step"), int):
+                    rows.append(
+                        (cell.result.label, cell.result.config.seed, line["step"], name, finite(value))
+                    )
+    tables["training"] = Table(("label", "seed", "step", "metric", "value"), rows)
+    return tables
+
+
+def cell_record_keys() -> tuple[str, ...]:
+    """Keys of a cell in ``report.json``, in order."""
+    return (
+        "label", "arm", "model", "window", "max_compression_depth", "n_latent", "seed", "status",
+        "return_first_episode", "return_last10", "normalised_last10", "per_task", "n_tasks", "n_rollouts",
+        "n_episodes", "returns_sha256", "compressions", "state_bytes", "n_parameters", *TIMINGS,
+    )  # fmt: skip
+
+
+def _grid_groups(study: Study) -> list[tuple[str, Group]]:
+    inside = [(panel.title, group) for panel in grid_panels(study) for group in panel.spots.values()]
+    return inside + [(group.arm, group) for group in study.groups if group.is_ad]
+
+
+def _curve_rows(group: Group) -> list[tuple[Value, ...]]:
+    """Rows of each seed, and with seed "mean" those of the line and band that are drawn."""
+    rows: list[tuple[Value, ...]] = []
+    low, high = group.band
+    for i, value in enumerate(group.curve):
+        rows.append((group.label, "mean", i + 1, float(value), float(low[i]), float(high[i])))
+    for cell, curve in zip(group.done, group.seed_curves, strict=True):
+        seed = cell.result.config.seed
+        rows.extend((group.label, seed, i + 1, float(value), None, None) for i, value in enumerate(curve))
+    return rows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a table for people: its text, and what it sorts by."""
+
+    text: str
+    key: float | str | None
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table for people."""
+
+    name: str
+    caption: str
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[Shown, ...]]
+
+
+def words(text: str) -> Shown:
+    """A text cell, control characters gone."""
+    text = " ".join(text.split())
+    return Shown(text, text, numeric=False)
+
+
+def number(value: float | None, form: str = ".3f", scale: float = 1.0) -> Shown:
+    """A number cell; a dash where unknown."""
+    if value is None or not math.isfinite(value):
+        return Shown("-", None)
+    return Shown(format(value * scale, form), float(value))
+
+
+def results_table(study: Study) -> ShownTable:
+    """Groups with mean, interval and single seeds; those without a result too."""
+    few = any(1 < len(group.done) <= FEW_SEEDS for group in study.scored)
+    headers = ("model", "window", "depth", "latents", "return / optimum", "95% interval", "first episode",
+               "lowest task", "seeds", *(("single seeds",) if few else ()))  # fmt: skip
+    rows = []
+    for group in study.groups:
+        seeds = f"{len(group.done)} of {len(group.cells)}"
+        cells = [
+            words(group.label),
+            number(group.window, ".0f"),
+            number(group.depth, ".0f"),
+            number(group.n_latent, ".0f"),
+            number(group.score),
+        ]
+        if group.done:
+            low, high = group.score_interval
+            lowest = min(task.normalised_last10 for task in group.task_scores)
+            cells += [Shown(f"{low:.3f} to {high:.3f}", low), number(float(group.curve[0])), number(lowest)]
+        else:
+            cells += [number(None)] * 3
+        cells.append(Shown(seeds, float(len(group.done))))
+        if few:
+            cells.append(Shown(" ".join(f"{score:.3f}" for score in group.seed_scores) or "-", group.score))
+        rows.append(tuple(cells))
+    return ShownTable("results", "Normalised return over the last episodes, all models", headers, rows)
+
+
+def goals_table(study: Study) -> ShownTable | None:
+    """Groups x held-out tasks; None without equal tasks."""
+    if not study.scored or not study.comparable:
+        return None
+    tasks = study.scored[0].task_scores
+    rows = []
+    for group in study.scored:
+        scores = {task.task_id: task.normalised_last10 for task in group.task_scores}
+        rows.append((words(group.label), *(number(scores[task.task_id]) for task in tasks)))
+    headers = (
+        "model",
+        *(goal_text(task.goal).replace(" ", "\u00a0") + f" {task.optimum:g}" for task in tasks),
+    )
+    return ShownTable(
+        "goals-table", "Normalised return on each held-out goal; beside the goal its optimum", headers, rows
+    )
+
+
+def cost_table(study: Study) -> ShownTable:
+    """Means over done seeds of what a model costs."""
+    rows = [
+        (
+            words(group.label),
+            number(group.score),
+            number(group.mean(lambda r: r.n_parameters), ",.0f"),
+            number(group.mean(lambda r: r.state_bytes), ",.1f", 1 / 1024),
+            number(group.mean(lambda r: r.train_seconds), ",.1f"),
+            number(group.mean(lambda r: r.evaluation_seconds), ",.1f"),
+            number(group.mean(lambda r: r.evaluation_steps_per_second), ",.0f"),
+            number(_mean_compressions(group), ",.1f"),
+        )
+        for group in study.groups
+    ]
+    headers = ("model", "return / optimum", "parameters", "state, KiB a roll-out", "training, s",
+               "evaluation, s", "evaluation, steps / s", "compressions a roll-out")  # fmt: skip
+    return ShownTable("cost-table", "What each model costs, means over its done seeds", headers, rows)
+
+
+def _mean_compressions(group: Group) -> float | None:
+    values = [cell.compressions for cell in group.done if cell.compressions is not None]
+    return sum(values) / len(values) if values else None
+
+
+def config_table(study: Study, keys: Sequence[str], values: Sequence[dict[str, Any]]) -> ShownTable:
+    """What differs between groups; ``values`` are the groups' flat configs."""
+    rows = [
+        (words(group.label), *(words(str(flat[key])) for key in keys))
+        for group, flat in zip(study.groups, values, strict=True)
+    ]
+    return ShownTable("config-table", "Settings that differ between models", ("model", *keys), rows)

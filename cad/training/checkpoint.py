@@ -1,0 +1,102 @@
+"""Checkpoints: everything that an exact resume needs, complete or not there, read without unpickling.
+
+A checkpoint is a folder ``checkpoints/<step>`` with ``state.safetensors`` (weights, optimiser
+moments, metric sums) and ``meta.json`` (step, checksum, seconds so far).  Learning rate, samples and
+dropout masks are functions of the seed and the step, so that the step stands for the schedule, the
+sampler's position and the random generators.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from cad.errors import CadError
+from cad.storage import atomic_dir, make_dirs, read_json, remove_leftovers, sha256_file, write_json
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after ``step`` updates; ``seconds`` and ``supervised_actions`` went into it."""
+
+    step: int
+    seconds: float
+    supervised_actions: int
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int) -> None:
+    """Write a checkpoint into ``folder`` and remove all but the newest ``keep``."""
+    remove_leftovers(make_dirs(folder))
+    with atomic_dir(folder / f"{checkpoint.step:08d}") as temporary:
+        state = temporary / "state.safetensors"
+        state.write_bytes(safetensors.torch.save(checkpoint.tensors))
+        meta = {
+            "format": FORMAT,
+            "run": run_id,
+            "step": checkpoint.step,
+            "seconds": checkpoint.seconds,
+            "supervised_actions": checkpoint.supervised_actions,
+            "sha256": sha256_file(state),
+        }
+        write_json(temporary / "meta.json", meta)
+    for old in _steps(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_newest(folder: Path, run_id: str) -> Checkpoint | None:
+    """The newest sound checkpoint, or None; damaged ones are removed with a warning.
+
+    Raises :class:`CadError` for a checkpoint of another run or of a newer version of the program.
+    """
+    for path in reversed(_steps(folder)):
+        try:
+            return _load(path, run_id)
+        except _DamagedError as error:
+            log.warning("checkpoint %s is damaged (%s); going on from the one before it, if any", path, error)
+            # Left there it would count as the newest and push out sound ones.
+            shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def _load(path: Path, run_id: str) -> Checkpoint:
+    state = path / "state.safetensors"
+    try:
+        meta = read_json(path / "meta.json")
+        written = int(meta["format"])
+    except (CadError, KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(error) from error
+    if written > FORMAT:
+        raise CadError(f"{path} was written by a newer version of cad; update cad to go on with it")
+    try:
+        if meta["step"] != int(path.name):
+            raise _DamagedError(f"meta.json speaks of step {meta['step']}")
+        if sha256_file(state) != meta["sha256"]:
+            raise _DamagedError(f"{state.name} does not match its checksum")
+        run = str(meta["run"])
+        tensors = safetensors.torch.load(state.read_bytes())
+        found = Checkpoint(meta["step"], float(meta["seconds"]), int(meta["supervised_actions"]), tensors)
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise _DamagedError(f"{type(error).__name__}: {error}") from error
+    if run != run_id:
+        raise CadError(f"{path} belongs to another config; choose another folder for this run")
+    return found
+
+
+def _steps(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.isdigit())

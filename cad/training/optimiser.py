@@ -1,0 +1,81 @@
+"""Optimisers with a warm-up and a cosine, and their state as named tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cad.config.schema import TrainConfig
+
+
+def rate_factor(config: TrainConfig, update: int) -> float:
+    """Learning rate of an update (counted from 0) as a share of the peak.
+
+    Linear warm-up, then a cosine down to ``min_lr_ratio``.
+    """
+    warmup = config.num_warmup_steps
+    if update < warmup:
+        return (update + 1) / warmup
+    progress = (update - warmup) / max(1, config.n_updates - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine
+
+
+class Optimiser:
+    """AdamW, or Muon for the transformer blocks' matrices and AdamW for everything else.
+
+    Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before it is applied.  On
+    Darkroom it reaches in 500 updates what AdamW reaches in 1,000 (README).  AdamW
+    (arXiv:1711.05101) decays matrices only: biases, norms and single vectors do not shrink.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        self._model = model
+        blocks = {n: p for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2}
+        if config.optimizer == "adamw":
+            blocks = {}
+        rest = [p for n, p in model.named_parameters() if n not in blocks]
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.learning_rate)]
+        if blocks:
+            muon = torch.optim.Muon(
+                blocks.values(),
+                lr=config.muon_learning_rate,
+                weight_decay=config.weight_decay,
+                # Updates as large as AdamW's, whatever the matrix's shape (arXiv:2502.16982).
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._parts.append((muon, config.muon_learning_rate))
+
+    def step(self, factor: float) -> None:
+        """Update the weights at ``factor`` times the peak learning rates, and clear the gradients."""
+        for part, peak in self._parts:
+            for group in part.param_groups:
+                group["lr"] = peak * factor
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by parameter: ``<parameter>/<moment>``."""
+        return {
+            f"{name}/{moment}": value
+            for name, parameter in self._model.named_parameters()
+            for part, _ in self._parts
+            for moment, value in part.state.get(parameter, {}).items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`tensors` returned."""
+        owner = {p: part for part, _ in self._parts for group in part.param_groups for p in group["params"]}
+        parameters = dict(self._model.named_parameters())
+        for key, value in tensors.items():
+            name, _, moment = key.rpartition("/")
+            parameter = parameters[name]
+            # AdamW's fused kernel wants its step counter where the parameter is.
+            owner[parameter].state[parameter][moment] = value.to(parameter.device)

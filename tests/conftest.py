@@ -1,0 +1,96 @@
+"""Small configs, made-up histories and models for the unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cad.config.schema import N_ACTIONS, Config
+from cad.histories.batch import Batch, Steps
+from cad.histories.sampler import HistoryArrays
+from cad.models import SequenceModel, build_model
+
+SIZE, HORIZON, STEPS = 5, 5, 60
+
+torch.set_num_threads(1)
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> MakeConfig:
+    """``tiny_config(kind, seed=0, env={}, model={}, train={})``: a cell that trains in a second."""
+
+    def make(kind: str = "compressed_ad", seed: int = 0, **sections: dict[str, Any]) -> Config:
+        base: dict[str, dict[str, Any]] = {
+            "env": {"size": SIZE, "horizon": HORIZON, "n_validation": 2},
+            "source": {"steps_per_stream": STEPS},
+            "model": {
+                "kind": kind,
+                "n_transit": 8,
+                "n_embd": 16,
+                "n_layer": 2,
+                "n_head": 2,
+                "n_latent": 3,
+                "encoder_n_layer": 2,
+                "max_compression_depth": 2,
+            },
+            "train": {
+                "n_updates": 20,
+                "batch_size": 8,
+                "learning_rate": 1e-2,
+                "num_warmup_steps": 2,
+                "max_episode_gap": 3,
+                "log_every": 5,
+                "checkpoint_every": 10,
+                "validate_every": 0,
+            },
+        }
+        for name, values in sections.items():
+            base[name].update(values)
+        return Config.model_validate({"seed": seed, **base})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_histories() -> HistoryArrays:
+    """Random walks whose action is the row that the agent stands in: learnable from one step."""
+    rng = np.random.default_rng(0)
+    observations = rng.integers(0, SIZE, (3, 4, STEPS, 2), dtype=np.uint8)
+    rewards = rng.integers(0, 2, (3, 4, STEPS), dtype=np.uint8)
+    return HistoryArrays(observations, observations[..., 0] % N_ACTIONS, rewards, HORIZON)
+
+
+@pytest.fixture(scope="session")
+def loud_model() -> Callable[[Config], SequenceModel]:
+    """Models with weights far above the initial ones, so that every input shows in the logits."""
+
+    def make(config: Config) -> SequenceModel:
+        torch.manual_seed(0)
+        model = build_model(config)
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.3)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_batch() -> Callable[..., Batch]:
+    """``random_batch(B, T, segment_length=T, burn_in=0)`` of a grid of ``SIZE``."""
+
+    def make(B: int, T: int, segment_length: int | None = None, burn_in: int = 0, seed: int = 0) -> Batch:
+        rng = torch.Generator().manual_seed(seed)
+
+        def draw(high: int, *shape: int) -> torch.Tensor:
+            return torch.randint(high, (B, T, *shape), generator=rng)
+
+        steps = Steps(draw(SIZE, 2), draw(N_ACTIONS + 1), draw(2), draw(2))
+        return Batch(steps, draw(N_ACTIONS), segment_length or T, burn_in)
+
+    return make

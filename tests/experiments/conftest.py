@@ -1,0 +1,63 @@
+"""A small but complete experiment: real PPO, real training, real evaluation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SMALL = """
+name: small
+base:
+  env: {size: 5, horizon: 10, n_heldout: 3, n_validation: 2}
+  source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
+           learning_rate: 0.003}
+  model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2}
+  train: {n_updates: 120, batch_size: 8, num_warmup_steps: 5, log_every: 5, checkpoint_every: 10,
+          validate_every: 60, validation_episodes: 4, validation_rollouts: 2, max_episode_gap: 3,
+          watchdog_share: 1.0}
+  evaluation: {n_episodes: 6, n_rollouts: 2}
+arms:
+  - name: AD
+    set: {model.kind: ad, train.learning_rate: 0.01}
+  - name: CompressedAD
+    set: {model.kind: compressed_ad, train.learning_rate: 0.01}
+    grid: {model.max_compression_depth: [0, 2]}
+"""
+
+Cad = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def cad() -> Cad:
+    """Run the command line in a process of its own."""
+
+    def call(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cad.cli", *map(str, words)]
+        environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240, check=False
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiment file."""
+    path = tmp_path_factory.mktemp("experiment") / "small.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(cad: Cad, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root folder of a run of the small experiment that nobody disturbed."""
+    root = tmp_path_factory.mktemp("runs")
+    done = cad("run", small, "--root", root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root

@@ -1,0 +1,190 @@
+"""The audit finds each fault and says where it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cad.config.schema import EnvConfig
+from cad.envs import split_tasks, task_family
+from cad.errors import CadError
+from cad.histories.audit import audit, require_sound
+from cad.histories.file import open_histories
+from cad.histories.plot import plot_histories
+
+
+@pytest.fixture
+def copy(collected: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(collected, tmp_path / "copy.h5"))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    with h5py.File(path, "r+") as file:
+        yield file
+
+
+def replace(file: h5py.File, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    array = change(file[name][()])
+    del file[name]
+    file[name] = array
+
+
+def test_a_sound_file_passes(collected: Path, env: EnvConfig) -> None:
+    report = audit(collected, env=env)
+    assert report.ok
+    assert report.problems == []
+    assert report.transitions == 4 * 12 * 240
+    assert {row.part for row in report.table} == {"train", "validation", "heldout"}
+    with h5py.File(collected) as file:
+        for row in report.table:
+            rewards = file[f"task_{row.task_id:05d}/rewards"][()].reshape(12, -1, 6).sum(axis=2)
+            assert row.first_return == rewards[:, 0].mean()
+            assert row.last_return == rewards[:, -1].mean()
+            assert row.last_return > 0.8 * row.optimal_return
+    require_sound(collected, env)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "place", "change", "message"),
+    [
+        ("rewards", (3, 17), lambda old: 1 - old, "stream 3, step 17: reward is"),
+        ("next_states", (2, 5), lambda old: (old + 1) % 3, "stream 2, step 5: next state is ("),
+        ("next_states", (2, 9), lambda old: (old + 1) % 3, "stream 2, step 10: state is ("),
+        ("states", (0, 6), lambda _: (0, 0), "stream 0, step 6: state is (0, 0), it must be (1, 1)"),
+        ("actions", (1, 7), lambda _: 5, "stream 1, step 7: action is 5, it must be in 0..4"),
+        ("states", (1, 7), lambda _: (0, 3), "stream 1, step 7: a state's row or column is 3"),
+        ("episode_ends", (4, 11), lambda _: 0, "stream 4, step 11: episode_ends is 0, it must be 1"),
+        ("episode_ends", (4, 12), lambda _: 1, "stream 4, step 12: episode_ends is 1, it must be 0"),
+    ],
+)
+def test_one_changed_number_is_found(
+    copy: Path, env: EnvConfig, dataset: str, place: tuple[int, int], change: Callable, message: str
+) -> None:
+    task = task_family(env).task_ids[2]
+    with opened(copy) as file:
+        numbers = file[f"task_{task:05d}/{dataset}"]
+        numbers[place] = change(numbers[place])
+    problems = audit(copy, env=env).problems
+    found = [problem for problem in problems if message in problem]
+    assert len(found) == 1, problems
+    assert found[0].startswith(f"task {task} (goal (")
+    assert "(1 such faults in this task)" in found[0]
+    with pytest.raises(CadError, match="fails its audit") as error:
+        require_sound(copy, env)
+    assert message in str(error.value)
+
+
+def test_wrong_goal_is_found(copy: Path, env: EnvConfig) -> None:
+    first, second = (f"task_{task:05d}" for task in task_family(env).task_ids[:2])
+    with opened(copy) as file:
+        file.move(first, "x")
+        file.move(second, first)
+        file.move("x", second)
+    problems = audit(copy, env=env).problems
+    assert any(f"{first}: attribute task_id is" in problem for problem in problems)
+    assert any("reward is" in problem and "such faults" in problem for problem in problems)
+
+
+def test_missing_stream_and_wrong_dtype(copy: Path, env: EnvConfig) -> None:
+    first, second = (f"task_{task:05d}" for task in task_family(env).task_ids[:2])
+    with opened(copy) as file:
+        replace(file, f"{first}/actions", lambda old: old[:-1])
+        replace(file, f"{second}/rewards", lambda old: old.astype(np.float32))
+    problems = audit(copy, env=env).problems
+    assert len(problems) == 2
+    assert f"{first}/actions is uint8 of shape (11, 240); 12 streams of 240 steps need" in problems[0]
+    assert f"{second}/rewards is float32 of shape (12, 240)" in problems[1]
+
+
+def test_missing_task_and_dataset(copy: Path, env: EnvConfig) -> None:
+    first, second = task_family(env).task_ids[:2]
+    with opened(copy) as file:
+        del file[f"task_{first:05d}"]
+        del file[f"task_{second:05d}/next_states"]
+    problems = audit(copy, env=env).problems
+    assert f"1 tasks are missing: [{first}]" in problems
+    assert any(f"/task_{second:05d}/next_states is missing or damaged" in problem for problem in problems)
+
+
+def test_split_of_another_config(collected: Path, env: EnvConfig, copy: Path) -> None:
+    other = EnvConfig(**{**env.model_dump(), "n_validation": 0})
+    problems = audit(collected, env=other).problems
+    moved = split_tasks(env).validation[0]
+    assert any(
+        p.startswith("the split's train tasks differ") and f"in one only: [{moved}]" in p for p in problems
+    )
+    with opened(copy) as file:
+        file.attrs["split"] = file.attrs["split"].replace('"heldout"', '"x"').replace('"train"', '"heldout"')
+        file.attrs["split"] = file.attrs["split"].replace('"x"', '"train"')
+    assert any("heldout tasks differ" in problem for problem in audit(copy).problems)
+
+
+def test_another_family_is_named(collected: Path) -> None:
+    problems = audit(collected, env=EnvConfig()).problems
+    assert "the file is of env.size=3, the config wants 9" in problems
+
+
+def test_no_learning_is_found(copy: Path, env: EnvConfig) -> None:
+    """Every stream's last episode becomes a copy of its first: true transitions, nothing learned."""
+    with opened(copy) as file:
+        for group in file.values():
+            for dataset in group.values():
+                dataset[:, -6:] = dataset[:, :6]
+    report = audit(copy, env=env)
+    assert len(report.problems) == 1
+    assert "did not learn" in report.problems[0]
+    assert len(report.warnings) >= 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+def test_truncated_file(copy: Path, env: EnvConfig, share: float) -> None:
+    data = copy.read_bytes()
+    copy.write_bytes(data[: int(share * len(data))])
+    (problem,) = audit(copy, env=env).problems
+    assert "truncated, damaged, or not HDF5" in problem
+    with pytest.raises(CadError, match="collect again"):
+        require_sound(copy, env)
+
+
+def test_flipped_bytes_never_pass(copy: Path, env: EnvConfig) -> None:
+    data = bytearray(copy.read_bytes())
+    with h5py.File(copy) as file:
+        chunk = file[f"task_{task_family(env).task_ids[1]:05d}/actions"].id.get_chunk_info(0)
+    data[chunk.byte_offset + 40 : chunk.byte_offset + 60] = bytes(20)
+    copy.write_bytes(bytes(data))
+    assert any("actions is missing or damaged" in problem for problem in audit(copy, env=env).problems)
+
+
+def test_unreadable_files_say_why(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(CadError, match="does not exist"):
+        open_histories(tmp_path / "none.h5")
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with pytest.raises(CadError, match="not HDF5"):
+        open_histories(tmp_path / "text.h5")
+    h5py.File(tmp_path / "other.h5", "w").close()
+    with pytest.raises(CadError, match="no learning histories"):
+        open_histories(tmp_path / "other.h5")
+    with opened(copy) as file:
+        file.attrs["env"] = "{"
+    with pytest.raises(CadError, match="its attributes cannot be read"):
+        open_histories(copy)
+    with opened(copy) as file:
+        file.attrs["schema_version"] = 2
+    with pytest.raises(CadError, match="schema version 2, this program reads 1"):
+        open_histories(copy)
+
+
+def test_plot_is_a_picture_and_reproducible(collected: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        plot_histories(collected, tmp_path / name)
+    picture = (tmp_path / "a.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 20_000
+    assert picture == (tmp_path / "b.png").read_bytes()

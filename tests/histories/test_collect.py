@@ -1,0 +1,143 @@
+"""Collecting: complete, deterministic, resumable, and gone when it is told to go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+
+from cad.config.schema import EnvConfig, SourceConfig
+from cad.envs import split_tasks, task_family
+from cad.errors import CadError, UsageError
+from cad.histories.collect import collect, collect_with_progress
+from cad.histories.source import task_seed
+from cad.storage import folder_lock
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from cad.config.schema import EnvConfig, SourceConfig
+from cad.histories.collect import collect
+env, source, out = sys.argv[1:]
+collect(EnvConfig(**json.loads(env)), SourceConfig(**json.loads(source)), Path(out), workers=1)
+"""
+
+
+def living(group: int) -> list[int]:
+    """Processes of a process group that are not zombies."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(process_group) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def until(condition: object, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: SourceConfig) -> None:
+    family, split = task_family(env), split_tasks(env)
+    with h5py.File(collected) as file:
+        assert file.attrs["schema_version"] == 1
+        assert EnvConfig(**json.loads(file.attrs["env"])) == env
+        assert SourceConfig(**json.loads(file.attrs["source"])) == source
+        assert json.loads(file.attrs["split"])["heldout"] == list(split.heldout)
+        assert "torch" in json.loads(file.attrs["versions"])
+        assert list(file) == [f"task_{task:05d}" for task in family.task_ids]
+        for task in family.task_ids:
+            group = file[f"task_{task:05d}"]
+            assert tuple(group.attrs["goal"]) == family.goal(task)
+            assert group["states"].shape == group["next_states"].shape == (12, 240, 2)
+            assert group["rewards"].compression == "gzip"
+            assert {group[name].dtype.name for name in group} == {"uint8"}
+    assert not collected.with_name(collected.name + ".parts").exists()
+
+
+def test_seeds_differ_by_task_and_seed() -> None:
+    assert len({task_seed(seed, task) for seed in range(5) for task in range(81)}) == 405
+
+
+def test_workers_and_foreign_or_damaged_parts_change_nothing(
+    collected: Path, env: EnvConfig, source: SourceConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, parts = tmp_path / "histories.h5", tmp_path / "histories.h5.parts"
+    parts.mkdir()
+    first, second = (parts / f"task_{task:05d}.h5" for task in task_family(env).task_ids[:2])
+    with h5py.File(first, "w") as file:
+        file.attrs["fingerprint"] = "of another config"
+    second.write_bytes(b"cut short")
+    collect_with_progress(env, source, out, workers=2)
+    assert out.read_bytes() == collected.read_bytes()
+    shown = capfd.readouterr()
+    assert "4/4 tasks" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_goes_on_after_a_stop(
+    how: str, collected: Path, env: EnvConfig, source: SourceConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "histories.h5"
+    parts = tmp_path / "histories.h5.parts"
+    arguments = [env.model_dump_json(), source.model_dump_json(), str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    until(lambda: list(parts.glob("task_*.h5")), 60)
+    if how == "killed":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    assert process.wait(20) != 0
+    until(lambda: not living(process.pid), 20)  # no worker stays behind
+    assert not out.exists()
+    kept = {part: part.stat().st_mtime_ns for part in parts.glob("task_*.h5")}
+    assert 1 <= len(kept) < 4
+    if how == "interrupted":
+        return  # going on from here is the same as after a kill
+
+    calls: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        calls.append((done, total))
+        if done < total:  # the last call may come after the parts were assembled
+            assert all(part.stat().st_mtime_ns == before for part, before in kept.items())
+
+    collect(env, source, out, workers=1, progress=progress)
+    assert calls[0] == (len(kept), 4)
+    assert calls[-1] == (4, 4)
+    assert out.read_bytes() == collected.read_bytes()
+    assert not parts.exists()
+
+
+def test_progress_can_stop_it(env: EnvConfig, source: SourceConfig, tmp_path: Path) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(env, source, tmp_path / "h.h5", workers=1, progress=stop)
+    assert len(list((tmp_path / "h.h5.parts").glob("task_*.h5"))) >= 1
+    assert not (tmp_path / "h.h5").exists()
+
+
+def test_refusals(env: EnvConfig, source: SourceConfig, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="workers=0"):
+        collect(env, source, tmp_path / "h.h5", workers=0)
+    with folder_lock(tmp_path / "h.h5.parts", "x"), pytest.raises(CadError, match="in use"):
+        collect(env, source, tmp_path / "h.h5", workers=1)

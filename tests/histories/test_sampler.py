@@ -1,0 +1,214 @@
+"""The sampler on histories whose every step says which task, stream and step it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from cad.config.schema import N_ACTIONS, Config
+from cad.histories.batch import Batch
+from cad.histories.sampler import HistoryArrays, WindowSampler
+
+TASKS, STREAMS, STEPS, HORIZON = 3, 4, 60, 5
+EPISODES = STEPS // HORIZON
+
+
+@pytest.fixture(scope="module")
+def labelled() -> HistoryArrays:
+    """Observation = (task, stream); action = step; reward = a code of task, stream and step."""
+    task, stream, step = np.meshgrid(np.arange(TASKS), np.arange(STREAMS), np.arange(STEPS), indexing="ij")
+    return HistoryArrays(
+        np.stack([task, stream], axis=-1).astype(np.uint8),
+        step.astype(np.uint8),
+        reward_code(task, stream, step).astype(np.uint8),
+        HORIZON,
+    )
+
+
+def reward_code(task, stream, step):
+    return (task * 31 + stream * 7 + step * 3) % 251
+
+
+def windows(sampler: WindowSampler, updates: int = 60):
+    """Batches of the first updates, with (task, stream, step) of each of their windows."""
+    for update in range(updates):
+        batch = sampler.batch(update)
+        observation = batch.steps.observation.numpy()
+        yield batch, observation[..., 0], observation[..., 1], batch.actions.numpy()
+
+
+@pytest.fixture(params=["ad", "compressed_ad"])
+def sampler(request, tiny_config, labelled) -> WindowSampler:
+    return WindowSampler(tiny_config(request.param), labelled)
+
+
+def fields(batch: Batch) -> list[torch.Tensor]:
+    return [*dataclasses.asdict(batch.steps).values(), batch.actions]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return len(fields(a)[0][0]) == len(fields(b)[0][0]) and all(
+        torch.equal(x, y) for x, y in zip(fields(a), fields(b), strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
+def test_a_batch_is_a_function_of_seed_and_update(kind, tiny_config, labelled):
+    first = WindowSampler(tiny_config(kind), labelled)
+    again = WindowSampler(tiny_config(kind), labelled)
+    again.batch(3)  # what was asked before does not matter
+    assert equal(first.batch(7), again.batch(7))
+    assert not equal(first.batch(7), first.batch(8))
+    assert not equal(first.batch(7), WindowSampler(tiny_config(kind, seed=1), labelled).batch(7))
+
+
+def test_a_window_never_mixes_two_histories(sampler):
+    seen = set()
+    for batch, task, stream, step in windows(sampler):
+        assert (task == task[:, :1]).all()
+        assert (stream == stream[:, :1]).all()
+        assert ((step >= 0) & (step < STEPS)).all()
+        # Rewards are of the same step of the same history.
+        expected = reward_code(task, stream, step)[:, :-1]
+        assert (batch.steps.previous_reward.numpy()[:, 1:] == expected).all()
+        seen |= set(zip(task[:, 0], stream[:, 0], strict=True))
+    assert len(seen) == TASKS * STREAMS
+
+
+def test_a_window_takes_every_gth_episode_whole(sampler):
+    gaps = set()
+    for _, _, _, step in windows(sampler):
+        inside = np.diff(step, axis=1)
+        goes_on = step[:, 1:] % HORIZON != 0
+        assert (inside[goes_on] == 1).all()
+        for row in step:
+            episodes = row[np.flatnonzero(np.diff(row // HORIZON)) + 1] // HORIZON
+            episodes = np.concatenate([row[:1] // HORIZON, episodes])
+            steps_between = set(np.diff(episodes))
+            assert len(steps_between) == 1
+            gaps |= steps_between
+    assert gaps == {1, 2, 3}
+
+
+def test_every_part_of_a_history_is_drawn(sampler):
+    firsts = {int(s) for _, _, _, step in windows(sampler, 150) for s in step[:, 0] // HORIZON}
+    lasts = {int(s) for _, _, _, step in windows(sampler, 150) for s in step[:, -1] // HORIZON}
+    assert min(firsts) == 0
+    assert max(lasts) == EPISODES - 1
+
+
+def test_previous_fields_are_those_of_the_step_before_in_the_window(sampler):
+    for batch, task, stream, step in windows(sampler, 10):
+        previous_action = batch.steps.previous_action.numpy()
+        assert (previous_action[:, 1:] == step[:, :-1]).all()
+        assert (batch.steps.previous_reward.numpy()[:, 1:] == reward_code(task, stream, step)[:, :-1]).all()
+
+
+def test_compressed_ad_begins_with_nothing_before(tiny_config, labelled):
+    for batch, *_ in windows(WindowSampler(tiny_config("compressed_ad"), labelled), 10):
+        assert (batch.steps.previous_action[:, 0] == N_ACTIONS).all()
+        assert (batch.steps.previous_reward[:, 0] == 0).all()
+
+
+def test_ad_begins_behind_a_step_of_the_same_history_or_at_its_start(tiny_config, labelled):
+    """After dropping steps a roll-out's window begins behind one that it saw."""
+    known = 0
+    for batch, task, stream, step in windows(WindowSampler(tiny_config("ad"), labelled), 40):
+        first = batch.steps.previous_action[:, 0].numpy()
+        starts = np.flatnonzero(np.diff(step // HORIZON, axis=1).max(axis=1, initial=0))
+        for row in range(len(step)):
+            # Step 5 is labelled like "nothing": its reward tells them apart.
+            if first[row] == N_ACTIONS and batch.steps.previous_reward[row, 0] == 0:
+                continue
+            known += 1
+            before = first[row]  # actions are labelled with their step
+            if step[row, 0] % HORIZON:
+                assert before == step[row, 0] - 1
+            else:
+                assert before % HORIZON == HORIZON - 1 and before < step[row, 0]
+                if row in starts:  # the gap of this window is visible
+                    gap = np.diff(step[row] // HORIZON).max()
+                    assert before // HORIZON == step[row, 0] // HORIZON - gap
+            expected = reward_code(task[row, :1], stream[row, :1], np.array([before]))[0]
+            assert batch.steps.previous_reward[row, 0] == expected
+    assert known > 20
+
+
+def test_the_first_flag_stands_at_the_starts_of_episodes(sampler):
+    for batch, _, _, step in windows(sampler, 10):
+        assert (batch.steps.first.numpy() == (step % HORIZON == 0)).all()
+
+
+def test_types_and_shapes(sampler):
+    batch = sampler.batch(0)
+    assert all(field.dtype == torch.int64 for field in fields(batch))
+    assert batch.steps.observation.shape == (*batch.actions.shape, 2)
+    assert batch.actions.shape[0] == 8
+
+
+def offsets_seen(config: Config, arrays: HistoryArrays) -> set[int]:
+    return {int(s) for _, _, _, step in windows(WindowSampler(config, arrays)) for s in step[:, 0] % HORIZON}
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [(2, {0, 1, 2, 3, 4}), (5, {0}), (1, {0, 1, 2, 3, 4}), (8, {0, 1, 2, 3, 4})],
+)
+def test_ad_windows_start_wherever_a_roll_outs_window_can(drop, expected, tiny_config, labelled):
+    assert offsets_seen(tiny_config("ad", model={"drop_block": drop}), labelled) == expected
+
+
+def test_ad_offsets_when_drop_and_horizon_share_a_factor(tiny_config, labelled):
+    arrays = dataclasses.replace(labelled, horizon=6)
+    config = tiny_config("ad", env={"horizon": 6}, model={"drop_block": 4})
+    seen = {int(s) for _, _, _, step in windows(WindowSampler(config, arrays)) for s in step[:, 0] % 6}
+    assert seen == {0, 2, 4}
+
+
+def test_compressed_windows_start_with_an_episode(tiny_config, labelled):
+    assert offsets_seen(tiny_config("compressed_ad"), labelled) == {0}
+
+
+def test_segment_lengths_cover_their_range(tiny_config, labelled):
+    config = tiny_config(model={"min_compress_length": 3, "max_compress_length": 7})
+    lengths = set()
+    for batch, *_ in windows(WindowSampler(config, labelled)):
+        assert batch.actions.shape[1] == 3 * batch.segment_length
+        assert batch.burn_in == 0
+        lengths.add(batch.segment_length)
+    assert lengths == {3, 4, 5, 6, 7}
+
+
+def test_burn_in_adds_segments_as_far_as_the_history_goes(tiny_config, labelled):
+    config = tiny_config(train={"burn_in": 4})
+    seen = set()
+    for batch, *_ in windows(WindowSampler(config, labelled), 200):
+        assert batch.actions.shape[1] == (3 + batch.burn_in) * batch.segment_length <= STEPS
+        seen.add((batch.segment_length, batch.burn_in))
+    # 60 steps hold 15 segments of 4, and 7 of 8: three of those carry loss.
+    assert {burn for length, burn in seen if length == 4} == {0, 1, 2, 3, 4}
+    assert {burn for _, burn in seen} == {0, 1, 2, 3, 4}
+    tight = tiny_config(train={"burn_in": 50}, model={"min_compress_length": 8})
+    assert max(batch.burn_in for batch, *_ in windows(WindowSampler(tight, labelled))) == 4
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
+def test_a_window_may_be_the_whole_history(kind, tiny_config, labelled):
+    model = {"n_transit": STEPS} if kind == "ad" else {"n_transit": 20, "min_compress_length": 20}
+    for _, _, _, step in windows(WindowSampler(tiny_config(kind, model=model), labelled), 5):
+        assert (step == np.arange(STEPS)).all()
+
+
+def test_a_history_of_one_episode_is_enough(tiny_config, labelled):
+    one = HistoryArrays(
+        labelled.observations[:, :, :HORIZON],
+        labelled.actions[:, :, :HORIZON],
+        labelled.rewards[:, :, :HORIZON],
+        HORIZON,
+    )
+    config = tiny_config("ad", model={"n_transit": HORIZON})
+    for _, _, _, step in windows(WindowSampler(config, one), 5):
+        assert (step == np.arange(HORIZON)).all()

@@ -1,0 +1,147 @@
+"""Blocks, masks, initialisation and step tokens."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cad.config.schema import ModelConfig
+from cad.histories.batch import Steps
+from cad.models import build_model
+from cad.models.tokens import StepEmbedding
+from cad.models.transformer import Attention, Blocks, prefix_mask
+
+KINDS = ["ad", "compressed_ad"]
+
+
+def test_prefix_mask_is_two_way_in_the_prefix_and_causal_behind_it():
+    assert prefix_mask(2, 3).tolist() == [
+        [True, True, False, False, False],
+        [True, True, False, False, False],
+        [True, True, True, False, False],
+        [True, True, True, True, False],
+        [True, True, True, True, True],
+    ]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("n_out", [1, 4, 7])
+def test_leaving_out_unneeded_positions_changes_nothing(masked, n_out):
+    torch.manual_seed(0)
+    blocks = Blocks(ModelConfig(n_embd=16, n_head=2), n_layer=3)
+    x = torch.randn(2, 7, 16)
+    mask = prefix_mask(2, 5) if masked else None
+    whole = blocks(x, mask, 7)
+    assert whole.std() > 0.1
+    torch.testing.assert_close(blocks(x, mask, n_out), whole[:, -n_out:], rtol=0, atol=1e-6)
+
+
+def test_attention_is_softmax_of_scaled_products():
+    torch.manual_seed(0)
+    attention = Attention(n_embd=6, n_head=2)
+    x, mask = torch.randn(1, 4, 6), prefix_mask(1, 3)
+    q, k, v = attention.qkv(x)[0].split(6, dim=-1)
+    heads = []
+    for h in (slice(0, 3), slice(3, 6)):
+        scores = (q[:, h] @ k[:, h].T / math.sqrt(3)).masked_fill(~mask, -torch.inf)
+        heads.append(scores.softmax(-1) @ v[:, h])
+    expected = attention.out(torch.cat(heads, dim=-1))
+    torch.testing.assert_close(attention(x, mask, 4)[0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_follow_from_the_seed(kind, tiny_config):
+    def weights(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        return list(build_model(tiny_config(kind)).parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(3), weights(3), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(3), weights(4), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_spread(kind, tiny_config):
+    torch.manual_seed(0)
+    model = build_model(tiny_config(kind, model={"n_embd": 128, "n_layer": 8, "encoder_n_layer": 8}))
+    seen_residual = 0
+    for name, weights in model.named_parameters():
+        parameter = weights.detach()
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        else:
+            ends_a_residual_branch = name.endswith(("attention.out.weight", "contract.weight"))
+            seen_residual += ends_a_residual_branch
+            expected = 0.02 / math.sqrt(2 * 8) if ends_a_residual_branch else 0.02
+            # A sample's standard deviation has a relative error of 1 / sqrt(2 n).
+            tolerance = 4 / math.sqrt(2 * parameter.numel())
+            assert float(parameter.std()) == pytest.approx(expected, rel=tolerance), name
+            assert abs(float(parameter.mean())) < 4 * expected / math.sqrt(parameter.numel()), name
+    assert seen_residual == (16 if kind == "ad" else 32)
+
+
+# Checkpoints and transfers are keyed by these names: renaming one breaks every stored model.
+BLOCK = [
+    f"{part}.{end}"
+    for part in (
+        "attention.out",
+        "attention.qkv",
+        "attention_norm",
+        "contract",
+        "expand",
+        "feed_forward_norm",
+    )
+    for end in ("bias", "weight")
+]
+EMBED = ["embed.norm.bias", "embed.norm.weight", "embed.table.weight"]
+
+
+def stack(module: str, layers: int, own: list[str]) -> list[str]:
+    blocks = [f"{module}.blocks.layers.{i}.{name}" for i in range(layers) for name in BLOCK]
+    norms = [f"{module}.{norm}.{end}" for norm in ("input_norm", "output_norm") for end in ("bias", "weight")]
+    return [*blocks, *norms, *(f"{module}.{name}" for name in own)]
+
+
+DECODER = stack("decoder", 2, ["head.bias", "head.weight", "positions"])
+ENCODER = stack("encoder", 2, ["positions", "queries"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("ad", DECODER + EMBED), ("compressed_ad", DECODER + EMBED + ENCODER + ["first_latents"])],
+)
+def test_stored_names_are_stable(kind, expected, tiny_config):
+    model = build_model(tiny_config(kind))
+    assert sorted(model.state_dict()) == sorted(expected)
+    assert sorted(name for name, _ in model.named_parameters()) == sorted(expected)
+
+
+def steps_with(**fields: int) -> Steps:
+    values = {"row": 0, "column": 0, "previous_action": 0, "previous_reward": 0, "first": 0, **fields}
+    one = {name: torch.tensor([[value]]) for name, value in values.items()}
+    observation = torch.stack([one.pop("row"), one.pop("column")], dim=-1)
+    return Steps(observation, **one)
+
+
+def test_every_field_of_a_step_shows_in_its_token():
+    torch.manual_seed(0)
+    embed = StepEmbedding(grid_size=5, n_embd=8)
+    changes = [
+        {"row": 1}, {"column": 1}, {"row": 4}, {"column": 4}, {"previous_action": 5},
+        {"previous_reward": 1}, {"first": 1},
+    ]  # fmt: skip
+    tokens = [embed(steps_with(**change)).flatten() for change in [{}, *changes]]
+    distances = torch.pdist(torch.stack(tokens))
+    assert distances.min() > 0.1
+
+
+def test_a_token_is_the_normed_sum_of_its_fields_embeddings():
+    torch.manual_seed(0)
+    embed = StepEmbedding(grid_size=5, n_embd=8)
+    rows, columns, actions, rewards, firsts = embed.table.weight.split([5, 5, 6, 2, 2])
+    step = steps_with(row=3, column=1, previous_action=2, previous_reward=1, first=1)
+    expected = embed.norm(rows[3] + columns[1] + actions[2] + rewards[1] + firsts[1])
+    torch.testing.assert_close(embed(step)[0, 0], expected)

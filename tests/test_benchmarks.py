@@ -1,0 +1,56 @@
+"""The benchmark runs, and its JSON and exit code say what it measured; speed itself is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One quick run, in a process of its own: it pins itself to one core."""
+    file = tmp_path_factory.mktemp("benchmark") / "numbers.json"
+    words = [sys.executable, str(SCRIPT), "--quick", "--check", "--json", str(file)]
+    run = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    return run, file
+
+
+def test_quick_run_measures_everything(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    run, file = quick
+    assert file.exists(), run.stderr
+    numbers = json.loads(file.read_text())
+    assert numbers["quick"] is True
+    assert numbers["threads"] == 1
+    parts = [(r["part"], r["expected"]) for r in numbers["results"]]
+    assert parts == [
+        ("collection", 10.0),
+        ("collection", None),
+        *[("training", 50.0)] * 2,
+        *[("roll-outs", 20.0)] * 2,
+    ]
+    for row in numbers["results"]:
+        for side in ("ours", "reference"):
+            assert all(math.isfinite(row[side][clock]) and row[side][clock] > 0 for clock in ("cpu", "wall"))
+        assert row["ratio"] == pytest.approx(row["ours"]["cpu"] / row["reference"]["cpu"])
+    assert [g["name"] for g in numbers["growth"]] == ["AD", "CompressedAD"]
+
+
+def test_check_fails_exactly_when_something_is_below_expectation(
+    quick: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    run, file = quick
+    numbers = json.loads(file.read_text())
+    short = [r for r in numbers["results"] if r["expected"] and r["ratio"] < r["expected"]]
+    short += [g for g in numbers["growth"] if g["ratio"] > 1.2]
+    assert numbers["ok"] == (not short)
+    assert run.returncode == int(bool(short)), run.stderr

@@ -1,0 +1,124 @@
+"""Learning-rate schedule, which optimiser moves what, and its state as tensors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cad.config.schema import TrainConfig
+from cad.models import build_model
+from cad.training.optimiser import Optimiser, rate_factor
+
+SCHEDULE = TrainConfig(n_updates=110, num_warmup_steps=10, min_lr_ratio=0.1)
+OPTIMISERS = ["adamw", "muon"]
+
+
+@pytest.mark.parametrize(
+    ("update", "factor"),
+    [
+        (0, 0.1),  # warm-up does not begin at zero
+        (4, 0.5),
+        (9, 1.0),
+        (10, 1.0),
+        (35, 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))),
+        (60, 0.55),
+        (85, 0.1 + 0.9 * 0.5 * (1 + math.cos(3 * math.pi / 4))),
+        (110, 0.1),
+    ],
+)
+def test_the_rate_warms_up_and_falls_as_a_cosine(update, factor):
+    assert rate_factor(SCHEDULE, update) == pytest.approx(factor)
+
+
+def test_the_rate_without_warm_up_and_with_nothing_else():
+    assert rate_factor(TrainConfig(n_updates=10, num_warmup_steps=0), 0) == 1.0
+    only = TrainConfig(n_updates=5, num_warmup_steps=10)
+    assert [rate_factor(only, u) for u in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def block_matrix(name: str, parameter: torch.Tensor) -> bool:
+    return ".blocks." in name and parameter.ndim == 2
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_only_matrices_decay(optimizer, tiny_config):
+    torch.manual_seed(0)
+    model = build_model(tiny_config())
+    settings = {"learning_rate": 0.2, "muon_learning_rate": 0.4, "weight_decay": 0.5}
+    optimiser = Optimiser(model, TrainConfig(optimizer=optimizer, **settings))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step(0.5)
+    for name, parameter in model.named_parameters():
+        rate = 0.2 if optimizer == "muon" and block_matrix(name, parameter) else 0.1
+        shrunk = before[name] * (1 - rate * 0.5) if parameter.ndim >= 2 else before[name]
+        torch.testing.assert_close(parameter.detach(), shrunk, msg=name)
+        assert parameter.grad is None
+
+
+def test_adamws_first_step_is_the_rate_in_the_direction_of_the_gradients_sign(tiny_config):
+    torch.manual_seed(0)
+    model = build_model(tiny_config())
+    optimiser = Optimiser(model, TrainConfig(optimizer="adamw", learning_rate=0.2, weight_decay=0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name].clone()
+    optimiser.step(0.25)
+    for name, parameter in model.named_parameters():
+        expected = before[name] - 0.05 * gradients[name].sign()
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-4, msg=name)
+
+
+def test_muon_orthogonalises_the_updates_of_block_matrices(tiny_config):
+    torch.manual_seed(0)
+    model = build_model(tiny_config())
+    settings = {"learning_rate": 0.2, "muon_learning_rate": 0.5, "weight_decay": 0}
+    optimiser = Optimiser(model, TrainConfig(optimizer="muon", **settings))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimiser.step(1.0)
+    for name, parameter in model.named_parameters():
+        update = (before[name] - parameter).detach()
+        if block_matrix(name, parameter):
+            # Singular values (all but hopelessly small ones) alike, roughly; as large as AdamW's step.
+            values = torch.linalg.svdvals(update)
+            assert values.max() < 2 * values.median(), name
+            assert values.quantile(0.2) > values.median() / 2, name
+            assert float(update.square().mean().sqrt()) == pytest.approx(0.5 * 0.2, rel=0.3), name
+        else:
+            torch.testing.assert_close(update.abs(), torch.full_like(update, 0.2), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_restored_state_continues_bit_for_bit(optimizer, tiny_config):
+    config = tiny_config(train={"optimizer": optimizer})
+
+    def updates(model, optimiser, seeds):
+        for seed in seeds:
+            rng = torch.Generator().manual_seed(seed)
+            for name, parameter in model.named_parameters():
+                # The encoder learns nothing in the first two updates and so has no state then.
+                if seed >= 2 or not name.startswith("encoder."):
+                    parameter.grad = torch.randn(parameter.shape, generator=rng)
+            optimiser.step(0.5)
+
+    torch.manual_seed(0)
+    whole = build_model(config)
+    optimiser = Optimiser(whole, config.train)
+    updates(whole, optimiser, range(2))
+    stored = {name: tensor.clone() for name, tensor in optimiser.tensors().items()}
+    assert "decoder.positions/exp_avg_sq" in stored
+    assert ("decoder.blocks.layers.0.expand.weight/momentum_buffer" in stored) == (optimizer == "muon")
+    assert not any(name.startswith("encoder.") for name in stored)
+    resumed = build_model(config)
+    resumed.load_state_dict(whole.state_dict())
+    second = Optimiser(resumed, config.train)
+    second.load_tensors(stored)
+    updates(whole, optimiser, range(2, 5))
+    updates(resumed, second, range(2, 5))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
