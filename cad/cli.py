@@ -97,10 +97,11 @@ def evaluate(
 
 
 def _run_cell(words: list[str] | None, last: str, root: Path, workers: int, device: str) -> None:
+    config = load(Config, *_split_words(words)).value
+    # Only now: a mistake in the config is told without waiting for torch.
     from cad.experiments.plan import Cell
     from cad.experiments.session import run_cell
 
-    config = load(Config, *_split_words(words)).value
     path = run_cell(Cell("", "", config), last, root, workers, device, console)
     console.print(f"{path}", highlight=False, soft_wrap=True)
 

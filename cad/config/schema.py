@@ -171,13 +171,13 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    n_updates: PositiveInt = Field(1500, description="Optimiser steps.")
+    n_updates: PositiveInt = Field(1000, description="Optimiser steps.")
     batch_size: PositiveInt = Field(32, description="Windows an update, over all ranks.")
     optimizer: Literal["adamw", "muon"] = Field(
         "muon", description="muon: Muon for the matrices of the transformer blocks, AdamW for the rest."
     )
-    learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate of AdamW.")
-    muon_learning_rate: PositiveFloat = Field(1e-2, description="Peak learning rate of Muon.")
+    learning_rate: PositiveFloat = Field(4e-3, description="Peak learning rate of AdamW.")
+    muon_learning_rate: PositiveFloat = Field(2e-2, description="Peak learning rate of Muon.")
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.05, description="Learning rate at the end of the cosine, as a share of the peak."
     )
