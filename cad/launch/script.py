@@ -113,7 +113,8 @@ def _before(profile: Profile, place: Place) -> list[str]:
         "trap : TERM USR2",
         *(f"module load {shlex.quote(module)}" for module in profile.modules),
         *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
-        f"export PYTHONPATH={shlex.quote(str(place.code))}",
+        # The frozen copy comes first, before the folder that the job was submitted from.
+        f"export PYTHONPATH={shlex.quote(str(place.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "export OMP_NUM_THREADS=1",
         # Caches of compilers: on the node, and nobody else's.
         f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
@@ -141,14 +142,14 @@ again() {{
 }}
 if [ "$code" = 0 ]; then
     note done
-elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
-    note out-of-memory
 elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
     if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {profile.max_requeues} ]; then
         again saved
     else
         note too-many-requeues
     fi
+elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
+    note out-of-memory
 elif [ "$code" -gt 128 ]; then
     if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed; else note too-many-crashes; fi
 else

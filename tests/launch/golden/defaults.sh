@@ -19,7 +19,7 @@
 # setup
 # Signals are for the worker; this script lives on to decide what comes next.
 trap : TERM USR2
-export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'
+export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 cache=/tmp/cad-$(id -u) && mkdir -p -m 700 "$cache"
 export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
@@ -48,14 +48,14 @@ again() {
 }
 if [ "$code" = 0 ]; then
     note done
-elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
-    note out-of-memory
 elif [ "$code" = 75 ] || [ "$code" = 140 ] || [ "$code" = 143 ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
         again saved
     else
         note too-many-requeues
     fi
+elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
+    note out-of-memory
 elif [ "$code" -gt 128 ]; then
     if [ "$crashes" -lt 2 ]; then again crashed; else note too-many-crashes; fi
 else
