@@ -103,8 +103,13 @@ class Cluster:
         wait_for(lambda: not Path(f"/proc/{process}").exists() or is_zombie(process), 10)
 
     def settle(self) -> None:
-        """Until nothing is queued or running."""
-        wait_for(lambda: not self.call("squeue", "-h").stdout, 60)
+        """Until nothing is queued or running but the stand-in tasks."""
+
+        def quiet() -> bool:
+            names = self.call("squeue", "-h", "-o", "%j").stdout.split()
+            return all(name == "stand-in" for name in names)
+
+        wait_for(quiet, 60)
 
 
 def is_zombie(process: int) -> bool:

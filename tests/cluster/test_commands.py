@@ -10,6 +10,54 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cad.config import from_mapping
+from cad.launch.arrays import Scale
+from cad.launch.profile import Profile
+from cad.launch.script import Place, job_script
+
+
+# What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail.
+STAND_IN = """\
+#!/bin/bash
+again=${SLURM_RESTART_COUNT:-0}
+case $SLURM_ARRAY_TASK_ID in
+0) [ $again = 1 ] && exit 0; trap "" USR2 TERM; while :; do sleep 1; done ;;
+1) [ $again = 1 ] && exit 0; exit 75 ;;
+2) exit 75 ;;
+3) kill -KILL $$ ;;
+4) echo oom-kill; kill -KILL $$ ;;
+5) exit 1 ;;
+esac
+"""
+EXPECTED = [
+    ["started", "time-limit", "started", "done"],
+    ["started", "saved", "started", "done"],
+    ["started", "saved", "started", "saved", "started", "too-many-requeues"],
+    ["started", "crashed", "started", "too-many-crashes"],
+    ["started", "out-of-memory"],
+    ["started", "failed"],
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stand_ins(cluster, tmp_path_factory) -> Path:
+    """The job script around stand-in workers, which take their time while other tests run."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    worker = folder / "worker"
+    worker.write_text(STAND_IN)
+    worker.chmod(0o755)
+    settings = {
+        "resources": {"minutes": 1, "memory_gb": 0.1, "throttle": 2},
+        "signal_seconds": 10,
+        "max_requeues": 2,
+        "max_crashes": 1,
+    }
+    profile = from_mapping(Profile, settings, "profile")
+    place = Place(folder, folder, str(worker))
+    (folder / "job.sh").write_text(job_script(profile, "train", "stand-in", place, Scale(), None, 6))
+    cluster.call("sbatch", folder / "job.sh")
+    return folder
+
 
 @pytest.fixture
 def one_cell(grid: Path, tmp_path: Path) -> Path:
@@ -138,3 +186,10 @@ def test_profile_mistakes_are_told_before_anything_is_submitted(cluster, one_cel
         "submit", one_cell, "--profile", cluster.profile, "--root", tmp_path / "a%j", check=False
     )
     assert bad.returncode == 2 and "rename" in bad.stderr
+
+
+def test_the_job_script_decides_what_comes_next(cluster, stand_ins, wait_for):
+    wait_for(lambda: not cluster.call("squeue", "-h", "--name=stand-in").stdout, 150)
+    attempts = sorted(stand_ins.glob("*.attempts"), key=lambda path: int(path.stem.partition("_")[2]))
+    noted = [[line.split()[2] for line in path.read_text().splitlines()] for path in attempts]
+    assert noted == EXPECTED
