@@ -9,7 +9,7 @@ start_accounting() {
             --auth-root-authentication-method=normal "${small[@]}" >"$cluster_home/log/mariadb-install.log" 2>&1
     fi
     # Reached through its socket and the loop-back address only.
-    setsid mariadbd --no-defaults --user=root --datadir="$data" --bind-address=127.0.0.1 --port=13316 \
+    setsid mariadbd --no-defaults --user=root --datadir="$data" --bind-address=127.0.0.1 --port=$((first_port + 2)) \
         --socket="$socket" --pid-file="$run_dir/mariadbd.pid" "${small[@]}" \
         >"$cluster_home/log/mariadbd.log" 2>&1 </dev/null &
     wait_for 30 mariadb-admin --no-defaults -S "$socket" ping || fail "MariaDB did not start; see $cluster_home/log"
@@ -26,21 +26,22 @@ SQL
         umask 077
         cat >"$cluster_home/etc/slurmdbd.conf" <<CONF
 AuthType=auth/munge
+AuthInfo=socket=$munge_socket
 DbdHost=localhost
-DbdPort=16829
+DbdPort=$((first_port + 1))
 SlurmUser=root
 LogFile=$cluster_home/log/slurmdbd.log
 PidFile=$run_dir/slurmdbd.pid
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort=13316
+StoragePort=$((first_port + 2))
 StorageUser=slurm
 StoragePass=$password
 StorageLoc=slurm_acct_db
 CONF
     )
     slurmdbd
-    answers() { (exec 3<>/dev/tcp/127.0.0.1/16829); }
+    answers() { (exec 3<>/dev/tcp/127.0.0.1/$((first_port + 1))); }
     wait_for 30 answers || fail "slurmdbd did not start; see $cluster_home/log"
     sacctmgr -i -Q add cluster cadtest || true # there already when the cluster comes up again
 }
