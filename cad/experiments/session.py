@@ -134,5 +134,6 @@ def _live_table(run: Run, console: Console) -> Iterator[Show]:
     if not console.is_terminal:
         yield ChangeLines(run, console)
         return
-    with Live(run_table(run), console=console, refresh_per_second=4) as live:
-        yield lambda state: live.update(run_table(state))
+    # Drawn again at every refresh, from the stages' own notes: also while a stage runs inline.
+    with Live(get_renderable=lambda: run_table(run), console=console, refresh_per_second=2):
+        yield lambda _: None
