@@ -34,6 +34,7 @@ from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.histories.source import learn
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.models import build_model
+from cad.process import prepare_process
 from cad.storage import write_json
 from cad.training.loop import train
 
@@ -412,14 +413,21 @@ def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[
         table.add_row(f"  {row.name}", ours, plain, f"{row.ratio:.1f}", expected, style=style)
     console.print(table)
     table = Table(title="Does a long roll-out get dearer? CPU microseconds a step")
-    for heading in ("what", "parallel", "early", "late", "ratio", "expected"):
+    early_late = (f"episode {growth[0].early_episode}", f"episode {growth[0].late_episode}")
+    for heading in ("what", "parallel", *early_late, "ratio", "expected"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     for g in growth:
-        early = f"{g.early:.1f} (episode {g.early_episode})"
-        late = f"{g.late:.1f} (episode {g.late_episode})"
         style = None if g.ok else "red"
         expected = f"<= {LARGEST_GROWTH:g}"
-        table.add_row(g.name, str(g.parallel), early, late, f"{g.ratio:.2f}", expected, style=style)
+        table.add_row(
+            g.name,
+            str(g.parallel),
+            f"{g.early:.1f}",
+            f"{g.late:.1f}",
+            f"{g.ratio:.2f}",
+            expected,
+            style=style,
+        )
     console.print(table)
 
 
@@ -440,7 +448,7 @@ def use_one_core() -> None:
     """Pin this process to one core (where the system can) and PyTorch to one thread."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
+    prepare_process(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

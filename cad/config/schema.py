@@ -183,7 +183,7 @@ class TrainConfig(Section):
     )
     num_warmup_steps: NonNegativeInt = Field(100, description="Updates of linear warm-up.")
     beta2: Probability = Field(0.98, description="AdamW's second beta.")
-    weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's weight decay, on matrices only.")
+    weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay, on matrices only.")
     grad_clip: PositiveFloat = Field(1.0, description="Largest gradient norm.")
     label_smoothing: Probability = Field(0.0, description="Label smoothing of the action loss.")
     depth_weights: tuple[NonNegativeFloat, ...] | None = Field(

@@ -29,6 +29,7 @@ from cad.histories.file import open_histories
 from cad.histories.sampler import HistoryArrays, WindowSampler, read_arrays
 from cad.interrupt import StopFlag
 from cad.models import SequenceModel, build_model
+from cad.process import prepare_process
 from cad.storage import BusyError, atomic_path, folder_lock
 from cad.training.loop import train
 
@@ -73,7 +74,7 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
         if not StageDirectory(directory.root, needed).done:
             raise CadError(f"{directory.stage.name} needs {needed.name}, which is not complete")
     directory.claim()
-    torch.set_num_threads(resources.threads)
+    prepare_process(resources.threads)
     started = time.perf_counter()
     facts = _WORK[directory.stage.kind](directory, resources, stop)
     directory.finish({"wall_seconds": time.perf_counter() - started, **facts})

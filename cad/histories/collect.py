@@ -176,11 +176,10 @@ def _work(
 ) -> None:
     """A worker: learn the tasks that come through the pipe until it closes."""
     # Here and not above: stable-baselines3 takes seconds to import and only workers need it.
-    import torch
-
     from cad.histories.source import learn
+    from cad.process import prepare_process
 
-    torch.set_num_threads(1)
+    prepare_process(1)
     family = task_family(env)
     while True:
         try:

@@ -54,10 +54,9 @@ class WindowMemory:
         if length == self._window.shape[1]:
             kept = length - self._drop
             self._window[:, :kept] = self._window[:, self._drop :].clone()
+            self._window[:, kept : kept + 1] = x
             self._cache.length = 0
-            if kept:
-                self._model.decoder.extend(self._window[:, :kept], self._cache)
-            length = kept
+            return self._model.decoder.extend(self._window[:, : kept + 1], self._cache)
         self._window[:, length : length + 1] = x
         return self._model.decoder.extend(x, self._cache)
 
