@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from cad.config import apply_overrides
-from cad.config.schema import Arm, Config, EnvConfig, ExperimentConfig
+from cad.config.schema import Arm, Config, EnvConfig, ExperimentConfig, training_window
 from cad.storage import sha256_json
 
 StageKind = Literal["histories", "train", "evaluate"]
@@ -124,6 +124,17 @@ _IN_WORDS = {
 def distinct_stages(cells: tuple[Cell, ...]) -> tuple[Stage, ...]:
     """Every stage once, inputs before those who need them."""
     return tuple({stage.name: stage for cell in cells for stage in cell.stages}.values())
+
+
+def expected_steps(stage: Stage) -> int:
+    """Roughly how many history steps a stage works through, to start long stages first."""
+    config = stage.config
+    if stage.kind == "train":
+        return config.train.n_updates * config.train.batch_size * training_window(config.model)
+    if stage.kind == "evaluate":
+        rollouts = config.env.total_heldout * config.evaluation.n_rollouts
+        return rollouts * config.evaluation.n_episodes * config.env.steps_per_episode
+    return config.env.total_tasks * config.source.n_streams * config.source.steps_per_stream
 
 
 def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
