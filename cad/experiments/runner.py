@@ -19,7 +19,7 @@ import submitit
 from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
 from cad.experiments.job import FAILED, run_or_record, stage_job
-from cad.experiments.plan import Cell, distinct_stages
+from cad.experiments.plan import Cell, distinct_stages, expected_steps
 from cad.experiments.stages import Resources
 from cad.interrupt import StopFlag
 from cad.storage import make_dirs, read_json
@@ -55,7 +55,11 @@ class Run:
             self.stages[stage.name] = StageState(directory, "done" if directory.done else "waiting")
 
     def next_ready(self) -> StageState | None:
-        """The first waiting stage whose inputs are done; stages behind a failure become blocked."""
+        """The longest waiting stage whose inputs are done; stages behind a failure become blocked.
+
+        Longest first, so that no worker is idle while another one ends with a long stage.
+        """
+        ready = []
         for entry in self.stages.values():
             if entry.state != "waiting":
                 continue
@@ -63,8 +67,8 @@ class Run:
             if any(state in ("failed", "blocked") for state in inputs):
                 entry.state, entry.message = "blocked", "an earlier stage failed"
             elif all(state == "done" for state in inputs):
-                return entry
-        return None
+                ready.append(entry)
+        return max(ready, key=lambda entry: expected_steps(entry.directory.stage), default=None)
 
     def settle(self, entry: StageState) -> None:
         """Take a stage's outcome from its own markers."""
