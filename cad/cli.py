@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import cad
+from cad.cluster_cli import add_cluster_commands
 from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
 from cad.errors import CadError
 
@@ -173,6 +174,9 @@ def report(
 
     page = write_experiment_report(open_experiment(experiment, overrides or [], root))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+add_cluster_commands(app, console)
 
 
 def _version(wanted: bool) -> None:

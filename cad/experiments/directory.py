@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class StageDirectory:
 
     root: Path
     stage: Stage
+    # The first note of this process, by which its pace is known also when it went on from the middle.
+    _first: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -74,7 +76,10 @@ class StageDirectory:
 
     def report(self, done: int, total: int, **latest: float) -> None:
         """Leave a note of progress for tables; losing one is harmless, so it is not flushed to disk."""
-        note = {"done": done, "total": total, "time": time.time(), **latest}
+        now = time.time()
+        if not self._first:
+            self._first.update(first_done=done, first_time=now)
+        note = {"done": done, "total": total, "time": now, **self._first, **latest}
         temporary = self.file(f".progress.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(note), encoding="utf-8")

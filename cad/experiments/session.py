@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
-from cad.config import ExperimentConfig, load
 from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
 from cad.experiments.gather import gather_cell, gather_provenance, gather_source
-from cad.experiments.plan import Cell, distinct_stages, expand
+from cad.experiments.opened import OpenExperiment, open_experiment
+from cad.experiments.plan import Cell, distinct_stages
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
 from cad.experiments.stages import Resources
 from cad.experiments.table import ChangeLines, run_table
@@ -26,29 +25,14 @@ from cad.storage import folder_lock, write_json
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class OpenExperiment:
-    """An experiment file, resolved."""
-
-    file: Path
-    overrides: tuple[str, ...]
-    root: Path
-    config: ExperimentConfig
-    cells: tuple[Cell, ...]
-
-    @property
-    def folder(self) -> Path:
-        """The experiment's own folder: report, logs of jobs, resolved config."""
-        return self.root / self.config.name
-
-
-def open_experiment(file: Path, overrides: Sequence[str], root: Path) -> OpenExperiment:
-    """Read an experiment file and expand it to cells; every setting is checked before anything runs."""
-    config = load(ExperimentConfig, [file], overrides).value
-    if config.name == "stages":
-        raise CadError(f"{file}: name: 'stages' is the folder that experiments share; choose another name")
-    return OpenExperiment(file, tuple(overrides), root.absolute(), config, expand(config, str(file)))
+__all__ = [
+    "OpenExperiment",
+    "dry_run_text",
+    "open_experiment",
+    "run_cell",
+    "run_experiment",
+    "write_experiment_report",
+]
 
 
 def dry_run_text(experiment: OpenExperiment) -> str:
@@ -72,7 +56,7 @@ def run_experiment(
     the experiment is running already, or when it was asked to stop.
     """
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
-        write_json(experiment.folder / "experiment.json", _record(experiment))
+        write_json(experiment.folder / "experiment.json", experiment.record())
         run = Run(experiment.root, experiment.cells)
         resources = Resources(workers=workers, device=device)
         with _live_table(run, console) as show:
@@ -111,21 +95,6 @@ def write_experiment_report(experiment: OpenExperiment) -> Path:
         gather_provenance(experiment.root, experiment.cells, [shlex.join(command)]),
         experiment.folder / "report",
     )
-
-
-def _record(experiment: OpenExperiment) -> dict[str, object]:
-    return {
-        "experiment": experiment.config.model_dump(mode="json"),
-        "cells": [
-            {
-                "label": cell.label,
-                "seed": cell.config.seed,
-                "config": cell.config.model_dump(mode="json"),
-                "stages": [stage.name for stage in cell.stages],
-            }
-            for cell in experiment.cells
-        ],
-    }
 
 
 @contextlib.contextmanager

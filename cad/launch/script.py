@@ -1,0 +1,157 @@
+"""The job script, made by one pure function.
+
+The script is submitit's own, with lines before and after the worker: the environment, and the
+decision, on the host, whether the job is to run again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The pure function behind submitit's executor; the version is pinned, and a test on a real
+# cluster compares what it gives here with what was submitted.
+from submitit.slurm.slurm import _make_sbatch_string
+
+from cad.errors import UsageError
+from cad.launch.arrays import Scale
+from cad.launch.profile import Profile
+from cad.launch.records import ATTEMPTS_SUFFIX
+
+# A worker's exit code for "saved what there was; start me again" (EX_TEMPFAIL).  The job script acts on
+# it, since scontrol is not to be had in an image.
+SAVED = 75
+# A signal that came before the worker was ready for it; nothing is lost.
+_BY_USR2, _BY_TERM = 128 + signal.SIGUSR2, 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a submission lives: its folder, the runs folder, the Python that submits."""
+
+    folder: Path
+    root: Path
+    python: str
+
+    @property
+    def code(self) -> Path:
+        """The frozen copy of the package that the jobs import."""
+        return self.folder / "code"
+
+
+def check_path(path: Path, what: str) -> None:
+    """Refuse a path that sbatch or apptainer would read as something else than a path."""
+    bad = sorted({repr(c) for c in str(path) if c in "%\\:,'\"`$" or not c.isprintable()})
+    if bad:
+        raise UsageError(f"{what} {str(path)!r} holds {' '.join(bad)}: sbatch cannot write there; rename it")
+
+
+def python_command(profile: Profile, kind: str, place: Place) -> str:
+    """The shell words that start Python: plain, or inside the image."""
+    if profile.image is None:
+        return shlex.quote(place.python)
+    words = ["apptainer", "exec"]
+    if profile.for_stage(kind).gpus:
+        words.append("--nv")
+    for bind in (str(place.root), *profile.binds):
+        words += ["--bind", bind]
+    # The cache of this task, whose name only the job script knows, is not under a folder that is bound.
+    return f'{shlex.join(words)} --bind "$cache" {shlex.join([profile.image, profile.image_python])}'
+
+
+def executor_parameters(
+    profile: Profile, kind: str, job_name: str, place: Place, scale: Scale, depends: str | None
+) -> dict[str, Any]:
+    """Parameters of submitit's Slurm executor for one array."""
+    asked = profile.for_stage(kind)
+    extra: dict[str, bool | int | str] = {"requeue": True, "kill-on-invalid-dep": "yes", **asked.sbatch}
+    parameters: dict[str, Any] = {
+        "job_name": job_name,
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "constraint": asked.constraint,
+        "time": max(1, round(asked.minutes * scale.minutes)),
+        "mem": None if asked.memory_gb is None else f"{round(asked.memory_gb * scale.memory * 1024)}M",
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": asked.cpus,
+        "gpus_per_node": asked.gpus or None,
+        "dependency": depends,
+        "array_parallelism": asked.throttle,
+        "signal_delay_s": profile.signal_seconds,
+        "stderr_to_stdout": True,
+        # False leaves out a line that is there by default: sbatch has no options with "=False".
+        "additional_parameters": {key: value for key, value in extra.items() if value is not False},
+        # Slurm 22.05 and later do not hand the job's CPUs on to its steps.
+        "srun_args": [f"--cpus-per-task={asked.cpus}"],
+        "setup": _before(profile, place),
+        "teardown": _after(profile),
+    }
+    return {key: value for key, value in parameters.items() if value is not None}
+
+
+def job_script(
+    profile: Profile, kind: str, job_name: str, place: Place, scale: Scale, depends: str | None, n: int
+) -> str:
+    """The script that is submitted for an array of ``n`` tasks."""
+    command = (
+        f"{python_command(profile, kind, place)} -u -m submitit.core._submit {shlex.quote(str(place.folder))}"
+    )
+    parameters = executor_parameters(profile, kind, job_name, place, scale, depends)
+    return _make_sbatch_string(
+        command=command, folder=place.folder, map_count=n if n > 1 else None, **parameters
+    )
+
+
+def _before(profile: Profile, place: Place) -> list[str]:
+    return [
+        "# Signals are for the worker; this script lives on to decide what comes next.",
+        "trap : TERM USR2",
+        *(f"module load {shlex.quote(module)}" for module in profile.modules),
+        *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
+        f"export PYTHONPATH={shlex.quote(str(place.code))}",
+        "export OMP_NUM_THREADS=1",
+        # Caches of compilers: on the node, and nobody else's.
+        f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
+        'export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"',
+        'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
+        f'attempts={shlex.quote(str(place.folder))}/"$task"{ATTEMPTS_SUFFIX}',
+        f'log={shlex.quote(str(place.folder))}/"$task"_0_log.out',
+        'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
+        'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
+        "note started",
+    ]
+
+
+def _after(profile: Profile) -> list[str]:
+    return f"""\
+code=$?
+memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
+crashes=$(grep -c ' crashed$' "$attempts")
+again() {{
+    # Not after scancel, nor where Slurm has requeued the job itself.
+    case "$(scontrol --oneliner show job "$SLURM_JOB_ID")" in
+    *JobState=RUNNING*|*Reason=TimeLimit*) note "$1" && scontrol requeue "$SLURM_JOB_ID" ;;
+    *) note ended ;;
+    esac
+}}
+if [ "$code" = 0 ]; then
+    note done
+elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
+    note out-of-memory
+elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {profile.max_requeues} ]; then
+        again saved
+    else
+        note too-many-requeues
+    fi
+elif [ "$code" -gt 128 ]; then
+    if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed; else note too-many-crashes; fi
+else
+    note failed
+fi
+exit "$code\"""".splitlines()
