@@ -193,6 +193,29 @@ def report(
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def doctor(
+    root: Root = RUNS,
+    presets: Annotated[Path | None, typer.Option(help="Folder of presets; default: the checkout's.")] = None,
+) -> None:
+    """Check this installation: packages, devices, every model preset, Slurm, Apptainer, disk."""
+    from rich.table import Table
+
+    from cad.doctor import PRESETS, examine
+
+    style = {"well": "green", "absent": "yellow", "broken": "bold red"}
+    table = Table("check", "state", "found", "what to do")
+    broken = []
+    with console.status("examining"):
+        for check in examine(root, presets or PRESETS):
+            state = f"[{style[check.state]}]{check.state}[/]"
+            table.add_row(check.name, state, _plain(check.found), _plain(check.advice))
+            broken += [check.name] if check.state == "broken" else []
+    console.print(table)
+    if broken:
+        raise CadError(f"broken: {', '.join(broken)}; the table says what to do")
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"cad {cad.__version__}")
