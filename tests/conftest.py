@@ -23,7 +23,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture(scope="session")
 def tiny_config() -> MakeConfig:
-    """``tiny_config(kind, seed=0, env={}, model={}, train={})``: a cell that trains in a second."""
+    """``tiny_config(kind, seed=0, env={}, model={}, train={}, ...)``: a cell that trains in a second."""
 
     def make(kind: str = "compressed_ad", seed: int = 0, **sections: dict[str, Any]) -> Config:
         base: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def tiny_config() -> MakeConfig:
             },
         }
         for name, values in sections.items():
-            base[name].update(values)
+            base.setdefault(name, {}).update(values)
         return Config.model_validate({"seed": seed, **base})
 
     return make

@@ -168,8 +168,8 @@ class ModelConfig(Section):
         return self
 
 
-class TrainConfig(Section):
-    """The training loop."""
+class LoopConfig(Section):
+    """What every training has, that of a model and that of an encoder."""
 
     n_updates: PositiveInt = Field(1000, description="Optimiser steps.")
     batch_size: PositiveInt = Field(32, description="Windows an update, over all ranks.")
@@ -185,6 +185,19 @@ class TrainConfig(Section):
     beta2: Probability = Field(0.98, description="AdamW's second beta.")
     weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay, on matrices only.")
     grad_clip: PositiveFloat = Field(1.0, description="Largest gradient norm.")
+    max_episode_gap: PositiveInt = Field(
+        10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
+    )
+    log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
+    checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; the newest ones.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
+    compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+
+
+class TrainConfig(LoopConfig):
+    """The training loop."""
+
     label_smoothing: Probability = Field(0.0, description="Label smoothing of the action loss.")
     depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
         None, description="Loss weight of segment k = 0..max_compression_depth; default all equal."
@@ -192,21 +205,65 @@ class TrainConfig(Section):
     burn_in: NonNegativeInt = Field(
         0, description="compressed_ad: up to this many earlier segments are compressed without gradient."
     )
-    max_episode_gap: PositiveInt = Field(
-        10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
-    )
-    log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
     validate_every: NonNegativeInt = Field(500, description="Updates between validation roll-outs; 0: never.")
     validation_episodes: PositiveInt = Field(20, description="Episodes of a validation roll-out.")
     validation_rollouts: PositiveInt = Field(4, description="Validation roll-outs a task.")
-    checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
-    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; the newest ones.")
+    reconstruction_weight: NonNegativeFloat = Field(
+        0.0,
+        description="compressed_ad: weight of an auxiliary loss: a small decoder reconstructs the compressed "
+        "steps from the latents (pretrain.objective, decoder_n_layer and depth_weights say how).",
+    )
     watchdog_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.3,
         description="Stop if the loss is still near log(actions) after this share of the updates; null: off.",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
-    compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+    pretrained_encoder_path: str | None = Field(
+        None,
+        description="compressed_ad: start with the encoder, the first latents, the step embedding and its "
+        "norm of this file (a pre-training's encoder.safetensors or a trained model.safetensors).",
+    )
+    init_from_ad: str | None = Field(
+        None,
+        description="compressed_ad: start with the decoder and the step embedding of a trained AD: the path "
+        "of its model.safetensors, or the word stage: the AD of the same settings is trained first, in a "
+        "stage that cells share.",
+    )
+    freeze_encoder: bool = Field(
+        False, description="Keep what pretrained_encoder_path brought as it is; false: fine-tune it."
+    )
+
+
+class PretrainConfig(LoopConfig):
+    """Pre-training of the encoder: histories are compressed, a small decoder reconstructs them."""
+
+    enabled: bool = Field(
+        False, description="compressed_ad: pre-train the encoder in a stage of its own, shared by cells."
+    )
+    freeze: bool = Field(
+        False, description="With enabled: action training keeps the encoder frozen; false: fine-tunes it."
+    )
+    objective: Literal["tokens", "embeddings"] = Field(
+        "tokens",
+        description="tokens: cross-entropy of row, column, action and reward of every compressed step; "
+        "embeddings: mean squared error to the steps' embeddings (targets without gradient).",
+    )
+    decoder_n_layer: PositiveInt = Field(2, description="Layers of the reconstruction decoder.")
+    depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
+        None, description="Loss weight of depth k = 1..max_compression_depth; default 1, 2, 3, ..."
+    )
+    seed: NonNegativeInt | None = Field(
+        None, description="Seed of the pre-training; default the cell's. Set, all seeds share one encoder."
+    )
+    collapse_variance: NonNegativeFloat = Field(
+        1e-3,
+        description="Stop when latents vary less than this between histories, or step embeddings between "
+        "steps; both are normalised, so that 1 is about all there can be.",
+    )
+    collapse_after: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3,
+        description="Share of the updates after which that is looked at (not before the warm-up's end): a "
+        "fresh encoder's latents vary little.",
+    )
 
 
 class EvaluationConfig(Section):
@@ -226,6 +283,7 @@ class Config(Section):
     env: EnvConfig = Field(EnvConfig(), description="Tasks and their split.")
     source: SourceConfig = Field(SourceConfig(), description="PPO, which writes the histories.")
     model: ModelConfig = Field(ModelConfig(), description="The sequence model.")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="Pre-training of the encoder.")
     train: TrainConfig = Field(TrainConfig(), description="Training.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out roll-outs.")
 
@@ -266,17 +324,63 @@ class Config(Section):
             raise ValueError(
                 "train.burn_in is for model.kind=compressed_ad with max_compression_depth above 0"
             )
-        for key, every in (
-            ("validate_every", self.train.validate_every),
-            ("checkpoint_every", self.train.checkpoint_every),
+        for key, every, log_every in (
+            ("train.validate_every", self.train.validate_every, self.train.log_every),
+            ("train.checkpoint_every", self.train.checkpoint_every, self.train.log_every),
+            ("pretrain.checkpoint_every", self.pretrain.checkpoint_every, self.pretrain.log_every),
         ):
-            if every % self.train.log_every:
-                raise ValueError(
-                    f"train.{key}={every} is not a multiple of train.log_every={self.train.log_every}"
-                )
+            if every % log_every:
+                section = key.partition(".")[0]
+                raise ValueError(f"{key}={every} is not a multiple of {section}.log_every={log_every}")
         if self.train.validate_every and not self.env.n_validation:
             raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
         return self
+
+    @model_validator(mode="after")
+    def _pretraining_fits(self) -> Config:
+        pretrain, train, depth = self.pretrain, self.train, self.model.max_compression_depth
+        compresses = self.model.kind == "compressed_ad" and depth > 0
+        for key, used in (
+            ("pretrain.enabled", pretrain.enabled),
+            ("train.pretrained_encoder_path", train.pretrained_encoder_path is not None),
+            ("train.reconstruction_weight", train.reconstruction_weight > 0),
+        ):
+            if used and not compresses:
+                raise ValueError(f"{key} is for model.kind=compressed_ad with max_compression_depth above 0")
+        if train.init_from_ad is not None:
+            if self.model.kind != "compressed_ad":
+                raise ValueError("train.init_from_ad is for model.kind=compressed_ad")
+            if pretrain.enabled or train.pretrained_encoder_path is not None:
+                raise ValueError(
+                    "train.init_from_ad and a pre-trained encoder (pretrain.enabled or "
+                    "train.pretrained_encoder_path) both bring a step embedding; choose one"
+                )
+        if pretrain.enabled and train.pretrained_encoder_path is not None:
+            raise ValueError(
+                "pretrain.enabled and train.pretrained_encoder_path both name an encoder; choose one"
+            )
+        if train.freeze_encoder and train.pretrained_encoder_path is None:
+            raise ValueError(
+                "train.freeze_encoder needs train.pretrained_encoder_path (for an encoder that a stage "
+                "pre-trains, set pretrain.freeze)"
+            )
+        if pretrain.enabled and pretrain.batch_size == 1:
+            raise ValueError("pretrain.batch_size=1 leaves nothing to compare: the collapse check needs two")
+        weights = pretrain.depth_weights
+        if weights is not None and (pretrain.enabled or train.reconstruction_weight):
+            if len(weights) != depth:
+                raise ValueError(
+                    f"pretrain.depth_weights has {len(weights)} entries; depths 1 to "
+                    f"max_compression_depth={depth} need {depth}"
+                )
+            if sum(weights) <= 0:
+                raise ValueError("pretrain.depth_weights are all zero")
+        return self
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether action training leaves encoder and step embedding as they were loaded."""
+        return self.train.freeze_encoder or (self.pretrain.enabled and self.pretrain.freeze)
 
 
 def training_window(model: ModelConfig) -> int:

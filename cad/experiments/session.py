@@ -15,7 +15,7 @@ from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
 from cad.experiments.gather import gather_cell, gather_provenance, gather_source
 from cad.experiments.opened import OpenExperiment, open_experiment
-from cad.experiments.plan import Cell, distinct_stages
+from cad.experiments.plan import Cell, StageKind, distinct_stages
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
 from cad.experiments.stages import Resources
 from cad.experiments.table import ChangeLines, run_table
@@ -35,11 +35,13 @@ __all__ = [
 ]
 
 
-def dry_run_text(experiment: OpenExperiment) -> str:
-    """Cells and stages, and which of them are done."""
+def dry_run_text(
+    experiment: OpenExperiment, first: StageKind = "histories", last: StageKind = "evaluate"
+) -> str:
+    """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done."""
     lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
     lines += [f"  {cell.label}, seed {cell.config.seed}" for cell in experiment.cells]
-    stages = distinct_stages(experiment.cells)
+    stages = distinct_stages(experiment.cells, first, last)
     lines.append(f"{len(stages)} stages under {experiment.root / 'stages'}")
     for stage in stages:
         state = "done" if StageDirectory(experiment.root, stage).done else "to do"
@@ -48,16 +50,25 @@ def dry_run_text(experiment: OpenExperiment) -> str:
 
 
 def run_experiment(
-    experiment: OpenExperiment, *, workers: int, device: str, inline: bool, console: Console
+    experiment: OpenExperiment,
+    *,
+    workers: int,
+    device: str,
+    inline: bool,
+    console: Console,
+    first: StageKind = "histories",
+    last: StageKind = "evaluate",
 ) -> Path:
     """Run what is not done, then report; the path of the report's page.
 
+    Only stages of the kinds from ``first`` to ``last`` are run; those before have to be done.
     Raises :class:`CadError` when stages failed (the report says which, and is written first), when
     the experiment is running already, or when it was asked to stop.
     """
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
         write_json(experiment.folder / "experiment.json", experiment.record())
         run = Run(experiment.root, experiment.cells)
+        run.limit(first, last)
         resources = Resources(workers=workers, device=device)
         with _live_table(run, console) as show:
             if inline:
@@ -74,7 +85,7 @@ def run_experiment(
 def run_cell(cell: Cell, last: str, root: Path, workers: int, device: str, console: Console) -> Path:
     """Run one cell's stages up to the one of kind ``last``; that stage's directory."""
     run = Run(root.absolute(), (cell,))
-    wanted = next(stage for stage in cell.stages if stage.kind == last)
+    wanted = [stage for stage in cell.stages if stage.kind == last][-1]
     needed = cell.stages[: cell.stages.index(wanted) + 1]
     run.stages = {stage.name: run.stages[stage.name] for stage in needed}
     with stop_on_signals() as stop, _live_table(run, console) as show:

@@ -49,7 +49,9 @@ class WindowSampler:
     mixes two histories.
     """
 
-    def __init__(self, config: Config, arrays: HistoryArrays) -> None:
+    def __init__(self, config: Config, arrays: HistoryArrays, segments: int | None = None) -> None:
+        """``segments`` of a window; default: those that action training unrolls."""
+        self._segments = config.model.max_compression_depth + 1 if segments is None else segments
         self._seed = config.seed
         self._arrays = arrays
         self._batch = config.train.batch_size
@@ -75,10 +77,9 @@ class WindowSampler:
             return self._gather(rng, self._model.n_transit, self._model.n_transit, 0)
         low, high = self._model.compress_lengths
         length = int(rng.integers(low, high + 1))
-        segments = self._model.max_compression_depth + 1
-        room = self._steps // length - segments
+        room = self._steps // length - self._segments
         burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
-        return self._gather(rng, (segments + burn_in) * length, length, burn_in)
+        return self._gather(rng, (self._segments + burn_in) * length, length, burn_in)
 
     def _gather(self, rng: np.random.Generator, window: int, segment_length: int, burn_in: int) -> Batch:
         B, horizon = self._batch, self._arrays.horizon

@@ -6,10 +6,19 @@ from cad.config.schema import Config
 from cad.models.ad import AD
 from cad.models.compressed_ad import CompressedAD
 from cad.models.memory import Memory, new_memory
+from cad.models.reconstruction import EncoderPretraining
 
 SequenceModel = AD | CompressedAD
 
-__all__ = ["AD", "CompressedAD", "Memory", "SequenceModel", "build_model", "new_memory"]
+__all__ = [
+    "AD",
+    "CompressedAD",
+    "EncoderPretraining",
+    "Memory",
+    "SequenceModel",
+    "build_model",
+    "new_memory",
+]
 
 
 def build_model(config: Config) -> SequenceModel:

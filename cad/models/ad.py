@@ -14,8 +14,6 @@ from cad.models.transformer import initialise
 class AD(nn.Module):
     """Algorithm distillation."""
 
-    n_depths = 1
-
     def __init__(self, config: ModelConfig, grid_size: int) -> None:
         super().__init__()
         self.config = config

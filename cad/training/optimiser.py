@@ -33,10 +33,11 @@ class Optimiser:
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self._model = model
-        blocks = {n: p for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2}
+        learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        blocks = {n: p for n, p in learned.items() if ".blocks." in n and p.ndim == 2}
         if config.optimizer == "adamw":
             blocks = {}
-        rest = [p for n, p in model.named_parameters() if n not in blocks]
+        rest = [p for n, p in learned.items() if n not in blocks]
         groups = [
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
