@@ -167,7 +167,7 @@ def draw_training(study: Study) -> Drawing | None:
         for name, text in (
             ("loss", "loss, nats an action"),
             ("accuracy", "accuracy, share of actions"),
-            ("validation_return", "validation return, sum of rewards"),
+            ("validation_return", "validation return / optimum"),
         )
         if any(series(cell, name)[0] for cell in study.cells)
     ]

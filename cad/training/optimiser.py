@@ -26,8 +26,8 @@ def rate_factor(config: TrainConfig, update: int) -> float:
 class Optimiser:
     """AdamW, or Muon for the transformer blocks' matrices and AdamW for everything else.
 
-    Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before it is applied.  On
-    Darkroom it reaches in 500 updates what AdamW reaches in 1,000 (README).  AdamW
+    Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before it is applied; on
+    Darkroom it learns more in as many updates (README).  AdamW
     (arXiv:1711.05101) decays matrices only: biases, norms and single vectors do not shrink.
     """
 
