@@ -139,6 +139,18 @@ class ModelConfig(Section):
         "default n_transit / 4. 1 is the exact sliding window, at the cost of a re-encoding a step.",
     )
 
+    step_embedding: Literal["row_column", "cell"] = Field(
+        "row_column", description="cell: one embedding a cell of the grid (experiments/ingredients.yaml)."
+    )
+    embedding_norm: bool = Field(
+        True,
+        description="Layer norms behind the step embedding and before the blocks; false for "
+        "experiments/ingredients.yaml.",
+    )
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="Norms before or behind each attention and feed-forward layer."
+    )
+
     @property
     def steps_dropped(self) -> int:
         """``drop_block`` with its default filled in."""
@@ -208,6 +220,9 @@ class TrainConfig(LoopConfig):
     validate_every: NonNegativeInt = Field(500, description="Updates between validation roll-outs; 0: never.")
     validation_episodes: PositiveInt = Field(20, description="Episodes of a validation roll-out.")
     validation_rollouts: PositiveInt = Field(4, description="Validation roll-outs a task.")
+    loss_on: Literal["all", "last"] = Field(
+        "all", description="all: every step carries loss; last: the last step of every segment alone."
+    )
     reconstruction_weight: NonNegativeFloat = Field(
         0.0,
         description="compressed_ad: weight of an auxiliary loss: a small decoder reconstructs the compressed "

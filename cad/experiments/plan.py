@@ -37,12 +37,15 @@ _ADDED_TO_TRAIN: dict[str, object] = {
     "pretrained_encoder_path": None,
     "init_from_ad": None,
     "freeze_encoder": False,
+    "loss_on": "all",
 }
+_ADDED_TO_MODEL: dict[str, object] = {"step_embedding": "row_column", "embedding_norm": True, "norm": "pre"}
 
 # What an encoder and its pre-training are made of; the decoder's settings are not among it.
 _ENCODER = (
     "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
     "encoder_n_layer", "min_compress_length", "max_compress_length",
+    *_ADDED_TO_MODEL,
 )  # fmt: skip
 _RECONSTRUCTION = ("objective", "decoder_n_layer", "depth_weights")
 
@@ -203,12 +206,13 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
         return {"env": data["env"], "source": data["source"]}
     if kind == "evaluate":
         return {"evaluation": data["evaluation"]}
+    model = _relevant_model(data["model"])
     if kind == "pretrain":
         own = _NOT_RESULTS | {"enabled", "freeze", "seed", "collapse_variance", "collapse_after"}
         return {
             "seed": config.seed if config.pretrain.seed is None else config.pretrain.seed,
             "env": data["env"],
-            "model": {key: data["model"][key] for key in _ENCODER},
+            "model": {key: value for key, value in model.items() if key in _ENCODER},
             "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
         }
     train = {key: value for key, value in data["train"].items() if key not in _NOT_RESULTS}
@@ -219,7 +223,7 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
     result = {
         "seed": config.seed,
         "env": data["env"],
-        "model": _relevant_model(data["model"]),
+        "model": model,
         "train": train,
     }
     if config.train.reconstruction_weight:
@@ -250,4 +254,8 @@ def _relevant_model(model: dict[str, Any]) -> dict[str, Any]:
         "max_compress_length",
     }
     unused = compressed_only if model["kind"] == "ad" else {"drop_block"}
-    return {key: value for key, value in model.items() if key not in unused}
+    return {
+        key: value
+        for key, value in model.items()
+        if key not in unused and value != _ADDED_TO_MODEL.get(key, _UNSET)
+    }

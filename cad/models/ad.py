@@ -17,7 +17,9 @@ class AD(nn.Module):
     def __init__(self, config: ModelConfig, grid_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = StepEmbedding(grid_size, config.n_embd)
+        self.embed = StepEmbedding(
+            grid_size, config.n_embd, config.step_embedding == "cell", config.embedding_norm
+        )
         self.decoder = Decoder(config, n_latent=0)
         initialise(self, config.n_layer)
 

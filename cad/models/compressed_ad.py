@@ -14,7 +14,7 @@ from cad.config.schema import ModelConfig
 from cad.histories.batch import Batch
 from cad.models.decoder import Decoder
 from cad.models.tokens import StepEmbedding
-from cad.models.transformer import Blocks, initialise
+from cad.models.transformer import Blocks, initialise, input_norm
 
 
 class Encoder(nn.Module):
@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         self.n_latent = config.n_latent
         self.queries = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
         self.positions = nn.Parameter(torch.zeros(config.n_latent + config.n_transit, config.n_embd))
-        self.input_norm = nn.LayerNorm(config.n_embd)
+        self.input_norm = input_norm(config)
         self.blocks = Blocks(config, config.encoder_n_layer)
         self.output_norm = nn.LayerNorm(config.n_embd)
 
@@ -48,7 +48,9 @@ class Compressor(nn.Module):
     def __init__(self, config: ModelConfig, grid_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = StepEmbedding(grid_size, config.n_embd)
+        self.embed = StepEmbedding(
+            grid_size, config.n_embd, config.step_embedding == "cell", config.embedding_norm
+        )
         self.encoder = Encoder(config)
         # What the past looks like before there is one.
         self.first_latents = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))

@@ -78,7 +78,7 @@ class Objective(Protocol):
 
 
 def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of every action of every segment.
+    """Cross-entropy of every action of every segment (of its last one with ``loss_on: last``).
 
     ``logits`` is (B, segments, T, actions).  Returns the weighted loss to descend (scalar, label
     smoothing included), and the mean cross-entropy and accuracy of each segment (segments,),
@@ -87,6 +87,8 @@ def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, T
     B, segments, T, _ = logits.shape
     logits = logits.float()
     actions = batch.actions.view(B, -1, T)[:, batch.burn_in :]
+    if config.train.loss_on == "last":
+        logits, actions = logits[:, :, -1:], actions[:, :, -1:]
     log_probabilities = F.log_softmax(logits, dim=-1)
     by_segment = -log_probabilities.gather(-1, actions[..., None]).mean(dim=(0, 2, 3))
     smoothing = config.train.label_smoothing
@@ -120,7 +122,9 @@ class ActionObjective:
     def __call__(self, output: Tensor, batch: Batch) -> Outcome:
         """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth."""
         loss, by_depth, accuracy = action_loss(output, batch, self._config)
-        return Outcome(loss, torch.cat([by_depth, accuracy]), output.shape[:3].numel())
+        B, segments, T, _ = output.shape
+        supervised = B * segments * (T if self._config.train.loss_on == "all" else 1)
+        return Outcome(loss, torch.cat([by_depth, accuracy]), supervised)
 
     def constants(self) -> dict[str, float]:
         """Every window is decoded at every depth; only the weights can differ."""

@@ -22,7 +22,7 @@ from cad.errors import CadError
 from cad.models.compressed_ad import CompressedAD, Compressor
 from cad.storage import atomic_path
 
-_WIDTHS = ("n_embd", "n_head", "n_inner")
+_WIDTHS = ("n_embd", "n_head", "n_inner", "step_embedding", "embedding_norm", "norm")
 _DECODER = (*_WIDTHS, "n_layer")
 _ENCODER = (*_WIDTHS, "n_transit", "n_latent", "encoder_n_layer")
 
