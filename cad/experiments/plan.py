@@ -132,17 +132,18 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
         return {"env": data["env"], "source": data["source"]}
     if kind == "evaluate":
         return {"evaluation": data["evaluation"]}
-    train = {key: value for key, value in data["train"].items() if key not in _NOT_RESULTS}
+    unused = _NOT_RESULTS | (set() if config.model.kind == "region_ad" else {"token_type_weight"})
+    train = {key: value for key, value in data["train"].items() if key not in unused}
     return {"seed": config.seed, "env": data["env"], "model": _relevant_model(data["model"]), "train": train}
 
 
 def _relevant_model(model: dict[str, Any]) -> dict[str, Any]:
-    compressed_only = {
-        "n_latent",
-        "max_compression_depth",
-        "encoder_n_layer",
-        "min_compress_length",
-        "max_compress_length",
-    }
-    unused = compressed_only if model["kind"] == "ad" else {"drop_block"}
+    encoder = {"n_latent", "max_compression_depth", "encoder_n_layer"}
+    lengths = {"min_compress_length", "max_compress_length"}
+    regions = {"compress_interval", "n_regions", "on_compress"}
+    unused = {
+        "ad": encoder | lengths | regions,
+        "compressed_ad": regions | {"drop_block"},
+        "region_ad": lengths | {"drop_block"} | (encoder if model["on_compress"] == "drop" else set()),
+    }[model["kind"]]
     return {key: value for key, value in model.items() if key not in unused}

@@ -46,6 +46,7 @@ class Resources:
     workers: int = 1
     device: str = "cpu"
     threads: int = 1
+    trace: Callable[[str], None] | None = None  # is told of every compression of an evaluation
 
 
 def run_stage(root: Path, stage: Stage, resources: Resources, stop: StopFlag, *, wait: bool = False) -> None:
@@ -125,6 +126,7 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
     trained = StageDirectory(directory.root, directory.stage.inputs[0])
     model = load_model(trained.file(MODEL_FILE), config).to(pick_device(resources.device)).eval()
     settings = config.evaluation
+    trace = resources.trace
     result = roll_out(
         model,
         task_family(config.env),
@@ -136,6 +138,7 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
         greedy=settings.greedy,
         stop=stop,
         progress=lambda done: directory.report(done, settings.n_episodes),
+        on_compress=(lambda event: trace(str(event))) if trace else None,
     )
     save_results(directory.file(RESULTS_FILE), result)
     return {"steps_per_second": result.steps_per_second}

@@ -23,12 +23,15 @@ from cad.errors import CadError
 from cad.histories.batch import Batch
 from cad.histories.sampler import WindowSampler
 from cad.interrupt import StopFlag
-from cad.models import SequenceModel
+from cad.models import RegionAD, SequenceModel
+from cad.models.region_ad import END
 from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from cad.training.metrics import MetricsLog
 from cad.training.optimiser import Optimiser, rate_factor
 
 log = logging.getLogger(__name__)
+
+TOKEN_TYPE_METRICS = ("token_type_loss", "token_type_accuracy", "end_accuracy")
 
 Validate = Callable[[SequenceModel], float]
 """Mean return, as a share of the optimum, on the validation tasks."""
@@ -69,6 +72,22 @@ def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, T
     return loss, by_segment.detach(), accuracy
 
 
+def token_type_loss(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of the next element's type, (N, elements, 3) against (elements,), and accuracies.
+
+    ``end_accuracy`` is that at the elements that ``</compress>`` follows: all others are so many
+    that :data:`TRANSITION` everywhere is nearly always right.
+    """
+    logits = logits.float()
+    wanted = targets.expand(logits.shape[:2])
+    right = (logits.argmax(-1) == wanted).float()
+    return {
+        "token_type_loss": F.cross_entropy(logits.flatten(0, 1), wanted.flatten()),
+        "token_type_accuracy": right.mean(),
+        "end_accuracy": right[:, targets == END].mean(),
+    }
+
+
 def depth_weights(config: Config, segments: int) -> list[float]:
     """Share of each segment in the loss; they sum to one."""
     weights = config.train.depth_weights or (1.0,) * segments
@@ -78,28 +97,33 @@ def depth_weights(config: Config, segments: int) -> list[float]:
 class MetricSums:
     """Sums since the last metrics line, kept on the device so that no update waits for them."""
 
-    def __init__(self, weights: list[float], device: torch.device) -> None:
-        # Number of updates, gradient norm; then loss and accuracy by depth.
-        self.tensor = torch.zeros(2 + 2 * len(weights), device=device, dtype=torch.float64)
+    def __init__(self, weights: list[float], device: torch.device, others: tuple[str, ...] = ()) -> None:
+        # Number of updates, gradient norm; then loss and accuracy by depth; then the others.
+        self.tensor = torch.zeros(2 + 2 * len(weights) + len(others), device=device, dtype=torch.float64)
         self._weights = weights
+        self._others = others
 
-    def add(self, gradient_norm: Tensor, by_depth: Tensor, accuracy: Tensor) -> None:
+    def add(
+        self, gradient_norm: Tensor, by_depth: Tensor, accuracy: Tensor, others: dict[str, Tensor]
+    ) -> None:
         """Add one update."""
-        head = torch.stack([torch.ones_like(gradient_norm), gradient_norm])
-        self.tensor += torch.cat([head, by_depth, accuracy]).double()
+        head = [torch.ones_like(gradient_norm), gradient_norm]
+        tail = [others[name].detach() for name in self._others]
+        self.tensor += torch.cat([torch.stack(head), by_depth, accuracy, *(x[None] for x in tail)]).double()
 
     def take(self) -> dict[str, float]:
         """Means since the last call; waits for the device."""
         count, norm, *rest = self.tensor.tolist()
         self.tensor.zero_()
         n = len(self._weights)
-        losses, accuracies = [x / count for x in rest[:n]], [x / count for x in rest[n:]]
+        losses, accuracies = [x / count for x in rest[:n]], [x / count for x in rest[n : 2 * n]]
         return {
             "loss": sum(w * loss for w, loss in zip(self._weights, losses, strict=True)),
             "accuracy": sum(accuracies) / n,
             "gradient_norm": norm / count,
             **{f"loss_depth_{k}": loss for k, loss in enumerate(losses)},
             **{f"accuracy_depth_{k}": accuracy for k, accuracy in enumerate(accuracies)},
+            **{name: x / count for name, x in zip(self._others, rest[2 * n :], strict=True)},
         }
 
 
@@ -124,7 +148,8 @@ def train(
     settings = config.train
     model.to(device).train()
     optimiser = Optimiser(model, settings)
-    sums = MetricSums(depth_weights(config, model.n_depths), device)
+    others = TOKEN_TYPE_METRICS if isinstance(model, RegionAD) else ()
+    sums = MetricSums(depth_weights(config, model.n_depths), device, others)
     parameters = list(model.parameters())
     forward = torch.compile(model) if settings.compile else model
     checkpoints = folder / "checkpoints"
@@ -159,12 +184,17 @@ def train(
             torch.manual_seed(config.seed * 1_000_003 + update)
             batch = sampler.batch(update).to(device)
             with _autocast(config, device):
-                logits = forward(batch)
+                output = forward(batch)
+            logits, type_logits = output if isinstance(output, tuple) else (output, None)
             loss, by_depth, accuracy = action_loss(logits, batch, config)
+            types: dict[str, Tensor] = {}
+            if isinstance(model, RegionAD):
+                types = token_type_loss(type_logits, model.type_targets(batch.segment_length, device))
+                loss = loss + settings.token_type_weight * types["token_type_loss"]
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
             optimiser.step(rate_factor(settings, update))
-            sums.add(norm, by_depth, accuracy)
+            sums.add(norm, by_depth, accuracy, types)
             supervised += logits.shape[:3].numel()
             tokens += batch.actions.numel()
 

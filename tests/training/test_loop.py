@@ -21,7 +21,7 @@ from cad.training.loop import action_loss, train
 from cad.training.metrics import read_metrics
 
 CPU = torch.device("cpu")
-KINDS = ["ad", "compressed_ad"]
+KINDS = ["ad", "compressed_ad", "region_ad"]
 
 
 class Killed(Exception):
@@ -90,7 +90,8 @@ def stochastic(tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("kind", "optimizer"), [("ad", "muon"), ("compressed_ad", "muon"), ("compressed_ad", "adamw")]
+    ("kind", "optimizer"),
+    [("ad", "muon"), ("compressed_ad", "muon"), ("compressed_ad", "adamw"), ("region_ad", "muon")],
 )
 @pytest.mark.parametrize("stops", [(0,), (9,), (12,), (3, 12, 18)], ids=str)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
