@@ -174,6 +174,16 @@ class ModelConfig(Section):
         return self.kind == "region_ad" and self.on_compress == "latents"
 
     @property
+    def has_latents(self) -> bool:
+        """Whether an encoder makes latents."""
+        return self.kind == "compressed_ad" or self.folds_regions
+
+    @property
+    def uncompressed_steps(self) -> int:
+        """Steps that the decoder sees uncompressed."""
+        return self.n_regions * self.compress_interval if self.kind == "region_ad" else self.n_transit
+
+    @property
     def region_room(self) -> int:
         """Elements (steps and the two tokens) that one region may take in the decoder's window."""
         return self.n_transit // self.n_regions

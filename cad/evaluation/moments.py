@@ -104,7 +104,7 @@ def replay(
     moments: Moments, task_ids: Sequence[int], horizon: int, tell: Callable[[CompressionEvent], None]
 ) -> None:
     """Tell of stored compressions in the order in which they happened."""
-    steps, chosen = (part.reshape(-1, part.shape[2]) for part in moments)
+    steps, chosen = (part.reshape(part.shape[0] * part.shape[1], -1) for part in moments)
     recorder = CompressionRecorder(task_ids, moments[0].shape[1], horizon, tell)
     for step in np.unique(steps[steps > 0]).tolist():
         recorder.note(step, (steps == step).any(axis=1), (chosen & (steps == step)).any(axis=1))
