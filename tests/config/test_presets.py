@@ -24,6 +24,7 @@ def test_the_presets_are_there() -> None:
         "source/ppo",
         "model/ad",
         "model/compressed_ad",
+        "model/region_ad",
         "train/quick",
     }
 
