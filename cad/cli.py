@@ -100,19 +100,25 @@ def train(words: Words = None, root: Root = RUNS, workers: Workers = CORES, devi
 
 @app.command()
 def evaluate(
-    words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto"
+    words: Words = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    trace: Annotated[bool, typer.Option("--trace", help="Print every compression as it happens.")] = False,
 ) -> None:
     """Put one model into the held-out tasks, after training it if that was not done yet."""
-    _run_cell(words, "evaluate", root, workers, device)
+    _run_cell(words, "evaluate", root, workers, device, trace=trace)
 
 
-def _run_cell(words: list[str] | None, last: str, root: Path, workers: int, device: str) -> None:
+def _run_cell(
+    words: list[str] | None, last: str, root: Path, workers: int, device: str, *, trace: bool = False
+) -> None:
     config = load(Config, *_split_words(words)).value
     # Only now: a mistake in the config is told without waiting for torch.
     from cad.experiments.plan import Cell
     from cad.experiments.session import run_cell
 
-    path = run_cell(Cell("", "", config), last, root, workers, device, console)
+    path = run_cell(Cell("", "", config), last, root, workers, device, console, trace=trace)
     console.print(f"{path}", highlight=False, soft_wrap=True)
 
 

@@ -50,6 +50,9 @@ def tiny_config() -> MakeConfig:
                 "validate_every": 0,
             },
         }
+        if kind == "region_ad":
+            base["source"].update(n_steps=8, batch_size=100)
+            base["model"].update(compress_interval=8, n_transit=24)
         for name, values in sections.items():
             base.setdefault(name, {}).update(values)
         return Config.model_validate({"seed": seed, **base})

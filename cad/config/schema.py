@@ -17,7 +17,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 EnvName = Literal["darkroom", "darkroom_permuted", "dark_key_to_door"]
-ModelKind = Literal["ad", "compressed_ad"]
+ModelKind = Literal["ad", "compressed_ad", "region_ad"]
 
 DEFAULT_HORIZON: dict[str, int] = {"darkroom": 20, "darkroom_permuted": 50, "dark_key_to_door": 50}
 N_ACTIONS = 5
@@ -109,21 +109,30 @@ class ModelConfig(Section):
 
     kind: ModelKind = Field(
         "compressed_ad",
-        description="ad: a window of the last n_transit steps; compressed_ad: latents + window.",
+        description="ad: a window of the last n_transit steps; compressed_ad: latents + window; region_ad: "
+        "regions between <compress> and </compress> tokens, which the model closes itself.",
     )
-    n_transit: PositiveInt = Field(40, description="Window: steps that the decoder sees uncompressed.")
+    n_transit: PositiveInt = Field(
+        40,
+        description="Window: steps that the decoder sees uncompressed; region_ad: steps and tokens, "
+        "shared out evenly among n_regions.",
+    )
     n_embd: PositiveInt = Field(64, description="Width.")
     n_layer: PositiveInt = Field(4, description="Decoder layers.")
     n_head: PositiveInt = Field(4, description="Attention heads.")
     n_inner: PositiveInt | None = Field(None, description="Feed-forward width; default 4 x n_embd.")
     dropout: Probability = Field(0.0, description="Residual dropout (attention itself has none: see docs).")
-    n_latent: PositiveInt = Field(16, description="compressed_ad: latent tokens that hold the past.")
+    n_latent: PositiveInt = Field(
+        16, description="compressed_ad, region_ad with latents: latent tokens that hold the past."
+    )
     max_compression_depth: NonNegativeInt = Field(
         3,
-        description="compressed_ad: compressions in a row that training unrolls; roll-outs go on compressing "
-        "beyond it. 0: no compression; a full window is forgotten.",
+        description="compressed_ad, region_ad with latents: compressions in a row that training unrolls; "
+        "roll-outs go on compressing beyond it. 0 (compressed_ad): none; a full window is forgotten.",
     )
-    encoder_n_layer: PositiveInt = Field(2, description="compressed_ad: encoder layers.")
+    encoder_n_layer: PositiveInt = Field(
+        2, description="compressed_ad, region_ad with latents: encoder layers."
+    )
     min_compress_length: PositiveInt | None = Field(
         None, description="compressed_ad: shortest segment that training compresses; default n_transit / 2."
     )
@@ -137,6 +146,21 @@ class ModelConfig(Section):
         None,
         description="ad: steps that a full window drops at once in a roll-out (the rest is re-encoded); "
         "default n_transit / 4. 1 is the exact sliding window, at the cost of a re-encoding a step.",
+    )
+    compress_interval: PositiveInt = Field(
+        80,
+        description="region_ad: steps at which training cuts a history into regions; equals source.n_steps, "
+        "so that a region is one PPO iteration.",
+    )
+    n_regions: Annotated[int, Field(ge=2, le=4)] = Field(
+        2,
+        description="region_ad: consecutive regions that the decoder sees, the open one included. A "
+        "roll-out's region may grow to n_transit / n_regions - 2 steps; then it is closed for the model.",
+    )
+    on_compress: Literal["drop", "latents"] = Field(
+        "drop",
+        description="region_ad: what happens to the oldest region when one more is closed. drop: it is "
+        "forgotten; latents: an encoder folds it into latents, as in compressed_ad.",
     )
 
     step_embedding: Literal["row_column", "cell"] = Field(
@@ -155,6 +179,38 @@ class ModelConfig(Section):
     def steps_dropped(self) -> int:
         """``drop_block`` with its default filled in."""
         return self.drop_block or max(1, self.n_transit // 4)
+
+    @property
+    def folds_regions(self) -> bool:
+        """Whether it is a region_ad whose oldest region is folded into latents."""
+        return self.kind == "region_ad" and self.on_compress == "latents"
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether an encoder makes latents."""
+        return self.kind == "compressed_ad" or self.folds_regions
+
+    @property
+    def uncompressed_steps(self) -> int:
+        """Steps that the decoder sees uncompressed."""
+        return self.n_regions * self.compress_interval if self.kind == "region_ad" else self.n_transit
+
+    @property
+    def region_room(self) -> int:
+        """Elements (steps and the two tokens) that one region may take in the decoder's window."""
+        return self.n_transit // self.n_regions
+
+    @property
+    def n_depths(self) -> int:
+        """Segments that training decodes and reports apart."""
+        if self.kind == "region_ad":
+            return self.training_regions
+        return 1 if self.kind == "ad" else self.max_compression_depth + 1
+
+    @property
+    def training_regions(self) -> int:
+        """Regions of a training window: what the decoder sees, and those folded before it."""
+        return self.n_regions + (self.max_compression_depth if self.folds_regions else 0)
 
     @property
     def compress_lengths(self) -> tuple[int, int]:
@@ -177,6 +233,15 @@ class ModelConfig(Section):
                     f"max_compress_length={high} is above the window n_transit={self.n_transit}: "
                     "such a segment would never be compressed"
                 )
+        if self.kind == "region_ad":
+            needed = self.n_regions * (self.compress_interval + 2)
+            if self.n_transit < needed:
+                raise ValueError(
+                    f"n_transit={self.n_transit} does not hold n_regions={self.n_regions} regions of "
+                    f"compress_interval={self.compress_interval} steps and two tokens; it takes {needed}"
+                )
+            if self.folds_regions and not self.max_compression_depth:
+                raise ValueError("on_compress=latents needs max_compression_depth of at least 1")
         return self
 
 
@@ -213,6 +278,9 @@ class TrainConfig(LoopConfig):
     label_smoothing: Probability = Field(0.0, description="Label smoothing of the action loss.")
     depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
         None, description="Loss weight of segment k = 0..max_compression_depth; default all equal."
+    )
+    token_type_weight: NonNegativeFloat = Field(
+        0.1, description="region_ad: weight of the token-type loss, which is added to the action loss."
     )
     burn_in: NonNegativeInt = Field(
         0, description="compressed_ad: up to this many earlier segments are compressed without gradient."
@@ -316,11 +384,17 @@ class Config(Section):
                 f"source.batch_size={self.source.batch_size} is more than one PPO roll-out holds "
                 f"(n_steps x n_streams = {rollout})"
             )
+        if self.model.kind == "region_ad" and self.model.compress_interval != self.source.n_steps:
+            raise ValueError(
+                f"model.compress_interval={self.model.compress_interval} is not "
+                f"source.n_steps={self.source.n_steps}: a region must be one PPO iteration; set both alike"
+            )
         needed = training_window(self.model)
         if needed > self.source.steps_per_stream:
             raise ValueError(
-                f"a training window needs {needed} steps (n_transit, or segments x longest segment), "
-                f"but a history has source.steps_per_stream={self.source.steps_per_stream}"
+                f"a training window needs {needed} steps (n_transit, segments x longest segment, "
+                "or regions x compress_interval), but a history has "
+                f"source.steps_per_stream={self.source.steps_per_stream}"
             )
         if self.train.depth_weights is not None:
             if self.model.kind != "compressed_ad":
@@ -402,6 +476,8 @@ def training_window(model: ModelConfig) -> int:
     """Steps of history that one training window takes at most (without burn-in)."""
     if model.kind == "ad":
         return model.n_transit
+    if model.kind == "region_ad":
+        return model.training_regions * model.compress_interval
     return (model.max_compression_depth + 1) * model.compress_lengths[1]
 
 

@@ -215,7 +215,8 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             "model": {key: value for key, value in model.items() if key in _ENCODER},
             "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
         }
-    train = {key: value for key, value in data["train"].items() if key not in _NOT_RESULTS}
+    unused = _NOT_RESULTS | (set() if config.model.kind == "region_ad" else {"token_type_weight"})
+    train = {key: value for key, value in data["train"].items() if key not in unused}
     train = {key: value for key, value in train.items() if value != _ADDED_TO_TRAIN.get(key, _UNSET)}
     for key in _FILES & train.keys():
         if train[key] != WARM_START_STAGE:
@@ -246,14 +247,14 @@ def _checksum(key: str, path: Path) -> str:
 
 
 def _relevant_model(model: dict[str, Any]) -> dict[str, Any]:
-    compressed_only = {
-        "n_latent",
-        "max_compression_depth",
-        "encoder_n_layer",
-        "min_compress_length",
-        "max_compress_length",
-    }
-    unused = compressed_only if model["kind"] == "ad" else {"drop_block"}
+    encoder = {"n_latent", "max_compression_depth", "encoder_n_layer"}
+    lengths = {"min_compress_length", "max_compress_length"}
+    regions = {"compress_interval", "n_regions", "on_compress"}
+    unused = {
+        "ad": encoder | lengths | regions,
+        "compressed_ad": regions | {"drop_block"},
+        "region_ad": lengths | {"drop_block"} | (encoder if model["on_compress"] == "drop" else set()),
+    }[model["kind"]]
     return {
         key: value
         for key, value in model.items()

@@ -32,8 +32,9 @@ from cad.models import CompressedAD, EncoderPretraining, SequenceModel, build_mo
 from cad.models.reconstruction import WithReconstruction
 from cad.process import prepare_process
 from cad.storage import BusyError, folder_lock
-from cad.training.loop import ActionObjective, Objective, train
+from cad.training.loop import train
 from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
+from cad.training.regions import model_objective
 from cad.training.transfer import freeze_encoder, load_ad, load_encoder, save_weights
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Resources:
     workers: int = 1
     device: str = "cpu"
     threads: int = 1
+    trace: Callable[[str], None] | None = None  # is told of every compression of an evaluation
 
 
 def run_stage(root: Path, stage: Stage, resources: Resources, stop: StopFlag, *, wait: bool = False) -> None:
@@ -141,7 +143,7 @@ def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> d
     torch.manual_seed(config.seed)
     model = build_model(config)
     learner: nn.Module = model
-    objective: Objective = ActionObjective(config)
+    objective = model_objective(config)
     if isinstance(model, CompressedAD):
         _take_over(directory, model)
         if config.train.reconstruction_weight:
@@ -189,6 +191,7 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
     trained = StageDirectory(directory.root, directory.stage.inputs[0])
     model = load_model(trained.file(MODEL_FILE), config).to(pick_device(resources.device)).eval()
     settings = config.evaluation
+    trace = resources.trace
     result = roll_out(
         model,
         task_family(config.env),
@@ -200,6 +203,7 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
         greedy=settings.greedy,
         stop=stop,
         progress=lambda done: directory.report(done, settings.n_episodes),
+        on_compress=(lambda event: trace(str(event))) if trace else None,
     )
     save_results(directory.file(RESULTS_FILE), result)
     return {"steps_per_second": result.steps_per_second}

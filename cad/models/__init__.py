@@ -1,4 +1,4 @@
-"""Sequence models: step tokens, the shared decoder, AD and CompressedAD."""
+"""Sequence models: step tokens, the shared decoder, AD, CompressedAD and RegionAD."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from cad.models.ad import AD
 from cad.models.compressed_ad import CompressedAD
 from cad.models.memory import Memory, new_memory
 from cad.models.reconstruction import EncoderPretraining
+from cad.models.region_ad import RegionAD
 
-SequenceModel = AD | CompressedAD
+SequenceModel = AD | CompressedAD | RegionAD
 
 __all__ = [
     "AD",
     "CompressedAD",
     "EncoderPretraining",
     "Memory",
+    "RegionAD",
     "SequenceModel",
     "build_model",
     "new_memory",
@@ -25,4 +27,6 @@ def build_model(config: Config) -> SequenceModel:
     """The model that a config describes, with weights drawn from torch's global generator."""
     if config.model.kind == "ad":
         return AD(config.model, config.env.size)
+    if config.model.kind == "region_ad":
+        return RegionAD(config.model, config.env.size)
     return CompressedAD(config.model, config.env.size)

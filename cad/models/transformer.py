@@ -34,6 +34,10 @@ class KeyValueCache:
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def advance(self, t: int) -> None:
+        """Count ``t`` more positions as filled, once every layer has appended them."""
+        self.length += t
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the buffers, for one element of the batch."""
@@ -129,7 +133,7 @@ class Blocks(nn.Module):
                 mask = mask[T - n_out :]
             x = block(x, mask, n_out if last else T, cache, i)
         if cache is not None:
-            cache.length += T
+            cache.advance(T)
         return x
 
 

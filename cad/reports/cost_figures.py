@@ -218,7 +218,8 @@ def draw_training_by_depth(study: Study) -> Drawing | None:
     groups = [
         group
         for group in study.groups
-        if not group.is_ad and any(len(by_depth(cell, "loss")) > 1 for cell in group.cells)
+        if group.config.model.kind == "compressed_ad"
+        and any(len(by_depth(cell, "loss")) > 1 for cell in group.cells)
     ]
     if not groups:
         return None

@@ -115,7 +115,7 @@ class ActionObjective:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._depths = 1 if config.model.kind == "ad" else config.model.max_compression_depth + 1
+        self._depths = config.model.n_depths
         self._weights = depth_weights(config, self._depths)
         self.n_columns = 2 * self._depths
 

@@ -27,6 +27,7 @@ def test_the_presets_are_there() -> None:
         "model/compressed_ad_60",
         "model/compressed_ad_large",
         "model/compressed_ad_quick",
+        "model/region_ad",
         "train/quick",
     }
 
