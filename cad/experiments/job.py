@@ -40,6 +40,8 @@ def run_or_record(root: Path, stage: Stage, resources: Resources, stop: StopFlag
     except InterruptedRun:
         raise
     except Exception as error:
+        # Slurm signals every process of a job: what fails while the work is stopping is no failure.
+        stop.raise_if_set(f"stage {stage.name}")
         message = str(error) if isinstance(error, CadError) else f"{type(error).__name__}: {error}"
         try:
             write_json(marker, {"message": message, "expected": isinstance(error, CadError)})

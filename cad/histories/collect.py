@@ -26,6 +26,7 @@ from cad.envs.split import split_tasks
 from cad.envs.tasks import task_family
 from cad.errors import CadError, UsageError
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
+from cad.interrupt import STOP_SIGNALS
 from cad.storage import atomic_path, disk_error, folder_lock, sha256_json
 
 _PACKAGES = ("torch", "stable-baselines3", "numpy", "gymnasium", "h5py")
@@ -119,8 +120,9 @@ def _worker_processes(n: int, arguments: _Arguments) -> Iterator[list[_Connectio
     context = multiprocessing.get_context("spawn")
     connections = []
     processes = []
-    # Ctrl-C reaches every process of the terminal; workers inherit the mask and leave it to us.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Ctrl-C reaches every process of the terminal, Slurm's signals every process of the job step;
+    # workers inherit the mask and leave them to us.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(STOP_SIGNALS))
     try:
         for _ in range(n):
             ours, theirs = context.Pipe()
@@ -135,7 +137,7 @@ def _worker_processes(n: int, arguments: _Arguments) -> Iterator[list[_Connectio
         yield connections
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # what a worker finished is there, whole; the rest is nothing yet
         for process in processes:
             process.join()
 

@@ -113,7 +113,8 @@ def _before(profile: Profile, place: Place) -> list[str]:
         "trap : TERM USR2",
         *(f"module load {shlex.quote(module)}" for module in profile.modules),
         *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
-        f"export PYTHONPATH={shlex.quote(str(place.code))}",
+        # The frozen copy comes first, before the folder that the job was submitted from.
+        f"export PYTHONPATH={shlex.quote(str(place.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "export OMP_NUM_THREADS=1",
         # Caches of compilers: on the node, and nobody else's.
         f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
@@ -124,31 +125,46 @@ def _before(profile: Profile, place: Place) -> list[str]:
         'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
         'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
         "note started",
+        *_decide(profile),
     ]
+
+
+def _decide(profile: Profile) -> list[str]:
+    return f"""\
+again() {{
+    # By its index: the number of one task of an array is also that of the whole array.
+    # Not after scancel, nor where Slurm has requeued the job itself.
+    case "$(scontrol --oneliner show job "$task")" in
+    *JobState=RUNNING*|*Reason=TimeLimit*) ;;
+    *) note ended; return ;;
+    esac
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {profile.max_requeues} ]; then note too-many-requeues; return; fi
+    note "$1"
+    scontrol requeue "$task"
+}}
+at_limit() {{
+    case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
+    exit
+}}
+# A task that did not save in time is ended together with this script, which is waiting for it: a
+# process beside it acts at once.
+(trap at_limit TERM; while :; do sleep 5 & wait $!; done) &
+watcher=$!
+disown""".splitlines()
 
 
 def _after(profile: Profile) -> list[str]:
     return f"""\
 code=$?
+kill -KILL "$watcher"
 memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
 crashes=$(grep -c ' crashed$' "$attempts")
-again() {{
-    # Not after scancel, nor where Slurm has requeued the job itself.
-    case "$(scontrol --oneliner show job "$SLURM_JOB_ID")" in
-    *JobState=RUNNING*|*Reason=TimeLimit*) note "$1" && scontrol requeue "$SLURM_JOB_ID" ;;
-    *) note ended ;;
-    esac
-}}
 if [ "$code" = 0 ]; then
     note done
+elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
+    again saved
 elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
     note out-of-memory
-elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
-    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {profile.max_requeues} ]; then
-        again saved
-    else
-        note too-many-requeues
-    fi
 elif [ "$code" -gt 128 ]; then
     if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed; else note too-many-crashes; fi
 else

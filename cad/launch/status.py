@@ -29,6 +29,7 @@ _EVENTS = {
     "too-many-crashes": "killed without a word too often",
     "failed": "its job failed; see the log",
     "saved": "saved, but was not requeued",
+    "time-limit": f"{_TIMEOUT}, and was not requeued",
     "crashed": "killed, and was not requeued",
 }
 _ACCOUNTING = {

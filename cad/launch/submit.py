@@ -184,7 +184,12 @@ def _freeze(experiment: OpenExperiment, profile: Profile, place: Place) -> None:
     """Keep what the jobs will run, so that edits while they wait change nothing."""
     make_dirs(place.folder)
     source = Path(cad.__file__).parent
-    shutil.copytree(source, place.code / "cad", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in source.rglob("*"):
+        if file.is_file() and file.suffix != ".pyc":
+            # Contents alone: modes follow the user's umask, as for every other output.
+            target = place.code / "cad" / file.relative_to(source)
+            make_dirs(target.parent)
+            shutil.copyfile(file, target)
     version, dirty = code_version()
     write_json(
         place.folder / "submission.json",

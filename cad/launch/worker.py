@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import cad
 from cad.experiments.job import stage_job
 from cad.experiments.plan import Stage
 from cad.experiments.stages import Resources
@@ -19,6 +20,7 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
 
     Not an exception: submitit would record one as the job's final result.
     """
+    sys.stdout.write(f"cad {cad.__version__} from {Path(cad.__file__).parent}\n")
     try:
         stage_job(root, stage, resources, None)
     except InterruptedRun as stopped:

@@ -1,0 +1,198 @@
+"""What fails stays failed, what is lost is found dead, and a retry takes up only that."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cad.config import from_mapping
+from cad.launch.arrays import Scale
+from cad.launch.profile import Profile
+from cad.launch.script import Place, job_script
+
+# One cluster, one process of pytest.
+pytestmark = pytest.mark.xdist_group("cluster")
+
+
+# What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail.
+STAND_IN = """\
+#!/bin/bash
+again=${SLURM_RESTART_COUNT:-0}
+case $SLURM_ARRAY_TASK_ID in
+0) [ $again = 1 ] && exit 0; trap "" USR2 TERM; while :; do sleep 1; done ;;
+1) [ $again = 1 ] && exit 0; exit 75 ;;
+2) exit 75 ;;
+3) kill -KILL $$ ;;
+4) echo oom-kill; kill -KILL $$ ;;
+5) exit 1 ;;
+esac
+"""
+EXPECTED = [
+    ["started", "time-limit", "started", "done"],
+    ["started", "saved", "started", "done"],
+    ["started", "saved", "started", "saved", "started", "too-many-requeues"],
+    ["started", "crashed", "started", "too-many-crashes"],
+    ["started", "out-of-memory"],
+    ["started", "failed"],
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stand_ins(cluster, tmp_path_factory) -> Path:
+    """The job script around stand-in workers, which take their time while other tests run."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    worker = folder / "worker"
+    worker.write_text(STAND_IN)
+    worker.chmod(0o755)
+    settings = {
+        "resources": {"minutes": 1, "memory_gb": 0.1, "throttle": 2},
+        "signal_seconds": 10,
+        "max_requeues": 2,
+        "max_crashes": 1,
+    }
+    profile = from_mapping(Profile, settings, "profile")
+    place = Place(folder, folder, str(worker))
+    (folder / "job.sh").write_text(job_script(profile, "train", "stand-in", place, Scale(), None, 6))
+    cluster.call("sbatch", folder / "job.sh")
+    return folder
+
+
+@pytest.fixture
+def one_cell(grid: Path, tmp_path: Path) -> Path:
+    """The grid's first cell, trained in a moment."""
+    settings = yaml.safe_load(grid.read_text())
+    settings["arms"] = [{"name": "AD", "set": {"model.kind": "ad"}}]
+    settings["seeds"] = [0]
+    settings["base"]["train"]["n_updates"] = 100
+    file = tmp_path / "one.yaml"
+    file.write_text(yaml.safe_dump(settings | {"name": "one"}))
+    return file
+
+
+def with_histories(undisturbed: Path, root: Path) -> Path:
+    """A folder of runs whose histories are there already."""
+    (histories,) = (undisturbed / "stages").glob("histories-*")
+    (root / "stages").mkdir(parents=True)
+    (root / "stages" / histories.name).symlink_to(histories)
+    return root
+
+
+def settled(cluster, file, root):
+    return lambda: (
+        not any(stage["state"] in ("queued", "running") for stage in cluster.stages(file, root).values())
+    )
+
+
+def states(cluster, file, root):
+    return {stage["kind"]: stage["state"] for stage in cluster.stages(file, root).values()}
+
+
+def test_permanent_failure_is_not_requeued(cluster, one_cell, undisturbed, wait_for, tmp_path):
+    root = with_histories(undisturbed, tmp_path / "runs")
+    settings = yaml.safe_load(one_cell.read_text())
+    settings["base"]["train"] |= {"learning_rate": 1e30, "num_warmup_steps": 0}
+    one_cell.write_text(yaml.safe_dump(settings))
+    cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
+    wait_for(settled(cluster, one_cell, root), 60)
+    stages = {stage["kind"]: stage for stage in cluster.stages(one_cell, root).values()}
+    assert stages["train"]["state"] == "failed" and "diverged" in stages["train"]["reason"]
+    assert stages["evaluate"]["state"] == "dead" and "before it started" in stages["evaluate"]["reason"]
+    (attempts,) = (root / "one/jobs").glob("*-slurm/*.attempts")
+    assert [line.split()[2] for line in attempts.read_text().splitlines()] == ["started", "failed"]
+    assert "diverged" in cluster.cad("status", one_cell, "--root", root).stdout
+
+
+def test_cancel_then_retry(cluster, one_cell, undisturbed, wait_for, tmp_path):
+    root = with_histories(undisturbed, tmp_path / "runs")
+    never = cluster.cad("retry", one_cell, "--root", root, check=False)
+    assert never.returncode == 1 and "never submitted" in never.stderr
+    cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
+    wait_for(lambda: states(cluster, one_cell, root)["train"] == "running", 30)
+    assert "cancelled 2 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
+    wait_for(settled(cluster, one_cell, root), 30)
+    cluster.settle()
+    found = cluster.stages(one_cell, root)
+    assert {stage["kind"]: stage["state"] for stage in found.values()} == {
+        "histories": "done", "train": "dead", "evaluate": "dead",
+    }  # fmt: skip
+    wrong = cluster.cad("retry", one_cell, "--root", root, "--mem", "more", check=False)
+    assert wrong.returncode == 2 and "x2" in wrong.stderr
+    before = os.umask(0o027)
+    try:
+        retried = cluster.cad("retry", one_cell, "--root", root, "--failed").stdout
+    finally:
+        os.umask(before)
+    assert "submitted train" in retried and "submitted evaluate" in retried
+    wait_for(lambda: set(states(cluster, one_cell, root).values()) == {"done"}, 60)
+    # Files of the retry follow the umask that it had, those of its jobs too.
+    (newest,) = sorted((root / "one/jobs").iterdir())[-1:]
+    (evaluate,) = (root / "stages").glob("evaluate-*")
+    made = [newest, *newest.rglob("*"), *evaluate.glob("returns.h5"), evaluate / "DONE"]
+    assert len(made) > 50
+    assert not [path for path in made if not path.is_symlink() and path.stat().st_mode & 0o007]
+    assert not [path for path in root.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o002]
+
+
+def test_out_of_memory_is_seen_and_more_of_it_helps(cluster, one_cell, undisturbed, wait_for, tmp_path):
+    root = with_histories(undisturbed, tmp_path / "runs")
+    profile = tmp_path / "narrow.yaml"
+    profile.write_text("resources: {minutes: 5, memory_gb: 0.05}\nsignal_seconds: 30\n")
+    cluster.cad("submit", one_cell, "--profile", profile, "--root", root)
+    wait_for(settled(cluster, one_cell, root), 60)
+    train = next(s for s in cluster.stages(one_cell, root).values() if s["kind"] == "train")
+    assert (train["state"], train["reason"]) == ("dead", "out of memory")
+    cluster.cad("retry", one_cell, "--root", root, "--mem", "x20")
+    asked = cluster.call("squeue", "-h", "-o", "%j %m").stdout.split("\n")
+    assert "cad-one-train 1024M" in asked or "cad-one-train 1G" in asked, asked
+    cluster.cad("cancel", one_cell, "--root", root)
+    cluster.settle()
+
+
+def test_a_thousand_cells(cluster, one_cell, undisturbed, tmp_path):
+    """Held jobs: what is measured is submission and the table."""
+    root = with_histories(undisturbed, tmp_path / "runs")
+    settings = yaml.safe_load(one_cell.read_text())
+    settings["seeds"] = list(range(1000))
+    one_cell.write_text(yaml.safe_dump(settings))
+    profile = tmp_path / "held.yaml"
+    profile.write_text("resources: {minutes: 5, sbatch: {hold: true}}\nsignal_seconds: 30\n")
+    started = time.monotonic()
+    submitted = cluster.cad("submit", one_cell, "--profile", profile, "--root", root).stdout
+    took = time.monotonic() - started
+    assert submitted.count("1000 tasks") == 2
+    started = time.monotonic()
+    found = json.loads(cluster.cad("status", one_cell, "--root", root, "--json").stdout)
+    answered = time.monotonic() - started
+    assert len(found) == 1000
+    assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in found)
+    assert took < 30 and answered < 2
+    assert "cancelled 2000 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
+
+
+def test_profile_mistakes_are_told_before_anything_is_submitted(cluster, one_cell, tmp_path):
+    profile = tmp_path / "wrong.yaml"
+    profile.write_text("resources: {minuts: 5}\n")
+    done = cluster.cad("submit", one_cell, "--profile", profile, "--root", tmp_path / "runs", check=False)
+    assert done.returncode == 2 and "minutes" in done.stderr
+    profile.write_text("image: /nowhere/cad.sif\n")
+    done = cluster.cad("submit", one_cell, "--profile", profile, "--root", tmp_path / "runs", check=False)
+    assert done.returncode == 1 and "image" in done.stderr
+    profile.write_text("resources: {partition: nowhere}\n")
+    done = cluster.cad("submit", one_cell, "--profile", profile, "--root", tmp_path / "runs", check=False)
+    assert done.returncode == 1 and "invalid partition" in done.stderr and "Traceback" not in done.stderr
+    bad = cluster.cad(
+        "submit", one_cell, "--profile", cluster.profile, "--root", tmp_path / "a%j", check=False
+    )
+    assert bad.returncode == 2 and "rename" in bad.stderr
+
+
+def test_the_job_script_decides_what_comes_next(cluster, stand_ins, wait_for):
+    wait_for(lambda: not cluster.call("squeue", "-h", "--name=stand-in").stdout, 150)
+    attempts = sorted(stand_ins.glob("*.attempts"), key=lambda path: int(path.stem.partition("_")[2]))
+    noted = [[line.split()[2] for line in path.read_text().splitlines()] for path in attempts]
+    assert noted == EXPECTED

@@ -1,0 +1,137 @@
+"""A grid on a real cluster, hit by everything that happens there, ends with the numbers of `cad run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+# One cluster, one process of pytest.
+pytestmark = pytest.mark.xdist_group("cluster")
+
+EVENTS = {"started", "saved", "crashed", "done", "ended"}
+
+
+def running(cluster, grid, root, kind):
+    """Stages of a kind that run and have moved."""
+    return {
+        name: stage
+        for name, stage in cluster.stages(grid, root, kind).items()
+        if stage["state"] == "running" and stage["done_share"]
+    }
+
+
+def wait_running(wait_for, cluster, grid, root, kind, but=()):
+    found = {}
+
+    def there():
+        found.update({n: s for n, s in running(cluster, grid, root, kind).items() if n not in but})
+        return found
+
+    wait_for(there, 90)
+    return next(iter(found.items()))
+
+
+def worker_of(root: Path, stage: str) -> int:
+    return int(re.search(r"process (\d+)", (root / "stages" / stage / ".lock").read_text())[1])
+
+
+def events(root: Path) -> dict[str, list[str]]:
+    """Job to what its script noted."""
+    return {
+        file.stem: [line.split(" ", 2)[2] for line in file.read_text().splitlines()]
+        for file in (root / "grid/jobs").glob("*-slurm/*.attempts")
+    }
+
+
+def test_grid_with_every_disturbance(cluster, grid, undisturbed, wait_for, tmp_path):
+    root = tmp_path / "my runs; rm -rf x"
+    submit = ("submit", grid, "--profile", cluster.profile, "--root", root)
+
+    planned = cluster.cad(*submit, "--dry-run").stdout
+    assert "to start at" in planned  # the verdict of sbatch --test-only
+    assert cluster.call("squeue", "-h").stdout == ""
+    submitted = cluster.cad(*submit).stdout  # and the submitting process is gone
+    assert re.findall(r"submitted (\w+): job \d+ \((\d+) task", submitted) == [
+        ("histories", "1"), ("train", "6"), ("evaluate", "6"),
+    ]  # fmt: skip
+
+    # What was submitted is what --dry-run showed, but for the folder and the jobs waited for.
+    (folder,) = (root / "grid/jobs").glob("*-slurm")
+    for file, ours in zip(
+        sorted(folder.glob("*_submission.sh"), key=lambda p: int(p.name.split("_")[0])),
+        sorted((root / "grid/jobs/dry-run").glob("*.sh")),
+        strict=True,
+    ):
+        ids = re.sub(r"(after\w+):\S+", r"\1", file.read_text())
+        text = re.sub(r"(after\w+):\S+", r"\1", ours.read_text())
+        assert ids == text.replace("jobs/dry-run", f"jobs/{folder.name}")
+
+    again = cluster.cad(*submit).stdout
+    assert "joined: 13 stages" in again and "nothing to submit" in again
+
+    # scontrol requeue, while histories are collected
+    histories, stage = wait_running(wait_for, cluster, grid, root, "histories")
+    cluster.call("scontrol", "requeue", stage["job_id"])
+
+    # The job controller dies and comes again; the same for a node's daemon.
+    _, stage = wait_running(wait_for, cluster, grid, root, "train")
+    cluster.kill("slurmctld")
+    cluster.call("slurmctld")
+    wait_for(lambda: cluster.call("squeue", check=False).returncode == 0, 20)
+    node = stage["node"]
+    cluster.kill(f"slurmd.{node}")
+    cluster.call("slurmd", "-N", node)
+
+    # SIGKILL of a worker; the warning before a time limit, twice
+    killed, _ = wait_running(wait_for, cluster, grid, root, "train")
+    os.kill(worker_of(root, killed), signal.SIGKILL)
+    warned, stage = wait_running(wait_for, cluster, grid, root, "train", but=(killed,))
+    for _ in range(2):
+        cluster.call("scancel", "--signal=USR2", stage["job_id"])
+
+    # Preemption by a job of higher priority
+    preempted, _ = wait_running(wait_for, cluster, grid, root, "train", but=(killed, warned))
+    cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+
+    def finished():
+        stages = cluster.stages(grid, root)
+        wrong = {n: s["reason"] for n, s in stages.items() if s["state"] in ("failed", "dead")}
+        assert not wrong, wrong
+        return all(stage["state"] == "done" for stage in stages.values())
+
+    wait_for(finished, 150, every=1)
+    cluster.cad("report", grid, "--root", root)
+    fingerprints = [
+        json.loads((place / "grid/report/report.json").read_text())["fingerprint"]
+        for place in (root, undisturbed)
+    ]
+    assert fingerprints[0] == fingerprints[1]
+
+    cluster.settle()
+    noted = events(root)
+    assert len(noted) == 13
+    assert all(Counter(job)["done"] == 1 and job[-1] == "done" for job in noted.values()), noted
+    assert set().union(*noted.values()) <= EVENTS
+    jobs = {
+        name: json.loads((root / "stages" / name / "job.json").read_text())["job_id"]
+        for name in (histories, killed, warned, preempted)
+    }
+    assert "crashed" in noted[jobs[killed]]
+    assert "saved" in noted[jobs[warned]]
+    assert noted[jobs[histories]].count("started") == 2
+    assert noted[jobs[preempted]].count("started") > 1
+    for metrics in (root / "stages").glob("train-*/metrics.jsonl"):
+        steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+        assert steps == [0, *range(5, 301, 5)]
+
+    done = cluster.cad(*submit).stdout
+    assert "nothing to submit" in done and "joined" not in done
+    logs = [cluster.cad("logs", grid, str(n), "--stage", "train", "--root", root).stdout for n in range(1, 7)]
+    assert any("resuming at update" in log for log in logs)
+    assert all(f"from {folder / 'code/cad'}\n" in log for log in logs)
