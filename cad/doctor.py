@@ -124,6 +124,7 @@ def try_model(config: Config) -> str:
     from cad.models import build_model
     from cad.training.checkpoint import load_newest
     from cad.training.loop import train
+    from cad.training.regions import model_objective
 
     once = {"n_updates": 1, "batch_size": 2, "log_every": 1, "checkpoint_every": 1, "validate_every": 0,
             "watchdog_share": None, "num_warmup_steps": 0, "compile": False}  # fmt: skip
@@ -140,7 +141,16 @@ def try_model(config: Config) -> str:
     model = build_model(config)
     with tempfile.TemporaryDirectory(prefix="cad-doctor-") as folder:
         sampler = WindowSampler(config, arrays)
-        train(config, model, sampler, Path(folder), run_id="doctor", device=device, stop=StopFlag())
+        train(
+            config,
+            model,
+            sampler,
+            Path(folder),
+            run_id="doctor",
+            device=device,
+            stop=StopFlag(),
+            objective=model_objective(config),
+        )
         stored = load_newest(Path(folder) / "checkpoints", "doctor")
     for name, tensor in model.state_dict().items():
         if stored is None or not torch.equal(stored.tensors[f"model/{name}"], tensor.cpu()):
