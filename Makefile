@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Two tests at a time; those that need the same cluster stay together.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 # One thread a process: stages run side by side, and results do not depend on the number of cores.
 export OMP_NUM_THREADS = 1
 
@@ -15,13 +17,13 @@ quickstart: $(READY)  ## from nothing to an ablation report: runs/quickstart/rep
 	$(BIN)/cad run experiments/quickstart.yaml
 
 test: $(READY)   ## every test, a small end-to-end experiment included
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .

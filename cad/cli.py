@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 import cad
 from cad.cluster_cli import add_cluster_commands
 from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
 
 app = typer.Typer(
     help="Compressed algorithm distillation: histories, models, evaluation, ablation reports.",
@@ -41,6 +41,7 @@ Words = Annotated[
 Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Kind = Literal["histories", "pretrain", "train", "evaluate"]
 RUNS = Path("runs")
 CORES = os.cpu_count() or 1
 
@@ -84,6 +85,14 @@ def collect(words: Words = None, root: Root = RUNS, workers: Workers = CORES) ->
 
 
 @app.command()
+def pretrain(
+    words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto"
+) -> None:
+    """Pre-train one encoder; cells with pretrain.enabled and the same settings use it."""
+    _run_cell([*(words or []), "pretrain.enabled=true"], "pretrain", root, workers, device)
+
+
+@app.command()
 def train(words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto") -> None:
     """Train one model, after collecting its histories if they are not there yet."""
     _run_cell(words, "train", root, workers, device)
@@ -91,19 +100,25 @@ def train(words: Words = None, root: Root = RUNS, workers: Workers = CORES, devi
 
 @app.command()
 def evaluate(
-    words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto"
+    words: Words = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    trace: Annotated[bool, typer.Option("--trace", help="Print every compression as it happens.")] = False,
 ) -> None:
     """Put one model into the held-out tasks, after training it if that was not done yet."""
-    _run_cell(words, "evaluate", root, workers, device)
+    _run_cell(words, "evaluate", root, workers, device, trace=trace)
 
 
-def _run_cell(words: list[str] | None, last: str, root: Path, workers: int, device: str) -> None:
+def _run_cell(
+    words: list[str] | None, last: str, root: Path, workers: int, device: str, *, trace: bool = False
+) -> None:
     config = load(Config, *_split_words(words)).value
     # Only now: a mistake in the config is told without waiting for torch.
     from cad.experiments.plan import Cell
     from cad.experiments.session import run_cell
 
-    path = run_cell(Cell("", "", config), last, root, workers, device, console)
+    path = run_cell(Cell("", "", config), last, root, workers, device, console, trace=trace)
     console.print(f"{path}", highlight=False, soft_wrap=True)
 
 
@@ -151,15 +166,24 @@ def run(
         bool, typer.Option("--inline", help="One stage after the other, in this process.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and stages; run nothing.")] = False,
+    until: Annotated[Kind, typer.Option("--until", help="Stop after the stages of this kind.")] = "evaluate",
+    first: Annotated[
+        Kind, typer.Option("--from", help="Start from this kind; stages before it have to be done.")
+    ] = "histories",
 ) -> None:
     """Run an experiment on this machine, skipping what is done, and report on it."""
+    from cad.experiments.plan import STAGE_KINDS
     from cad.experiments.session import dry_run_text, open_experiment, run_experiment
 
+    if STAGE_KINDS.index(first) > STAGE_KINDS.index(until):
+        raise UsageError(f"--from {first} comes after --until {until}: nothing is left to run")
     opened = open_experiment(experiment, overrides or [], root)
     if dry_run:
-        typer.echo(dry_run_text(opened))
+        typer.echo(dry_run_text(opened, first, until))
         return
-    page = run_experiment(opened, workers=workers, device=device, inline=inline, console=console)
+    page = run_experiment(
+        opened, workers=workers, device=device, inline=inline, console=console, first=first, last=until
+    )
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -174,6 +198,29 @@ def report(
 
     page = write_experiment_report(open_experiment(experiment, overrides or [], root))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    root: Root = RUNS,
+    presets: Annotated[Path | None, typer.Option(help="Folder of presets; default: the checkout's.")] = None,
+) -> None:
+    """Check this installation: packages, devices, every model preset, Slurm, Apptainer, disk."""
+    from rich.table import Table
+
+    from cad.doctor import PRESETS, examine
+
+    style = {"well": "green", "absent": "yellow", "broken": "bold red"}
+    table = Table("check", "state", "found", "what to do")
+    broken = []
+    with console.status("examining"):
+        for check in examine(root, presets or PRESETS):
+            state = f"[{style[check.state]}]{check.state}[/]"
+            table.add_row(check.name, state, _plain(check.found), _plain(check.advice))
+            broken += [check.name] if check.state == "broken" else []
+    console.print(table)
+    if broken:
+        raise CadError(f"broken: {', '.join(broken)}; the table says what to do")
 
 
 add_cluster_commands(app, console)

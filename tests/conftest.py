@@ -23,7 +23,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture(scope="session")
 def tiny_config() -> MakeConfig:
-    """``tiny_config(kind, seed=0, env={}, model={}, train={})``: a cell that trains in a second."""
+    """``tiny_config(kind, seed=0, env={}, model={}, train={}, ...)``: a cell that trains in a second."""
 
     def make(kind: str = "compressed_ad", seed: int = 0, **sections: dict[str, Any]) -> Config:
         base: dict[str, dict[str, Any]] = {
@@ -50,8 +50,11 @@ def tiny_config() -> MakeConfig:
                 "validate_every": 0,
             },
         }
+        if kind == "region_ad":
+            base["source"].update(n_steps=8, batch_size=100)
+            base["model"].update(compress_interval=8, n_transit=24)
         for name, values in sections.items():
-            base[name].update(values)
+            base.setdefault(name, {}).update(values)
         return Config.model_validate({"seed": seed, **base})
 
     return make

@@ -149,14 +149,14 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mask", "file_mode", "dir_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
 def test_modes_follow_the_umask(tmp_path: Path, mask: int, file_mode: int, dir_mode: int) -> None:
-    before = os.umask(mask)
-    try:
-        storage.write_text(tmp_path / "a", "x")
-        with storage.atomic_dir(tmp_path / "d"):
-            pass
-        assert os.umask(mask) == mask  # reading it did not change it
-    finally:
-        os.umask(before)
+    program = (
+        f"import os; os.umask({mask})\n"
+        "import sys, pathlib; from cad import storage; here = pathlib.Path(sys.argv[1])\n"
+        "storage.write_text(here / 'a', 'x')\n"
+        "with storage.atomic_dir(here / 'd'): pass\n"
+        f"assert os.umask({mask}) == {mask}  # reading it did not change it\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == file_mode
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == dir_mode
 

@@ -17,7 +17,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 EnvName = Literal["darkroom", "darkroom_permuted", "dark_key_to_door"]
-ModelKind = Literal["ad", "compressed_ad"]
+ModelKind = Literal["ad", "compressed_ad", "region_ad"]
 
 DEFAULT_HORIZON: dict[str, int] = {"darkroom": 20, "darkroom_permuted": 50, "dark_key_to_door": 50}
 N_ACTIONS = 5
@@ -109,21 +109,30 @@ class ModelConfig(Section):
 
     kind: ModelKind = Field(
         "compressed_ad",
-        description="ad: a window of the last n_transit steps; compressed_ad: latents + window.",
+        description="ad: a window of the last n_transit steps; compressed_ad: latents + window; region_ad: "
+        "regions between <compress> and </compress> tokens, which the model closes itself.",
     )
-    n_transit: PositiveInt = Field(40, description="Window: steps that the decoder sees uncompressed.")
+    n_transit: PositiveInt = Field(
+        40,
+        description="Window: steps that the decoder sees uncompressed; region_ad: steps and tokens, "
+        "shared out evenly among n_regions.",
+    )
     n_embd: PositiveInt = Field(64, description="Width.")
     n_layer: PositiveInt = Field(4, description="Decoder layers.")
     n_head: PositiveInt = Field(4, description="Attention heads.")
     n_inner: PositiveInt | None = Field(None, description="Feed-forward width; default 4 x n_embd.")
     dropout: Probability = Field(0.0, description="Residual dropout (attention itself has none: see docs).")
-    n_latent: PositiveInt = Field(16, description="compressed_ad: latent tokens that hold the past.")
+    n_latent: PositiveInt = Field(
+        16, description="compressed_ad, region_ad with latents: latent tokens that hold the past."
+    )
     max_compression_depth: NonNegativeInt = Field(
         3,
-        description="compressed_ad: compressions in a row that training unrolls; roll-outs go on compressing "
-        "beyond it. 0: no compression; a full window is forgotten.",
+        description="compressed_ad, region_ad with latents: compressions in a row that training unrolls; "
+        "roll-outs go on compressing beyond it. 0 (compressed_ad): none; a full window is forgotten.",
     )
-    encoder_n_layer: PositiveInt = Field(2, description="compressed_ad: encoder layers.")
+    encoder_n_layer: PositiveInt = Field(
+        2, description="compressed_ad, region_ad with latents: encoder layers."
+    )
     min_compress_length: PositiveInt | None = Field(
         None, description="compressed_ad: shortest segment that training compresses; default n_transit / 2."
     )
@@ -138,11 +147,70 @@ class ModelConfig(Section):
         description="ad: steps that a full window drops at once in a roll-out (the rest is re-encoded); "
         "default n_transit / 4. 1 is the exact sliding window, at the cost of a re-encoding a step.",
     )
+    compress_interval: PositiveInt = Field(
+        80,
+        description="region_ad: steps at which training cuts a history into regions; equals source.n_steps, "
+        "so that a region is one PPO iteration.",
+    )
+    n_regions: Annotated[int, Field(ge=2, le=4)] = Field(
+        2,
+        description="region_ad: consecutive regions that the decoder sees, the open one included. A "
+        "roll-out's region may grow to n_transit / n_regions - 2 steps; then it is closed for the model.",
+    )
+    on_compress: Literal["drop", "latents"] = Field(
+        "drop",
+        description="region_ad: what happens to the oldest region when one more is closed. drop: it is "
+        "forgotten; latents: an encoder folds it into latents, as in compressed_ad.",
+    )
+
+    step_embedding: Literal["row_column", "cell"] = Field(
+        "row_column", description="cell: one embedding a cell of the grid (experiments/ingredients.yaml)."
+    )
+    embedding_norm: bool = Field(
+        True,
+        description="Layer norms behind the step embedding and before the blocks; false for "
+        "experiments/ingredients.yaml.",
+    )
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="Norms before or behind each attention and feed-forward layer."
+    )
 
     @property
     def steps_dropped(self) -> int:
         """``drop_block`` with its default filled in."""
         return self.drop_block or max(1, self.n_transit // 4)
+
+    @property
+    def folds_regions(self) -> bool:
+        """Whether it is a region_ad whose oldest region is folded into latents."""
+        return self.kind == "region_ad" and self.on_compress == "latents"
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether an encoder makes latents."""
+        return self.kind == "compressed_ad" or self.folds_regions
+
+    @property
+    def uncompressed_steps(self) -> int:
+        """Steps that the decoder sees uncompressed."""
+        return self.n_regions * self.compress_interval if self.kind == "region_ad" else self.n_transit
+
+    @property
+    def region_room(self) -> int:
+        """Elements (steps and the two tokens) that one region may take in the decoder's window."""
+        return self.n_transit // self.n_regions
+
+    @property
+    def n_depths(self) -> int:
+        """Segments that training decodes and reports apart."""
+        if self.kind == "region_ad":
+            return self.training_regions
+        return 1 if self.kind == "ad" else self.max_compression_depth + 1
+
+    @property
+    def training_regions(self) -> int:
+        """Regions of a training window: what the decoder sees, and those folded before it."""
+        return self.n_regions + (self.max_compression_depth if self.folds_regions else 0)
 
     @property
     def compress_lengths(self) -> tuple[int, int]:
@@ -165,11 +233,20 @@ class ModelConfig(Section):
                     f"max_compress_length={high} is above the window n_transit={self.n_transit}: "
                     "such a segment would never be compressed"
                 )
+        if self.kind == "region_ad":
+            needed = self.n_regions * (self.compress_interval + 2)
+            if self.n_transit < needed:
+                raise ValueError(
+                    f"n_transit={self.n_transit} does not hold n_regions={self.n_regions} regions of "
+                    f"compress_interval={self.compress_interval} steps and two tokens; it takes {needed}"
+                )
+            if self.folds_regions and not self.max_compression_depth:
+                raise ValueError("on_compress=latents needs max_compression_depth of at least 1")
         return self
 
 
-class TrainConfig(Section):
-    """The training loop."""
+class LoopConfig(Section):
+    """What every training has, that of a model and that of an encoder."""
 
     n_updates: PositiveInt = Field(1000, description="Optimiser steps.")
     batch_size: PositiveInt = Field(32, description="Windows an update, over all ranks.")
@@ -183,30 +260,93 @@ class TrainConfig(Section):
     )
     num_warmup_steps: NonNegativeInt = Field(100, description="Updates of linear warm-up.")
     beta2: Probability = Field(0.98, description="AdamW's second beta.")
-    weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's weight decay, on matrices only.")
+    weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay, on matrices only.")
     grad_clip: PositiveFloat = Field(1.0, description="Largest gradient norm.")
-    label_smoothing: Probability = Field(0.0, description="Label smoothing of the action loss.")
-    depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
-        None, description="Loss weight of segment k = 0..max_compression_depth; default all equal."
-    )
-    burn_in: NonNegativeInt = Field(
-        0, description="compressed_ad: up to this many earlier segments are compressed without gradient."
-    )
     max_episode_gap: PositiveInt = Field(
         10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
     )
     log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
+    checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; the newest ones.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
+    compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+
+
+class TrainConfig(LoopConfig):
+    """The training loop."""
+
+    label_smoothing: Probability = Field(0.0, description="Label smoothing of the action loss.")
+    depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
+        None, description="Loss weight of segment k = 0..max_compression_depth; default all equal."
+    )
+    token_type_weight: NonNegativeFloat = Field(
+        0.1, description="region_ad: weight of the token-type loss, which is added to the action loss."
+    )
+    burn_in: NonNegativeInt = Field(
+        0, description="compressed_ad: up to this many earlier segments are compressed without gradient."
+    )
     validate_every: NonNegativeInt = Field(500, description="Updates between validation roll-outs; 0: never.")
     validation_episodes: PositiveInt = Field(20, description="Episodes of a validation roll-out.")
     validation_rollouts: PositiveInt = Field(4, description="Validation roll-outs a task.")
-    checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
-    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; the newest ones.")
+    loss_on: Literal["all", "last"] = Field(
+        "all", description="all: every step carries loss; last: the last step of every segment alone."
+    )
+    reconstruction_weight: NonNegativeFloat = Field(
+        0.0,
+        description="compressed_ad: weight of an auxiliary loss: a small decoder reconstructs the compressed "
+        "steps from the latents (pretrain.objective, decoder_n_layer and depth_weights say how).",
+    )
     watchdog_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.3,
         description="Stop if the loss is still near log(actions) after this share of the updates; null: off.",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
-    compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+    pretrained_encoder_path: str | None = Field(
+        None,
+        description="compressed_ad: start with the encoder, the first latents, the step embedding and its "
+        "norm of this file (a pre-training's encoder.safetensors or a trained model.safetensors).",
+    )
+    init_from_ad: str | None = Field(
+        None,
+        description="compressed_ad: start with the decoder and the step embedding of a trained AD: the path "
+        "of its model.safetensors, or the word stage: the AD of the same settings is trained first, in a "
+        "stage that cells share.",
+    )
+    freeze_encoder: bool = Field(
+        False, description="Keep what pretrained_encoder_path brought as it is; false: fine-tune it."
+    )
+
+
+class PretrainConfig(LoopConfig):
+    """Pre-training of the encoder: histories are compressed, a small decoder reconstructs them."""
+
+    enabled: bool = Field(
+        False, description="compressed_ad: pre-train the encoder in a stage of its own, shared by cells."
+    )
+    freeze: bool = Field(
+        False, description="With enabled: action training keeps the encoder frozen; false: fine-tunes it."
+    )
+    objective: Literal["tokens", "embeddings"] = Field(
+        "tokens",
+        description="tokens: cross-entropy of row, column, action and reward of every compressed step; "
+        "embeddings: mean squared error to the steps' embeddings (targets without gradient).",
+    )
+    decoder_n_layer: PositiveInt = Field(2, description="Layers of the reconstruction decoder.")
+    depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
+        None, description="Loss weight of depth k = 1..max_compression_depth; default 1, 2, 3, ..."
+    )
+    seed: NonNegativeInt | None = Field(
+        None, description="Seed of the pre-training; default the cell's. Set, all seeds share one encoder."
+    )
+    collapse_variance: NonNegativeFloat = Field(
+        1e-3,
+        description="Stop when latents vary less than this between histories, or step embeddings between "
+        "steps; both are normalised, so that 1 is about all there can be.",
+    )
+    collapse_after: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3,
+        description="Share of the updates after which that is looked at (not before the warm-up's end): a "
+        "fresh encoder's latents vary little.",
+    )
 
 
 class EvaluationConfig(Section):
@@ -226,6 +366,7 @@ class Config(Section):
     env: EnvConfig = Field(EnvConfig(), description="Tasks and their split.")
     source: SourceConfig = Field(SourceConfig(), description="PPO, which writes the histories.")
     model: ModelConfig = Field(ModelConfig(), description="The sequence model.")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="Pre-training of the encoder.")
     train: TrainConfig = Field(TrainConfig(), description="Training.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out roll-outs.")
 
@@ -243,11 +384,17 @@ class Config(Section):
                 f"source.batch_size={self.source.batch_size} is more than one PPO roll-out holds "
                 f"(n_steps x n_streams = {rollout})"
             )
+        if self.model.kind == "region_ad" and self.model.compress_interval != self.source.n_steps:
+            raise ValueError(
+                f"model.compress_interval={self.model.compress_interval} is not "
+                f"source.n_steps={self.source.n_steps}: a region must be one PPO iteration; set both alike"
+            )
         needed = training_window(self.model)
         if needed > self.source.steps_per_stream:
             raise ValueError(
-                f"a training window needs {needed} steps (n_transit, or segments x longest segment), "
-                f"but a history has source.steps_per_stream={self.source.steps_per_stream}"
+                f"a training window needs {needed} steps (n_transit, segments x longest segment, "
+                "or regions x compress_interval), but a history has "
+                f"source.steps_per_stream={self.source.steps_per_stream}"
             )
         if self.train.depth_weights is not None:
             if self.model.kind != "compressed_ad":
@@ -266,23 +413,71 @@ class Config(Section):
             raise ValueError(
                 "train.burn_in is for model.kind=compressed_ad with max_compression_depth above 0"
             )
-        for key, every in (
-            ("validate_every", self.train.validate_every),
-            ("checkpoint_every", self.train.checkpoint_every),
+        for key, every, log_every in (
+            ("train.validate_every", self.train.validate_every, self.train.log_every),
+            ("train.checkpoint_every", self.train.checkpoint_every, self.train.log_every),
+            ("pretrain.checkpoint_every", self.pretrain.checkpoint_every, self.pretrain.log_every),
         ):
-            if every % self.train.log_every:
-                raise ValueError(
-                    f"train.{key}={every} is not a multiple of train.log_every={self.train.log_every}"
-                )
+            if every % log_every:
+                section = key.partition(".")[0]
+                raise ValueError(f"{key}={every} is not a multiple of {section}.log_every={log_every}")
         if self.train.validate_every and not self.env.n_validation:
             raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
         return self
+
+    @model_validator(mode="after")
+    def _pretraining_fits(self) -> Config:
+        pretrain, train, depth = self.pretrain, self.train, self.model.max_compression_depth
+        compresses = self.model.kind == "compressed_ad" and depth > 0
+        for key, used in (
+            ("pretrain.enabled", pretrain.enabled),
+            ("train.pretrained_encoder_path", train.pretrained_encoder_path is not None),
+            ("train.reconstruction_weight", train.reconstruction_weight > 0),
+        ):
+            if used and not compresses:
+                raise ValueError(f"{key} is for model.kind=compressed_ad with max_compression_depth above 0")
+        if train.init_from_ad is not None:
+            if self.model.kind != "compressed_ad":
+                raise ValueError("train.init_from_ad is for model.kind=compressed_ad")
+            if pretrain.enabled or train.pretrained_encoder_path is not None:
+                raise ValueError(
+                    "train.init_from_ad and a pre-trained encoder (pretrain.enabled or "
+                    "train.pretrained_encoder_path) both bring a step embedding; choose one"
+                )
+        if pretrain.enabled and train.pretrained_encoder_path is not None:
+            raise ValueError(
+                "pretrain.enabled and train.pretrained_encoder_path both name an encoder; choose one"
+            )
+        if train.freeze_encoder and train.pretrained_encoder_path is None:
+            raise ValueError(
+                "train.freeze_encoder needs train.pretrained_encoder_path (for an encoder that a stage "
+                "pre-trains, set pretrain.freeze)"
+            )
+        if pretrain.enabled and pretrain.batch_size == 1:
+            raise ValueError("pretrain.batch_size=1 leaves nothing to compare: the collapse check needs two")
+        weights = pretrain.depth_weights
+        if weights is not None and (pretrain.enabled or train.reconstruction_weight):
+            if len(weights) != depth:
+                raise ValueError(
+                    f"pretrain.depth_weights has {len(weights)} entries; depths 1 to "
+                    f"max_compression_depth={depth} need {depth}"
+                )
+            if sum(weights) <= 0:
+                raise ValueError("pretrain.depth_weights are all zero")
+        return self
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether action training leaves encoder and step embedding as they were loaded."""
+        return self.train.freeze_encoder or (self.pretrain.enabled and self.pretrain.freeze)
 
 
 def training_window(model: ModelConfig) -> int:
     """Steps of history that one training window takes at most (without burn-in)."""
     if model.kind == "ad":
         return model.n_transit
+    if model.kind == "region_ad":
+        return model.training_regions * model.compress_interval
     return (model.max_compression_depth + 1) * model.compress_lengths[1]
 
 

@@ -12,11 +12,11 @@ from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
 from cad.storage import atomic_path
 
-FORMAT = 1
+FORMAT = 2  # 1 had no moments of compression
 
 
 def save_results(path: Path, result: RolloutResult) -> None:
-    """Write ``returns`` (tasks, roll-outs, episodes), ``compressions`` and ``task_ids``, atomically."""
+    """Write all of ``result``, atomically; datasets have the names and shapes of its fields."""
     # Built in memory: HDF5 ends the whole process when the disk is full while it closes a file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as file:
@@ -27,6 +27,11 @@ def save_results(path: Path, result: RolloutResult) -> None:
         file.create_dataset("task_ids", data=np.array(result.task_ids, dtype=np.int64), fletcher32=True)
         file.create_dataset("returns", data=result.returns, compression="gzip", shuffle=True, fletcher32=True)
         file.create_dataset("compressions", data=result.compressions, fletcher32=True)
+        for name, data in (("moments", result.moments), ("chosen", result.chosen)):
+            # Datasets without an element take no filters.
+            filters = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+            if data is not None:
+                file.create_dataset(name, data=data, **(filters if data.size else {}))
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
@@ -44,6 +49,8 @@ def load_results(path: Path) -> RolloutResult:
                 horizon=int(file.attrs["horizon"]),
                 state_bytes=int(file.attrs["state_bytes"]),
                 seconds=float(file.attrs["seconds"]),
+                moments=file["moments"][:] if "moments" in file else None,
+                chosen=file["chosen"][:] if "chosen" in file else None,
             )
     except FileNotFoundError as error:
         raise CadError(f"{path} is missing; evaluate the model again") from error

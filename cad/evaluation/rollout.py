@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cad.config.schema import N_ACTIONS
 from cad.envs import BatchedEnv, TaskFamily
+from cad.evaluation.moments import CompressionEvent, CompressionRecorder
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
 from cad.models import Memory, SequenceModel, new_memory
@@ -31,6 +32,10 @@ class RolloutResult:
 
     ``returns`` is (tasks, roll-outs, episodes): sums of rewards.  ``compressions`` is (tasks,
     roll-outs).  ``state_bytes`` is what one roll-out keeps between steps; it is constant.
+    ``moments`` (tasks, roll-outs, most compressions) says after which steps, counted from the
+    start of the roll-out, it compressed, and ``chosen`` which of these compressions the model
+    asked for itself; -1 and False fill roll-outs that compressed less often.  Both are None in
+    results of before they were recorded.
     """
 
     task_ids: tuple[int, ...]
@@ -39,6 +44,8 @@ class RolloutResult:
     horizon: int
     state_bytes: int
     seconds: float
+    moments: npt.NDArray[np.int32] | None = None
+    chosen: npt.NDArray[np.bool_] | None = None
 
     @property
     def steps_per_second(self) -> float:
@@ -88,11 +95,13 @@ def roll_out(
     greedy: bool = False,
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
+    on_compress: Callable[[CompressionEvent], None] | None = None,
     memory: Callable[[SequenceModel, int], Memory] = new_memory,
 ) -> RolloutResult:
     """Put ``model`` (in eval mode, on its device) into every task ``n_rollouts`` times.
 
-    ``progress`` is called with the number of finished episodes; ``memory`` makes the in-context
+    ``progress`` is called with the number of finished episodes, ``on_compress`` with every
+    compression as it happens; ``memory`` makes the in-context
     state (tests compare the cached one with an uncached one).  Raises
     :class:`~cad.interrupt.InterruptedRun` between two episodes when ``stop`` is set.
     """
@@ -101,6 +110,7 @@ def roll_out(
     B = len(env)
     sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy)
     returns = np.zeros((n_episodes, B), dtype=np.float32)
+    recorder = CompressionRecorder(task_ids, n_rollouts, family.horizon, on_compress)
     started = time.perf_counter()
     with torch.inference_mode():
         state = memory(model, B)
@@ -115,6 +125,8 @@ def roll_out(
             for t in range(family.horizon):
                 here = torch.from_numpy(observation)[:, None].to(device)
                 logits = state.observe(Steps(here, previous_action, previous_reward, first[t == 0]))
+                # A memory compresses before it takes in a step.
+                recorder.look(episode * family.horizon + t, state)
                 action = sampler.choose(logits, t)
                 observation, reward, _ = env.step(action.cpu().numpy())
                 returns[episode] += reward
@@ -124,11 +136,14 @@ def roll_out(
                 progress(episode + 1)
     seconds = time.perf_counter() - started
     shape = (len(task_ids), n_rollouts)
+    moments, chosen = recorder.moments()
     return RolloutResult(
         task_ids=tuple(task_ids),
         returns=np.ascontiguousarray(returns.T).reshape(*shape, n_episodes),
-        compressions=np.full(shape, state.compressions, dtype=np.int64),
+        compressions=np.broadcast_to(state.compressions, B).reshape(shape).astype(np.int64),
         horizon=family.horizon,
         state_bytes=state.state_bytes,
         seconds=seconds,
+        moments=moments,
+        chosen=chosen,
     )

@@ -1,4 +1,4 @@
-"""From an experiment to cells, and from a cell to stages: pure decisions, no files.
+"""From an experiment to cells, and from a cell to stages: decisions that write nothing.
 
 A stage is named by what it is: a hash of the part of the config that changes its result and of its
 inputs' names.  Cells that need the same histories therefore share them, and an experiment that is
@@ -11,19 +11,43 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from cad.config import apply_overrides
-from cad.config.schema import Arm, Config, EnvConfig, ExperimentConfig
-from cad.storage import sha256_json
+from cad.config.schema import Arm, Config, EnvConfig, ExperimentConfig, training_window
+from cad.errors import UsageError
+from cad.storage import sha256_file, sha256_json
 
-StageKind = Literal["histories", "train", "evaluate"]
+StageKind = Literal["histories", "pretrain", "train", "evaluate"]
+STAGE_KINDS: tuple[StageKind, ...] = get_args(StageKind)  # in the order of the flow
 
 # Raised when a stage's code changes its results: directories of an older version are not reused.
-STAGE_VERSION: dict[StageKind, int] = {"histories": 1, "train": 1, "evaluate": 1}
+STAGE_VERSION: dict[StageKind, int] = {"histories": 1, "pretrain": 1, "train": 1, "evaluate": 1}
+
+# The value of train.init_from_ad that means a stage, not a file.
+WARM_START_STAGE = "stage"
 
 # Settings of a training that change how it is run, not what comes out.
 _NOT_RESULTS = {"checkpoint_every", "keep_checkpoints"}
+
+# Settings that came later: at these values they change nothing, and older directories stay valid.
+_ADDED_TO_TRAIN: dict[str, object] = {
+    "reconstruction_weight": 0.0,
+    "pretrained_encoder_path": None,
+    "init_from_ad": None,
+    "freeze_encoder": False,
+    "loss_on": "all",
+}
+_ADDED_TO_MODEL: dict[str, object] = {"step_embedding": "row_column", "embedding_norm": True, "norm": "pre"}
+
+# What an encoder and its pre-training are made of; the decoder's settings are not among it.
+_ENCODER = (
+    "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
+    "encoder_n_layer", "min_compress_length", "max_compress_length",
+    *_ADDED_TO_MODEL,
+)  # fmt: skip
+_RECONSTRUCTION = ("objective", "decoder_n_layer", "depth_weights")
 
 
 @dataclass(frozen=True)
@@ -64,9 +88,22 @@ class Cell:
         return histories_stage(self.config)
 
     @cached_property
+    def pretraining(self) -> Stage | None:
+        """The stage that pre-trains the encoder, where the config wants one."""
+        return Stage("pretrain", self.config, (self.histories,)) if self.config.pretrain.enabled else None
+
+    @cached_property
+    def warm_start(self) -> Stage | None:
+        """The stage that trains the AD whose decoder the model starts with, where the config wants one."""
+        if self.config.train.init_from_ad != WARM_START_STAGE:
+            return None
+        return Stage("train", warm_start_config(self.config), (self.histories,))
+
+    @cached_property
     def training(self) -> Stage:
         """The stage that trains the model."""
-        return Stage("train", self.config, (self.histories,))
+        before = filter(None, [self.pretraining, self.warm_start])
+        return Stage("train", self.config, (self.histories, *before))
 
     @cached_property
     def evaluation(self) -> Stage:
@@ -76,12 +113,23 @@ class Cell:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages, in order."""
-        return (self.histories, self.training, self.evaluation)
+        return (*self.training.inputs, self.training, self.evaluation)
 
 
 def histories_stage(config: Config) -> Stage:
     """The histories that ``config`` needs; all splits of the same tasks share them."""
     return Stage("histories", config.model_copy(update={"env": collection_env(config.env)}))
+
+
+def warm_start_config(config: Config) -> Config:
+    """AD with the settings of ``config``: an AD arm with the same ones shares its training."""
+    off = {"burn_in": 0, "depth_weights": None, "init_from_ad": None, "reconstruction_weight": 0.0}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"kind": "ad"}),
+            "train": config.train.model_copy(update=off),
+        }
+    )
 
 
 def collection_env(env: EnvConfig) -> EnvConfig:
@@ -108,22 +156,48 @@ def expand(experiment: ExperimentConfig, where: str) -> tuple[Cell, ...]:
 def _points(arm: Arm, where: str) -> Iterator[tuple[str, dict[str, object], str]]:
     for values in itertools.product(*arm.grid.values()):
         point = dict(zip(arm.grid, values, strict=True))
-        parts = [
-            _IN_WORDS.get(key, key.rpartition(".")[2] + " {}").format(value) for key, value in point.items()
-        ]
+        parts = [_words(key, value) for key, value in point.items()]
         yield ", ".join([arm.name, *parts]), {**arm.set, **point}, f"{where}: arm {arm.name!r}"
 
 
+def _words(key: str, value: object) -> str:
+    if key == "pretrain" and isinstance(value, dict):
+        how = "frozen" if value.get("freeze") else "fine-tuned"
+        rest = [f"{name} {value[name]}" for name in value if name not in ("enabled", "freeze")]
+        return ", ".join([f"pre-trained, {how}" if value.get("enabled") else "from scratch", *rest])
+    return _IN_WORDS.get(key, key.rpartition(".")[2] + " {}").format(value)
+
+
 _IN_WORDS = {
+    "pretrain.enabled": "pre-trained: {}",
+    "pretrain.freeze": "frozen: {}",
+    "train.reconstruction_weight": "reconstruction weight {}",
     "model.max_compression_depth": "depth {}",
     "model.n_latent": "{} latents",
     "model.n_transit": "window {}",
 }
 
 
-def distinct_stages(cells: tuple[Cell, ...]) -> tuple[Stage, ...]:
-    """Every stage once, inputs before those who need them."""
-    return tuple({stage.name: stage for cell in cells for stage in cell.stages}.values())
+def distinct_stages(
+    cells: tuple[Cell, ...], first: StageKind = "histories", last: StageKind = "evaluate"
+) -> tuple[Stage, ...]:
+    """Every stage of the kinds from ``first`` to ``last`` once, inputs before those who need them."""
+    kinds = STAGE_KINDS[STAGE_KINDS.index(first) : STAGE_KINDS.index(last) + 1]
+    stages = {stage.name: stage for cell in cells for stage in cell.stages if stage.kind in kinds}
+    return tuple(stages.values())
+
+
+def expected_steps(stage: Stage) -> int:
+    """Roughly how many history steps a stage works through, to start long stages first."""
+    config = stage.config
+    if stage.kind == "train":
+        return config.train.n_updates * config.train.batch_size * training_window(config.model)
+    if stage.kind == "pretrain":
+        return config.pretrain.n_updates * config.pretrain.batch_size * training_window(config.model)
+    if stage.kind == "evaluate":
+        rollouts = config.env.total_heldout * config.evaluation.n_rollouts
+        return rollouts * config.evaluation.n_episodes * config.env.steps_per_episode
+    return config.env.total_tasks * config.source.n_streams * config.source.steps_per_stream
 
 
 def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
@@ -132,17 +206,57 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
         return {"env": data["env"], "source": data["source"]}
     if kind == "evaluate":
         return {"evaluation": data["evaluation"]}
-    train = {key: value for key, value in data["train"].items() if key not in _NOT_RESULTS}
-    return {"seed": config.seed, "env": data["env"], "model": _relevant_model(data["model"]), "train": train}
+    model = _relevant_model(data["model"])
+    if kind == "pretrain":
+        own = _NOT_RESULTS | {"enabled", "freeze", "seed", "collapse_variance", "collapse_after"}
+        return {
+            "seed": config.seed if config.pretrain.seed is None else config.pretrain.seed,
+            "env": data["env"],
+            "model": {key: value for key, value in model.items() if key in _ENCODER},
+            "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
+        }
+    unused = _NOT_RESULTS | (set() if config.model.kind == "region_ad" else {"token_type_weight"})
+    train = {key: value for key, value in data["train"].items() if key not in unused}
+    train = {key: value for key, value in train.items() if value != _ADDED_TO_TRAIN.get(key, _UNSET)}
+    for key in _FILES & train.keys():
+        if train[key] != WARM_START_STAGE:
+            train[key] = _checksum(f"train.{key}", Path(train[key]))
+    result = {
+        "seed": config.seed,
+        "env": data["env"],
+        "model": model,
+        "train": train,
+    }
+    if config.train.reconstruction_weight:
+        result["reconstruction"] = {key: data["pretrain"][key] for key in _RECONSTRUCTION}
+    if config.pretrain.enabled:
+        result["pretrain"] = {"freeze": config.pretrain.freeze}
+    return result
+
+
+_UNSET = object()
+_FILES = {"pretrained_encoder_path", "init_from_ad"}
+
+
+def _checksum(key: str, path: Path) -> str:
+    """What stands for a file in a stage's identity: its content, wherever it lies."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UsageError(f"{key}: cannot read {path} ({error.strerror})") from error
 
 
 def _relevant_model(model: dict[str, Any]) -> dict[str, Any]:
-    compressed_only = {
-        "n_latent",
-        "max_compression_depth",
-        "encoder_n_layer",
-        "min_compress_length",
-        "max_compress_length",
+    encoder = {"n_latent", "max_compression_depth", "encoder_n_layer"}
+    lengths = {"min_compress_length", "max_compress_length"}
+    regions = {"compress_interval", "n_regions", "on_compress"}
+    unused = {
+        "ad": encoder | lengths | regions,
+        "compressed_ad": regions | {"drop_block"},
+        "region_ad": lengths | {"drop_block"} | (encoder if model["on_compress"] == "drop" else set()),
+    }[model["kind"]]
+    return {
+        key: value
+        for key, value in model.items()
+        if key not in unused and value != _ADDED_TO_MODEL.get(key, _UNSET)
     }
-    unused = compressed_only if model["kind"] == "ad" else {"drop_block"}
-    return {key: value for key, value in model.items() if key not in unused}

@@ -19,7 +19,7 @@ import submitit
 from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
 from cad.experiments.job import FAILED, run_or_record, stage_job
-from cad.experiments.plan import Cell, distinct_stages
+from cad.experiments.plan import Cell, StageKind, distinct_stages, expected_steps
 from cad.experiments.stages import Resources
 from cad.interrupt import StopFlag
 from cad.storage import make_dirs, read_json
@@ -54,8 +54,27 @@ class Run:
             directory = StageDirectory(self.root, stage)
             self.stages[stage.name] = StageState(directory, "done" if directory.done else "waiting")
 
+    def limit(self, first: StageKind, last: StageKind) -> None:
+        """Run only stages of the kinds from ``first`` to ``last``.
+
+        Raises :class:`CadError` where a stage before ``first`` is not done.
+        """
+        chosen = {stage.name for stage in distinct_stages(self.cells, first, last)}
+        until = {stage.name for stage in distinct_stages(self.cells, last=last)}
+        missing = [name for name in until - chosen if self.stages[name].state != "done"]
+        if missing:
+            raise CadError(
+                f"cannot start from {first}: not complete under {self.root / 'stages'}: "
+                f"{', '.join(sorted(missing))}; run the same command without --from"
+            )
+        self.stages = {name: entry for name, entry in self.stages.items() if name in until}
+
     def next_ready(self) -> StageState | None:
-        """The first waiting stage whose inputs are done; stages behind a failure become blocked."""
+        """The longest waiting stage whose inputs are done; stages behind a failure become blocked.
+
+        Longest first, so that no worker is idle while another one ends with a long stage.
+        """
+        ready = []
         for entry in self.stages.values():
             if entry.state != "waiting":
                 continue
@@ -63,8 +82,8 @@ class Run:
             if any(state in ("failed", "blocked") for state in inputs):
                 entry.state, entry.message = "blocked", "an earlier stage failed"
             elif all(state == "done" for state in inputs):
-                return entry
-        return None
+                ready.append(entry)
+        return max(ready, key=lambda entry: expected_steps(entry.directory.stage), default=None)
 
     def settle(self, entry: StageState) -> None:
         """Take a stage's outcome from its own markers."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
 from cad.errors import CadError
+from cad.evaluation.moments import replay
+from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
 from cad.experiments.gather import gather_cell, gather_provenance, gather_source
 from cad.experiments.opened import OpenExperiment, open_experiment
-from cad.experiments.plan import Cell, distinct_stages
+from cad.experiments.plan import Cell, StageKind, distinct_stages
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
-from cad.experiments.stages import Resources
+from cad.experiments.stages import RESULTS_FILE, Resources
 from cad.experiments.table import ChangeLines, run_table
 from cad.interrupt import stop_on_signals
 from cad.reports import write_report
@@ -35,11 +37,13 @@ __all__ = [
 ]
 
 
-def dry_run_text(experiment: OpenExperiment) -> str:
-    """Cells and stages, and which of them are done."""
+def dry_run_text(
+    experiment: OpenExperiment, first: StageKind = "histories", last: StageKind = "evaluate"
+) -> str:
+    """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done."""
     lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
     lines += [f"  {cell.label}, seed {cell.config.seed}" for cell in experiment.cells]
-    stages = distinct_stages(experiment.cells)
+    stages = distinct_stages(experiment.cells, first, last)
     lines.append(f"{len(stages)} stages under {experiment.root / 'stages'}")
     for stage in stages:
         state = "done" if StageDirectory(experiment.root, stage).done else "to do"
@@ -48,16 +52,25 @@ def dry_run_text(experiment: OpenExperiment) -> str:
 
 
 def run_experiment(
-    experiment: OpenExperiment, *, workers: int, device: str, inline: bool, console: Console
+    experiment: OpenExperiment,
+    *,
+    workers: int,
+    device: str,
+    inline: bool,
+    console: Console,
+    first: StageKind = "histories",
+    last: StageKind = "evaluate",
 ) -> Path:
     """Run what is not done, then report; the path of the report's page.
 
+    Only stages of the kinds from ``first`` to ``last`` are run; those before have to be done.
     Raises :class:`CadError` when stages failed (the report says which, and is written first), when
     the experiment is running already, or when it was asked to stop.
     """
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
         write_json(experiment.folder / "experiment.json", experiment.record())
         run = Run(experiment.root, experiment.cells)
+        run.limit(first, last)
         resources = Resources(workers=workers, device=device)
         with _live_table(run, console) as show:
             if inline:
@@ -71,17 +84,57 @@ def run_experiment(
     return page
 
 
-def run_cell(cell: Cell, last: str, root: Path, workers: int, device: str, console: Console) -> Path:
-    """Run one cell's stages up to the one of kind ``last``; that stage's directory."""
+def run_cell(
+    cell: Cell, last: str, root: Path, workers: int, device: str, console: Console, *, trace: bool = False
+) -> Path:
+    """Run one cell's stages up to the one of kind ``last``; that stage's directory.
+
+    With ``trace`` every compression of its evaluation is printed as it happens; those of an
+    evaluation that was done before, from its results.
+    """
     run = Run(root.absolute(), (cell,))
-    wanted = next(stage for stage in cell.stages if stage.kind == last)
+    wanted = [stage for stage in cell.stages if stage.kind == last][-1]
     needed = cell.stages[: cell.stages.index(wanted) + 1]
     run.stages = {stage.name: run.stages[stage.name] for stage in needed}
+    path = StageDirectory(run.root, wanted).path
+    traced = _printer(console) if trace else None
+    done_before = run.stages[wanted.name].state == "done"
     with stop_on_signals() as stop, _live_table(run, console) as show:
-        run_inline(run, Resources(workers=workers, device=device), stop, show)
+        run_inline(run, Resources(workers=workers, device=device, trace=traced), stop, show)
     for entry in run.failures:
         raise CadError(f"{entry.directory.path}: {entry.message}")
-    return StageDirectory(run.root, wanted).path
+    if traced:
+        _end_trace(cell, path / RESULTS_FILE, traced, again=done_before)
+    return path
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _end_trace(cell: Cell, file: Path, tell: Callable[[str], None], *, again: bool) -> None:
+    """The last line of a trace, and before it all others where the evaluation was not run now."""
+    result = load_results(file)
+    if result.moments is None or result.chosen is None:
+        tell(f"{file} is of an earlier version, which did not record when it compressed")
+        return
+    if again:
+        tell(f"evaluated before; from {file}:")
+        replay(
+            (result.moments, result.chosen),
+            result.task_ids,
+            result.horizon,
+            lambda event: tell(str(event)),
+        )
+    total, chosen = int(result.compressions.sum()), int(result.chosen.sum())
+    config = cell.config.model
+    if config.kind == "ad":
+        why = f": ad does not compress, it drops the oldest {config.steps_dropped} steps of a full window"
+    elif config.kind == "compressed_ad" and not config.max_compression_depth:
+        why = ": at max_compression_depth=0 a full window is forgotten"
+    else:
+        why = f", {chosen} by </compress>, {total - chosen} because a window was full"
+    tell(f"{total} compressions in {result.compressions.size} roll-outs{why}")
 
 
 def write_experiment_report(experiment: OpenExperiment) -> Path:
@@ -103,5 +156,6 @@ def _live_table(run: Run, console: Console) -> Iterator[Show]:
     if not console.is_terminal:
         yield ChangeLines(run, console)
         return
-    with Live(run_table(run), console=console, refresh_per_second=4) as live:
-        yield lambda state: live.update(run_table(state))
+    # Drawn again at every refresh, from the stages' own notes: also while a stage runs inline.
+    with Live(get_renderable=lambda: run_table(run), console=console, refresh_per_second=2):
+        yield lambda _: None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from cad.config.schema import Config
 from cad.envs import split_tasks, task_family
@@ -22,19 +22,25 @@ from cad.errors import CadError
 from cad.evaluation.results import save_results
 from cad.evaluation.rollout import roll_out
 from cad.experiments.directory import StageDirectory
-from cad.experiments.plan import Stage
+from cad.experiments.plan import Stage, StageKind
 from cad.histories.audit import require_sound
 from cad.histories.collect import collect
 from cad.histories.file import open_histories
 from cad.histories.sampler import HistoryArrays, WindowSampler, read_arrays
 from cad.interrupt import StopFlag
-from cad.models import SequenceModel, build_model
-from cad.storage import BusyError, atomic_path, folder_lock
+from cad.models import CompressedAD, EncoderPretraining, SequenceModel, build_model
+from cad.models.reconstruction import WithReconstruction
+from cad.process import prepare_process
+from cad.storage import BusyError, folder_lock
 from cad.training.loop import train
+from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
+from cad.training.regions import model_objective
+from cad.training.transfer import freeze_encoder, load_ad, load_encoder, save_weights
 
 log = logging.getLogger(__name__)
 
 HISTORIES_FILE = "histories.h5"
+ENCODER_FILE = "encoder.safetensors"
 MODEL_FILE = "model.safetensors"
 RESULTS_FILE = "returns.h5"
 
@@ -46,6 +52,7 @@ class Resources:
     workers: int = 1
     device: str = "cpu"
     threads: int = 1
+    trace: Callable[[str], None] | None = None  # is told of every compression of an evaluation
 
 
 def run_stage(root: Path, stage: Stage, resources: Resources, stop: StopFlag, *, wait: bool = False) -> None:
@@ -73,7 +80,7 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
         if not StageDirectory(directory.root, needed).done:
             raise CadError(f"{directory.stage.name} needs {needed.name}, which is not complete")
     directory.claim()
-    torch.set_num_threads(resources.threads)
+    prepare_process(resources.threads)
     started = time.perf_counter()
     facts = _WORK[directory.stage.kind](directory, resources, stop)
     directory.finish({"wall_seconds": time.perf_counter() - started, **facts})
@@ -93,26 +100,36 @@ def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) 
     return {}
 
 
-def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
-    config = directory.stage.config
-    histories = StageDirectory(directory.root, directory.stage.inputs[0]).file(HISTORIES_FILE)
-    require_sound(histories, directory.stage.inputs[0].config.env)
-    sampler = WindowSampler(config, load_training_arrays(config, histories))
-    device = pick_device(resources.device)
+def _input(directory: StageDirectory, kind: StageKind) -> StageDirectory | None:
+    """The directory of the stage's first input of a kind."""
+    found = [stage for stage in directory.stage.inputs if stage.kind == kind]
+    return StageDirectory(directory.root, found[0]) if found else None
+
+
+def _training_arrays(directory: StageDirectory) -> HistoryArrays:
+    source = StageDirectory(directory.root, directory.stage.inputs[0])
+    histories = source.file(HISTORIES_FILE)
+    require_sound(histories, source.stage.config.env)
+    return load_training_arrays(directory.stage.config, histories)
+
+
+def _pretrain(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
+    config = pretraining_config(directory.stage.config)
+    arrays = _training_arrays(directory)
     torch.manual_seed(config.seed)
-    model = build_model(config)
+    model = EncoderPretraining(config)
     summary = train(
         config,
         model,
-        sampler,
+        WindowSampler(config, arrays, segments=config.model.max_compression_depth),
         directory.path,
         run_id=directory.stage.name,
-        device=device,
+        device=pick_device(resources.device),
         stop=stop,
-        validate=lambda model: validation_return(config, model),
+        objective=PretrainingObjective(config),
         progress=lambda step, values: directory.report(step, config.train.n_updates, **values),
     )
-    save_model(directory.file(MODEL_FILE), config, model)
+    save_weights(directory.file(ENCODER_FILE), directory.stage.config, model, model.SHARED)
     return {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
@@ -120,11 +137,61 @@ def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> d
     }
 
 
+def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
+    config = directory.stage.config
+    sampler = WindowSampler(config, _training_arrays(directory))
+    torch.manual_seed(config.seed)
+    model = build_model(config)
+    learner: nn.Module = model
+    objective = model_objective(config)
+    if isinstance(model, CompressedAD):
+        _take_over(directory, model)
+        if config.train.reconstruction_weight:
+            learner, objective = WithReconstruction(model, config), AuxiliaryObjective(config)
+    summary = train(
+        config,
+        learner,
+        sampler,
+        directory.path,
+        run_id=directory.stage.name,
+        device=pick_device(resources.device),
+        stop=stop,
+        objective=objective,
+        validate=lambda _: validation_return(config, model),
+        progress=lambda step, values: directory.report(step, config.train.n_updates, **values),
+    )
+    save_weights(directory.file(MODEL_FILE), config, model)
+    return {
+        "train_seconds": summary.seconds,
+        "updates": summary.updates,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _take_over(directory: StageDirectory, model: CompressedAD) -> None:
+    """Give a fresh model the weights that its config wants from elsewhere."""
+    config = directory.stage.config
+    pretrained = _input(directory, "pretrain")
+    if pretrained is not None:
+        load_encoder(model, config, pretrained.file(ENCODER_FILE), "pretrain.enabled")
+    elif config.train.pretrained_encoder_path is not None:
+        key = "train.pretrained_encoder_path"
+        load_encoder(model, config, Path(config.train.pretrained_encoder_path), key)
+    warm = _input(directory, "train")
+    if warm is not None:
+        load_ad(model, config, warm.file(MODEL_FILE), "train.init_from_ad")
+    elif config.train.init_from_ad is not None:
+        load_ad(model, config, Path(config.train.init_from_ad), "train.init_from_ad")
+    if config.freezes_encoder:
+        freeze_encoder(model)
+
+
 def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
     config = directory.stage.config
     trained = StageDirectory(directory.root, directory.stage.inputs[0])
     model = load_model(trained.file(MODEL_FILE), config).to(pick_device(resources.device)).eval()
     settings = config.evaluation
+    trace = resources.trace
     result = roll_out(
         model,
         task_family(config.env),
@@ -136,6 +203,7 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
         greedy=settings.greedy,
         stop=stop,
         progress=lambda done: directory.report(done, settings.n_episodes),
+        on_compress=(lambda event: trace(str(event))) if trace else None,
     )
     save_results(directory.file(RESULTS_FILE), result)
     return {"steps_per_second": result.steps_per_second}
@@ -143,6 +211,7 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
 
 _WORK: dict[str, Callable[[StageDirectory, Resources, StopFlag], dict[str, Any]]] = {
     "histories": _histories,
+    "pretrain": _pretrain,
     "train": _train,
     "evaluate": _evaluate,
 }
@@ -175,14 +244,6 @@ def validation_return(config: Config, model: SequenceModel) -> float:
     late = result.returns[:, :, config.train.validation_episodes // 2 :].mean(axis=(1, 2))
     optimum = [family.optimal_return(task) for task in tasks]
     return float((late / optimum).mean())
-
-
-def save_model(path: Path, config: Config, model: SequenceModel) -> None:
-    """Write the weights, with the config in the file's metadata."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"config": json.dumps(config.model_dump(mode="json"), sort_keys=True)}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(state, metadata))
 
 
 def load_model(path: Path, config: Config) -> SequenceModel:

@@ -39,6 +39,10 @@ def stage_label(run: Run, name: str) -> str:
     kind = run.stages[name].directory.stage.kind
     if kind == "histories":
         return "histories"
+    if cell.warm_start is not None and cell.warm_start.name == name:
+        return f"AD that starts {cell.label}, seed {cell.config.seed}" if cell.label else "train: AD"
+    if kind == "pretrain":
+        return f"encoder of {cell.label}, seed {cell.config.seed}" if cell.label else kind
     return f"{kind}: {cell.label}, seed {cell.config.seed}" if cell.label else kind
 
 

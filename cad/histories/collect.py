@@ -19,14 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import h5py
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from cad import __version__
 from cad.config.schema import EnvConfig, SourceConfig
@@ -85,30 +77,6 @@ def collect(
             out, parts, tasks, Provenance(env, source, split_tasks(env), versions, f"cad {__version__}")
         )
         shutil.rmtree(parts, ignore_errors=True)
-
-
-def collect_with_progress(env: EnvConfig, source: SourceConfig, out: Path, *, workers: int) -> None:
-    """:func:`collect` with a progress bar and the time left, on standard output."""
-    with Progress(
-        TextColumn("collecting {task.fields[family]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("tasks,"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        # Tasks end in bursts of `workers`: a long window keeps the estimate steady.
-        speed_estimate_period=600,
-    ) as bar:
-        row = bar.add_task("collect", total=None, family=env.name)
-        collect(
-            env,
-            source,
-            out,
-            workers=workers,
-            progress=lambda done, total: bar.update(row, completed=done, total=total),
-        )
 
 
 def _part_path(parts: Path, task_id: int) -> Path:
@@ -210,11 +178,10 @@ def _work(
 ) -> None:
     """A worker: learn the tasks that come through the pipe until it closes."""
     # Here and not above: stable-baselines3 takes seconds to import and only workers need it.
-    import torch
-
     from cad.histories.source import learn
+    from cad.process import prepare_process
 
-    torch.set_num_threads(1)
+    prepare_process(1)
     family = task_family(env)
     while True:
         try:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cad.config.schema import N_ACTIONS, Config
+from cad.config.schema import N_ACTIONS, Config, ModelConfig
 from cad.histories.batch import Batch, Steps
 from cad.histories.file import Histories
 
@@ -41,6 +41,35 @@ def read_arrays(file: Histories, task_ids: Sequence[int], horizon: int) -> Histo
     return HistoryArrays(stack("states"), stack("actions"), stack("rewards"), horizon)
 
 
+class RegionStarts:
+    """Where RegionAD's windows may begin: where PPO updated its policy, as whole regions fit behind it.
+
+    With an episode gap of 1 every cut between two regions is then such an update.
+    """
+
+    def __init__(self, model: ModelConfig, steps: int, horizon: int) -> None:
+        self.window = model.training_regions * model.compress_interval
+        self._horizon = horizon
+        begin = np.arange(0, steps - self.window + 1, model.compress_interval)
+        episode, offset = np.divmod(begin, horizon)
+        skipped = -(-(offset + self.window) // horizon) - 1  # times that the gap is jumped
+        self._begin = begin
+        # The widest gap that leaves the window within the history.
+        self._widest = (steps // horizon - 1 - episode) // np.maximum(skipped, 1)
+
+    def draw(
+        self, rng: np.random.Generator, n: int, widest: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """First episodes, steps into them, and gaps up to ``widest``, each (n,)."""
+        gap = rng.integers(1, max(1, min(widest, int(self._widest.max()))) + 1, n)
+        # Gaps from 1 up fit the first start; later starts fit narrower gaps.
+        fits = (self._widest >= gap[:, None]) | (gap[:, None] == 1)
+        nth = (rng.random(n) * fits.sum(axis=1)).astype(np.int64)
+        which = (np.cumsum(fits, axis=1) > nth[:, None]).argmax(axis=1)
+        episode, offset = np.divmod(self._begin[which], self._horizon)
+        return episode, offset, gap
+
+
 class WindowSampler:
     """Draws windows that take every g-th episode of one history, g from 1 to ``max_episode_gap``.
 
@@ -49,7 +78,9 @@ class WindowSampler:
     mixes two histories.
     """
 
-    def __init__(self, config: Config, arrays: HistoryArrays) -> None:
+    def __init__(self, config: Config, arrays: HistoryArrays, segments: int | None = None) -> None:
+        """``segments`` of a window; default: those that action training unrolls."""
+        self._segments = config.model.max_compression_depth + 1 if segments is None else segments
         self._seed = config.seed
         self._arrays = arrays
         self._batch = config.train.batch_size
@@ -58,6 +89,13 @@ class WindowSampler:
         self._burn_in = config.train.burn_in
         self._tasks, self._streams, self._steps = arrays.actions.shape
         self._episodes = self._steps // arrays.horizon
+        # In a roll-out, a window mostly begins behind steps that were dropped; a training that unrolls
+        # compressions begins with the roll-out.
+        self._shows_before = self._model.kind == "ad" or (
+            self._model.kind == "region_ad" and not self._model.folds_regions
+        )
+        if self._model.kind == "region_ad":
+            self._regions = RegionStarts(self._model, self._steps, arrays.horizon)
         # AD's window begins in mid-episode wherever roll-outs will drop part of an episode.
         horizon, drop = arrays.horizon, self._model.steps_dropped
         starts = range(0, horizon * drop, drop) if self._model.kind == "ad" else (0,)
@@ -73,21 +111,25 @@ class WindowSampler:
         rng = np.random.default_rng([self._seed, _STREAM, update])
         if self._model.kind == "ad":
             return self._gather(rng, self._model.n_transit, self._model.n_transit, 0)
+        if self._model.kind == "region_ad":
+            return self._gather(rng, self._regions.window, self._model.compress_interval, 0)
         low, high = self._model.compress_lengths
         length = int(rng.integers(low, high + 1))
-        segments = self._model.max_compression_depth + 1
-        room = self._steps // length - segments
+        room = self._steps // length - self._segments
         burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
-        return self._gather(rng, (segments + burn_in) * length, length, burn_in)
+        return self._gather(rng, (self._segments + burn_in) * length, length, burn_in)
 
     def _gather(self, rng: np.random.Generator, window: int, segment_length: int, burn_in: int) -> Batch:
         B, horizon = self._batch, self._arrays.horizon
         history = rng.integers(0, self._tasks * self._streams, B)
-        offset = rng.choice(self._offsets, B)
-        needed = -(-(int(offset.max()) + window) // horizon)  # episodes, rounded up
-        widest = min(self._gap, (self._episodes - 1) // max(needed - 1, 1))
-        gap = rng.integers(1, max(widest, 1) + 1, B)
-        start = rng.integers(0, self._episodes - (needed - 1) * gap)
+        if self._model.kind == "region_ad":
+            start, offset, gap = self._regions.draw(rng, B, self._gap)
+        else:
+            offset = rng.choice(self._offsets, B)
+            needed = -(-(int(offset.max()) + window) // horizon)  # episodes, rounded up
+            widest = min(self._gap, (self._episodes - 1) // max(needed - 1, 1))
+            gap = rng.integers(1, max(widest, 1) + 1, B)
+            start = rng.integers(0, self._episodes - (needed - 1) * gap)
         # (B, window): step numbers within a history.
         position = offset[:, None] + np.arange(window)
         step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon
@@ -99,9 +141,9 @@ class WindowSampler:
         previous_action[:, 1:] = actions[:, :-1]
         previous_reward = np.zeros_like(rewards)
         previous_reward[:, 1:] = rewards[:, :-1]
-        if self._model.kind == "ad":
-            # In a roll-out AD's window mostly begins behind steps that it dropped: show the last of
-            # them where the history has it (at the end of the g-th episode before, or one step before).
+        if self._shows_before:
+            # The first step tells of the one before it: show that one where the history
+            # has it (at the end of the g-th episode before, or one step before).
             before = np.where(offset > 0, step[:, 0] - 1, ((start - gap + 1) * horizon - 1))
             known = before >= 0
             there = (history * self._steps + before)[known]

@@ -63,7 +63,10 @@ def plan_arrays(
     # Tasks that others wait for come first, so that the arrays behind them can go pair by pair.
     todo = sorted(wanted, key=lambda stage: stage.name not in needed)
     for kind in _kinds_in_order(wanted):
-        plan.add_kind([stage for stage in todo if stage.kind == kind])
+        of_kind = [stage for stage in todo if stage.kind == kind]
+        # A training that starts from another one goes into an array of its own behind it.
+        for behind in sorted({_behind_its_kind(stage) for stage in of_kind}):
+            plan.add_kind([stage for stage in of_kind if _behind_its_kind(stage) == behind])
     return tuple(plan.arrays)
 
 
@@ -94,6 +97,11 @@ def _kinds_in_order(stages: tuple[Stage, ...]) -> list[str]:
     for stage in stages:
         deepest[stage.kind] = max(deepest[stage.kind], depth(stage))
     return sorted(deepest, key=lambda kind: deepest[kind])
+
+
+def _behind_its_kind(stage: Stage) -> int:
+    """How many stages of its own kind it needs, one behind the other."""
+    return max((1 + _behind_its_kind(n) for n in stage.inputs if n.kind == stage.kind), default=0)
 
 
 class _Plan:

@@ -14,12 +14,12 @@ from cad.models.transformer import initialise
 class AD(nn.Module):
     """Algorithm distillation."""
 
-    n_depths = 1
-
     def __init__(self, config: ModelConfig, grid_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = StepEmbedding(grid_size, config.n_embd)
+        self.embed = StepEmbedding(
+            grid_size, config.n_embd, config.step_embedding == "cell", config.embedding_norm
+        )
         self.decoder = Decoder(config, n_latent=0)
         initialise(self, config.n_layer)
 

@@ -14,7 +14,7 @@ from cad.config.schema import ModelConfig
 from cad.histories.batch import Batch
 from cad.models.decoder import Decoder
 from cad.models.tokens import StepEmbedding
-from cad.models.transformer import Blocks, initialise
+from cad.models.transformer import Blocks, initialise, input_norm
 
 
 class Encoder(nn.Module):
@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         self.n_latent = config.n_latent
         self.queries = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
         self.positions = nn.Parameter(torch.zeros(config.n_latent + config.n_transit, config.n_embd))
-        self.input_norm = nn.LayerNorm(config.n_embd)
+        self.input_norm = input_norm(config)
         self.blocks = Blocks(config, config.encoder_n_layer)
         self.output_norm = nn.LayerNorm(config.n_embd)
 
@@ -39,39 +39,62 @@ class Encoder(nn.Module):
         return new
 
 
-class CompressedAD(nn.Module):
-    """AD behind recursively compressed context."""
+class Compressor(nn.Module):
+    """Step embedding, encoder and first latents: what CompressedAD shares with their pre-training."""
+
+    SHARED = ("embed.", "encoder.", "first_latents")
+    """What the names of a pre-training's weights that a model takes over begin with."""
 
     def __init__(self, config: ModelConfig, grid_size: int) -> None:
         super().__init__()
         self.config = config
-        self.n_depths = config.max_compression_depth + 1
-        self.embed = StepEmbedding(grid_size, config.n_embd)
+        self.embed = StepEmbedding(
+            grid_size, config.n_embd, config.step_embedding == "cell", config.embedding_norm
+        )
         self.encoder = Encoder(config)
-        self.decoder = Decoder(config, config.n_latent)
         # What the past looks like before there is one.
         self.first_latents = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
-        initialise(self, config.n_layer)
-        initialise(self.encoder, config.encoder_n_layer)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Action logits (B, segments, T, actions) of the segments behind the burn-in."""
-        B, L = batch.actions.shape[0], batch.segment_length
-        # (B, segments, L, n_embd)
-        segments = self.embed(batch.steps).unflatten(1, (-1, L))
-        latents = self.initial_latents(B)
-        with torch.no_grad():
-            for k in range(batch.burn_in):
-                latents = self.encoder(latents, segments[:, k])
-        segments = segments[:, batch.burn_in :]
-        n_segments = segments.shape[1]
-        behind = [latents]
-        for k in range(n_segments - 1):
-            behind.append(self.encoder(behind[-1], segments[:, k]))
-        # All segments are decoded in one call: the batch is (B x segments).
-        logits: Tensor = self.decoder(segments.flatten(0, 1), torch.stack(behind, dim=1).flatten(0, 1))
-        return logits.view(B, n_segments, L, -1)
+    def initialise_compressor(self) -> None:
+        """Draw the weights; called before other parts are added, or after it for all of them."""
+        initialise(self, self.config.n_layer)
+        initialise(self.encoder, self.config.encoder_n_layer)
 
     def initial_latents(self, batch: int) -> Tensor:
         """Latents (B, n_latent, n_embd) of an empty past."""
         return self.first_latents.expand(batch, -1, -1)
+
+    def unroll(self, segments: Tensor, latents: Tensor) -> list[Tensor]:
+        """``latents``, then those after each of ``segments`` (B, segments, L, n_embd) was folded in."""
+        behind = [latents]
+        for k in range(segments.shape[1]):
+            behind.append(self.encoder(behind[-1], segments[:, k]))
+        return behind
+
+
+class CompressedAD(Compressor):
+    """AD behind recursively compressed context."""
+
+    def __init__(self, config: ModelConfig, grid_size: int) -> None:
+        super().__init__(config, grid_size)
+        self.decoder = Decoder(config, config.n_latent)
+        self.initialise_compressor()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Action logits (B, segments, T, actions) of the segments behind the burn-in."""
+        return self.decode(*self.compress(batch))
+
+    def compress(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Embedded segments (B, segments, L, n_embd) behind the burn-in, and the latents behind each."""
+        segments = self.embed(batch.steps).unflatten(1, (-1, batch.segment_length))
+        latents = self.initial_latents(segments.shape[0])
+        with torch.no_grad():
+            for k in range(batch.burn_in):
+                latents = self.encoder(latents, segments[:, k])
+        segments = segments[:, batch.burn_in :]
+        return segments, self.unroll(segments[:, :-1], latents)
+
+    def decode(self, segments: Tensor, behind: list[Tensor]) -> Tensor:
+        """Logits (B, segments, L, actions): all segments in one call, the batch is (B x segments)."""
+        logits: Tensor = self.decoder(segments.flatten(0, 1), torch.stack(behind, dim=1).flatten(0, 1))
+        return logits.view(*segments.shape[:3], -1)

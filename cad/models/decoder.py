@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cad.config.schema import N_ACTIONS, ModelConfig
-from cad.models.transformer import Blocks, KeyValueCache, prefix_mask
+from cad.models.transformer import Blocks, KeyValueCache, input_norm, prefix_mask
 
 
 class Decoder(nn.Module):
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
         self.config = config
         self.n_latent = n_latent
         self.positions = nn.Parameter(torch.zeros(n_latent + config.n_transit, config.n_embd))
-        self.input_norm = nn.LayerNorm(config.n_embd)
+        self.input_norm = input_norm(config)
         self.blocks = Blocks(config, config.n_layer)
         self.output_norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, N_ACTIONS)

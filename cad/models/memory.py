@@ -1,6 +1,7 @@
 """What a roll-out keeps between steps: a window behind a key/value cache, and latents.
 
-All roll-outs of a batch are in lock step.  Memory is constant: buffers are allocated once.
+The roll-outs of a batch are in lock step (but for :mod:`cad.models.region_memory`).  Memory is
+constant: buffers are allocated once.
 
 * CompressedAD: the window only grows until it is full (``max_compress_length`` steps); then it is
   folded into the latents and starts afresh, so that the cache is *exact*.  At compression depth 0
@@ -14,18 +15,30 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cad.histories.batch import Steps
 from cad.models.ad import AD
 from cad.models.compressed_ad import CompressedAD
+from cad.models.region_ad import RegionAD
+from cad.models.region_memory import RegionMemory
+
+Counts = int | npt.NDArray[np.int64]
+"""A number a roll-out (B,), or one for all where they are in lock step."""
 
 
 class Memory(Protocol):
-    """In-context state of a batch of roll-outs."""
+    """In-context state of a batch of roll-outs.
 
-    compressions: int
+    ``compressions`` counts those so far; ``chosen``, those among them that the model asked for
+    itself, where others came about because its window was full.
+    """
+
+    compressions: Counts
+    chosen: Counts
 
     def observe(self, step: Steps) -> Tensor:
         """Take in one step (fields (B, 1)); return the logits (B, actions) of its action."""
@@ -38,7 +51,8 @@ class Memory(Protocol):
 class WindowMemory:
     """AD's memory: the last ``n_transit`` steps at most."""
 
-    compressions = 0
+    compressions: Counts = 0
+    chosen: Counts = 0
 
     def __init__(self, model: AD, batch: int) -> None:
         config = model.config
@@ -54,10 +68,9 @@ class WindowMemory:
         if length == self._window.shape[1]:
             kept = length - self._drop
             self._window[:, :kept] = self._window[:, self._drop :].clone()
+            self._window[:, kept : kept + 1] = x
             self._cache.length = 0
-            if kept:
-                self._model.decoder.extend(self._window[:, :kept], self._cache)
-            length = kept
+            return self._model.decoder.extend(self._window[:, : kept + 1], self._cache)
         self._window[:, length : length + 1] = x
         return self._model.decoder.extend(x, self._cache)
 
@@ -69,6 +82,9 @@ class WindowMemory:
 
 class CompressedMemory:
     """CompressedAD's memory: latents, and the steps since they were made."""
+
+    compressions: Counts
+    chosen: Counts = 0
 
     def __init__(self, model: CompressedAD, batch: int) -> None:
         config = model.config
@@ -107,6 +123,8 @@ class CompressedMemory:
         return self._cache.state_bytes + sum(t[0].numel() * t.element_size() for t in tensors)
 
 
-def new_memory(model: AD | CompressedAD, batch: int) -> Memory:
+def new_memory(model: AD | CompressedAD | RegionAD, batch: int) -> Memory:
     """An empty memory for ``batch`` roll-outs of ``model``."""
+    if isinstance(model, RegionAD):
+        return RegionMemory(model, batch)
     return CompressedMemory(model, batch) if isinstance(model, CompressedAD) else WindowMemory(model, batch)

@@ -20,21 +20,27 @@ class StepEmbedding(nn.Module):
     All fields share one table, so that a step costs one fused look-up-and-sum.
     """
 
-    def __init__(self, grid_size: int, n_embd: int) -> None:
+    def __init__(self, grid_size: int, n_embd: int, cells: bool = False, norm: bool = True) -> None:
+        """``cells``: one embedding a cell instead of row and column; without ``norm`` the sum as it is."""
         super().__init__()
-        widths = torch.tensor([grid_size, grid_size, N_ACTIONS + 1, 2, 2])
+        self._grid_size = grid_size if cells else None
+        place = [grid_size**2] if cells else [grid_size, grid_size]
+        widths = torch.tensor([*place, N_ACTIONS + 1, 2, 2])
         offsets = torch.cumsum(widths, 0) - widths
         self.register_buffer("offsets", offsets, persistent=False)
         self.offsets: Tensor
         self.table = nn.EmbeddingBag(int(widths.sum()), n_embd, mode="sum")
-        self.norm = nn.LayerNorm(n_embd)
+        self.norm = nn.LayerNorm(n_embd) if norm else nn.Identity()
 
     def forward(self, steps: Steps) -> Tensor:
         """Embed steps: (B, T) fields to (B, T, n_embd)."""
         B, T = steps.first.shape
+        place = steps.observation
+        if self._grid_size is not None:
+            place = place[..., :1] * self._grid_size + place[..., 1:]
         fields = torch.cat(
             [
-                steps.observation,
+                place,
                 torch.stack([steps.previous_action, steps.previous_reward, steps.first], dim=-1),
             ],
             dim=-1,

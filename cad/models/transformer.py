@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks, with a key/value cache for roll-outs.
+"""Transformer blocks, with a key/value cache for roll-outs.
 
 Attention has no dropout: on a CPU, dropout inside attention forces it off the fused path.
 """
@@ -34,6 +34,10 @@ class KeyValueCache:
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def advance(self, t: int) -> None:
+        """Count ``t`` more positions as filled, once every layer has appended them."""
+        self.length += t
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the buffers, for one element of the batch."""
@@ -67,12 +71,18 @@ class Attention(nn.Module):
         return projected
 
 
+def input_norm(config: ModelConfig) -> nn.Module:
+    """The norm between embeddings and blocks."""
+    return nn.LayerNorm(config.n_embd) if config.embedding_norm else nn.Identity()
+
+
 class Block(nn.Module):
-    """Pre-norm block: attention, then a feed-forward layer, each added to the residual stream."""
+    """Attention, then a feed-forward layer, each added to the residual stream; pre-norm or post-norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         inner = config.n_inner or 4 * config.n_embd
+        self._post = config.norm == "post"
         self.attention_norm = nn.LayerNorm(config.n_embd)
         self.attention = Attention(config.n_embd, config.n_head)
         self.feed_forward_norm = nn.LayerNorm(config.n_embd)
@@ -89,6 +99,12 @@ class Block(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         """(B, T, n_embd) to (B, n_out, n_embd): the outputs of the last ``n_out`` positions."""
+        if self._post:
+            attended = self.attention(x, mask, n_out, cache, layer)
+            x = self.attention_norm(x[:, x.shape[1] - n_out :] + self.dropout(attended))
+            hidden = F.gelu(self.expand(x))
+            normed: Tensor = self.feed_forward_norm(x + self.dropout(self.contract(hidden)))
+            return normed
         attended = self.attention(self.attention_norm(x), mask, n_out, cache, layer)
         x = x[:, x.shape[1] - n_out :] + self.dropout(attended)
         hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
@@ -117,7 +133,7 @@ class Blocks(nn.Module):
                 mask = mask[T - n_out :]
             x = block(x, mask, n_out if last else T, cache, i)
         if cache is not None:
-            cache.length += T
+            cache.advance(T)
         return x
 
 

@@ -152,18 +152,19 @@ class Group:
 
     @property
     def depth(self) -> int | None:
-        """Compression depth of training; None for AD."""
-        return None if self.is_ad else self.config.model.max_compression_depth
+        """Compression depth of training; None without latents."""
+        model = self.config.model
+        return model.max_compression_depth if model.has_latents else None
 
     @property
     def n_latent(self) -> int | None:
-        """Latent tokens; None for AD."""
-        return None if self.is_ad else self.config.model.n_latent
+        """Latent tokens; None for models without."""
+        return self.config.model.n_latent if self.config.model.has_latents else None
 
     @property
     def window(self) -> int:
         """Steps that the decoder sees uncompressed."""
-        return self.config.model.n_transit
+        return self.config.model.uncompressed_steps
 
     @cached_property
     def done(self) -> tuple[CellSummary, ...]:

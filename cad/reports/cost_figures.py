@@ -167,7 +167,7 @@ def draw_training(study: Study) -> Drawing | None:
         for name, text in (
             ("loss", "loss, nats an action"),
             ("accuracy", "accuracy, share of actions"),
-            ("validation_return", "validation return, sum of rewards"),
+            ("validation_return", "validation return / optimum"),
         )
         if any(series(cell, name)[0] for cell in study.cells)
     ]
@@ -218,7 +218,8 @@ def draw_training_by_depth(study: Study) -> Drawing | None:
     groups = [
         group
         for group in study.groups
-        if not group.is_ad and any(len(by_depth(cell, "loss")) > 1 for cell in group.cells)
+        if group.config.model.kind == "compressed_ad"
+        and any(len(by_depth(cell, "loss")) > 1 for cell in group.cells)
     ]
     if not groups:
         return None

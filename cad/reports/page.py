@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cad.config.schema import ReportConfig
-from cad.reports import cost_figures, figures, wording
+from cad.reports import cost_figures, figures, region_figure, wording
 from cad.reports.aggregate import RESAMPLES, Study, differing_keys, flatten, make_study
 from cad.reports.results import CellResult, Provenance, SourceCurve
 from cad.reports.style import Drawing, drawing_style
@@ -30,7 +30,7 @@ from cad.reports.tables import (
 from cad.storage import atomic_path, write_json, write_text
 
 SCHEMA_VERSION = 1
-FIGURES = ("learning", "grid", "goals", "maps", "cost", "training", "training_by_depth")
+FIGURES = ("learning", "grid", "goals", "maps", "regions", "cost", "training", "training_by_depth")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def _sections(study: Study) -> list[Section]:
         learning = figures.draw_learning(study)
         grid = figures.draw_grid(study)
         goals, maps = figures.draw_goals(study), figures.draw_maps(study)
+        regions = region_figure.draw_regions(study)
         cost = cost_figures.draw_cost(study)
         training = cost_figures.draw_training(study), cost_figures.draw_training_by_depth(study)
     answers = wording.sentences(study)
@@ -74,6 +75,13 @@ def _sections(study: Study) -> list[Section]:
             answers["where-it-fails"],
             _present(goals, maps),
             (goal_numbers,) if goal_numbers else (),
+        ),
+        Section(
+            "when-it-compresses",
+            "When did it choose to compress?",
+            region_figure.regions_sentence(study),
+            _present(regions),
+            (),
         ),
         Section(
             "cost-of-compression",

@@ -37,6 +37,9 @@ class CellResult:
     evaluation_seconds: float | None
     evaluation_steps_per_second: float | None
     metrics: Sequence[Mapping[str, Any]] | None  # lines of the training's metrics.jsonl, in order
+    # (tasks, rollouts, most compressions): steps before each, -1 for none; whether the model asked for it.
+    moments: npt.NDArray[Any] | None = None
+    chosen: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)

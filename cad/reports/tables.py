@@ -12,6 +12,7 @@ from typing import Any
 from cad.reports.aggregate import FEW_SEEDS, CellSummary, Group, Study, grid_panels
 from cad.reports.cost_figures import by_depth
 from cad.reports.figures import goal_text
+from cad.reports.region_figure import choosing_groups, closed_regions, counts
 from cad.storage import sha256_json
 
 Value = str | int | float | None
@@ -50,12 +51,12 @@ def cell_record(cell: CellSummary) -> dict[str, Any]:
     """One cell and seed in ``report.json``."""
     result = cell.result
     model = result.config.model
-    compressed = model.kind != "ad"
+    compressed = model.has_latents
     return {
         "label": result.label,
         "arm": result.arm,
         "model": model.kind,
-        "window": model.n_transit,
+        "window": model.uncompressed_steps,
         "max_compression_depth": model.max_compression_depth if compressed else None,
         "n_latent": model.n_latent if compressed else None,
         "seed": result.config.seed,
@@ -149,6 +150,17 @@ def data_tables(study: Study) -> dict[str, Table]:
                         (cell.result.label, cell.result.config.seed, line["step"], name, finite(value))
                     )
     tables["training"] = Table(("label", "seed", "step", "metric", "value"), rows)
+    if choosing := choosing_groups(study):
+        for name, value, part in (("region_moments", "step", 0), ("region_lengths", "length", 1)):
+            tables[name] = Table(
+                ("label", "seed", value, "closed_by_model", "closed_with_full_window"),
+                [
+                    (group.label, cell.result.config.seed, *row)
+                    for group in choosing
+                    for cell in group.done
+                    for row in counts(closed_regions(cell), part)
+                ],
+            )
     return tables
 
 

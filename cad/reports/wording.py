@@ -30,7 +30,7 @@ def last_words(study: Study) -> str:
 
 def describe(group: Group) -> str:
     """A group with its window, depth and latents, and its seeds where some are missing."""
-    if group.is_ad:
+    if group.depth is None:
         text = f"{group.arm} with window {group.window}"
     else:
         latents = plural(group.n_latent or 0, "latent")

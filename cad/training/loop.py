@@ -10,28 +10,27 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from cad.config.schema import N_ACTIONS, Config
+from cad.config.schema import N_ACTIONS, Config, TrainConfig
 from cad.errors import CadError
 from cad.histories.batch import Batch
 from cad.histories.sampler import WindowSampler
 from cad.interrupt import StopFlag
-from cad.models import SequenceModel
 from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from cad.training.metrics import MetricsLog
 from cad.training.optimiser import Optimiser, rate_factor
 
 log = logging.getLogger(__name__)
 
-Validate = Callable[[SequenceModel], float]
-"""Mean return, as a share of the optimum, on the validation tasks."""
+Model = TypeVar("Model", bound=nn.Module)
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the number of finished updates and the latest metrics."""
@@ -46,8 +45,40 @@ class TrainingSummary:
     supervised_actions: int
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective says of one update.
+
+    ``loss`` is descended; ``columns`` (n_columns,) are averaged into the metrics, without gradient.
+    """
+
+    loss: Tensor
+    columns: Tensor
+    supervised: int
+
+
+class Objective(Protocol):
+    """What a training descends, and what its metrics say: the one difference between trainings."""
+
+    section: str
+    """The config's section that messages point at."""
+    n_columns: int
+
+    def __call__(self, output: Any, batch: Batch) -> Outcome:
+        """Judge the model's output for a batch."""
+
+    def constants(self) -> dict[str, float]:
+        """What the first metrics line says, once."""
+
+    def values(self, means: Sequence[float]) -> dict[str, float]:
+        """Metrics, ``loss`` among them, from the columns' means since the last metrics line."""
+
+    def watch(self, values: dict[str, float], step: int) -> None:
+        """Raise :class:`CadError` where the training cannot succeed, and say what to try."""
+
+
 def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of every action of every segment.
+    """Cross-entropy of every action of every segment (of its last one with ``loss_on: last``).
 
     ``logits`` is (B, segments, T, actions).  Returns the weighted loss to descend (scalar, label
     smoothing included), and the mean cross-entropy and accuracy of each segment (segments,),
@@ -56,6 +87,8 @@ def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, T
     B, segments, T, _ = logits.shape
     logits = logits.float()
     actions = batch.actions.view(B, -1, T)[:, batch.burn_in :]
+    if config.train.loss_on == "last":
+        logits, actions = logits[:, :, -1:], actions[:, :, -1:]
     log_probabilities = F.log_softmax(logits, dim=-1)
     by_segment = -log_probabilities.gather(-1, actions[..., None]).mean(dim=(0, 2, 3))
     smoothing = config.train.label_smoothing
@@ -75,48 +108,88 @@ def depth_weights(config: Config, segments: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-class MetricSums:
-    """Sums since the last metrics line, kept on the device so that no update waits for them."""
+class ActionObjective:
+    """Every position of every segment predicts its action."""
 
-    def __init__(self, weights: list[float], device: torch.device) -> None:
-        # Number of updates, gradient norm; then loss and accuracy by depth.
-        self.tensor = torch.zeros(2 + 2 * len(weights), device=device, dtype=torch.float64)
-        self._weights = weights
+    section = "train"
 
-    def add(self, gradient_norm: Tensor, by_depth: Tensor, accuracy: Tensor) -> None:
-        """Add one update."""
-        head = torch.stack([torch.ones_like(gradient_norm), gradient_norm])
-        self.tensor += torch.cat([head, by_depth, accuracy]).double()
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._depths = config.model.n_depths
+        self._weights = depth_weights(config, self._depths)
+        self.n_columns = 2 * self._depths
 
-    def take(self) -> dict[str, float]:
-        """Means since the last call; waits for the device."""
-        count, norm, *rest = self.tensor.tolist()
-        self.tensor.zero_()
-        n = len(self._weights)
-        losses, accuracies = [x / count for x in rest[:n]], [x / count for x in rest[n:]]
+    def __call__(self, output: Tensor, batch: Batch) -> Outcome:
+        """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth."""
+        loss, by_depth, accuracy = action_loss(output, batch, self._config)
+        B, segments, T, _ = output.shape
+        supervised = B * segments * (T if self._config.train.loss_on == "all" else 1)
+        return Outcome(loss, torch.cat([by_depth, accuracy]), supervised)
+
+    def constants(self) -> dict[str, float]:
+        """Every window is decoded at every depth; only the weights can differ."""
+        shares = {f"sample_share_depth_{k}": 1 / self._depths for k in range(self._depths)}
+        return shares | {f"loss_weight_depth_{k}": weight for k, weight in enumerate(self._weights)}
+
+    def values(self, means: Sequence[float]) -> dict[str, float]:
+        """Loss (weighted) and accuracy, over all depths and by depth."""
+        losses, accuracies = means[: self._depths], means[self._depths :]
         return {
             "loss": sum(w * loss for w, loss in zip(self._weights, losses, strict=True)),
-            "accuracy": sum(accuracies) / n,
-            "gradient_norm": norm / count,
+            "accuracy": sum(accuracies) / self._depths,
             **{f"loss_depth_{k}": loss for k, loss in enumerate(losses)},
             **{f"accuracy_depth_{k}": accuracy for k, accuracy in enumerate(accuracies)},
         }
 
+    def watch(self, values: dict[str, float], step: int) -> None:
+        """A loss that does not leave chance level will not."""
+        settings, loss, chance = self._config.train, values["loss"], math.log(N_ACTIONS)
+        share = settings.watchdog_share
+        if share is not None and step >= share * settings.n_updates and loss > 0.97 * chance:
+            raise CadError(
+                f"training does not learn: loss {loss:.3f} after {step} of {settings.n_updates} updates is "
+                f"still at chance level (log {N_ACTIONS} = {chance:.3f}); "
+                f"try another {_rates(settings, self.section)}, "
+                "more train.num_warmup_steps, or look at the histories with `cad histories plot`"
+            )
+
+
+class MetricSums:
+    """Sums since the last metrics line, kept on the device so that no update waits for them."""
+
+    def __init__(self, n_columns: int, device: torch.device) -> None:
+        # Number of updates, gradient norm; then the objective's columns.
+        self.tensor = torch.zeros(2 + n_columns, device=device, dtype=torch.float64)
+
+    def add(self, gradient_norm: Tensor, columns: Tensor) -> None:
+        """Add one update."""
+        head = torch.stack([torch.ones_like(gradient_norm), gradient_norm])
+        self.tensor += torch.cat([head, columns]).double()
+
+    def take(self) -> tuple[float, list[float]]:
+        """Means of gradient norm and columns since the last call; waits for the device."""
+        count, norm, *columns = self.tensor.tolist()
+        self.tensor.zero_()
+        return norm / count, [column / count for column in columns]
+
 
 def train(
     config: Config,
-    model: SequenceModel,
+    model: Model,
     sampler: WindowSampler,
     folder: Path,
     *,
     run_id: str,
     device: torch.device,
     stop: StopFlag,
-    validate: Validate | None = None,
+    objective: Objective | None = None,
+    validate: Callable[[Model], float] | None = None,
     progress: Progress | None = None,
 ) -> TrainingSummary:
     """Train ``model`` in place, resuming from ``folder`` where an earlier run left checkpoints.
 
+    ``objective`` is that of the model's output, by default the actions.  ``validate`` is the mean
+    return, as a share of the optimum, on the validation tasks.
     Writes ``folder/checkpoints``, ``folder/metrics.jsonl`` and ``folder/tensorboard``.  Raises
     :class:`CadError` when the watchdog sees a loss that is not finite or that does not fall, and
     :class:`~cad.interrupt.InterruptedRun`, after saving, when ``stop`` is set.
@@ -124,7 +197,9 @@ def train(
     settings = config.train
     model.to(device).train()
     optimiser = Optimiser(model, settings)
-    sums = MetricSums(depth_weights(config, model.n_depths), device)
+    if objective is None:
+        objective = ActionObjective(config)
+    sums = MetricSums(objective.n_columns, device)
     parameters = list(model.parameters())
     forward = torch.compile(model) if settings.compile else model
     checkpoints = folder / "checkpoints"
@@ -149,34 +224,33 @@ def train(
 
     with MetricsLog(folder, done) as metrics:
         if done == 0:
-            # Every window is decoded at every depth; only the weights can differ.
-            weights = enumerate(depth_weights(config, model.n_depths))
-            shares = {f"sample_share_depth_{k}": 1 / model.n_depths for k in range(model.n_depths)}
-            metrics.write(0, shares | {f"loss_weight_depth_{k}": weight for k, weight in weights})
+            metrics.write(0, objective.constants())
         tick, counted = time.perf_counter(), supervised
         for update in range(done, settings.n_updates):
             # Dropout masks follow from the seed and the update, like the samples.
             torch.manual_seed(config.seed * 1_000_003 + update)
             batch = sampler.batch(update).to(device)
             with _autocast(config, device):
-                logits = forward(batch)
-            loss, by_depth, accuracy = action_loss(logits, batch, config)
-            loss.backward()  # type: ignore[no-untyped-call]
+                output = forward(batch)
+            outcome = objective(output, batch)
+            outcome.loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
             optimiser.step(rate_factor(settings, update))
-            sums.add(norm, by_depth, accuracy)
-            supervised += logits.shape[:3].numel()
+            sums.add(norm, outcome.columns)
+            supervised += outcome.supervised
             tokens += batch.actions.numel()
 
             step = update + 1
             last = step == settings.n_updates
             if step % settings.log_every == 0 or last:
-                values = sums.take()
+                gradient_norm, means = sums.take()
+                values = {**objective.values(means), "gradient_norm": gradient_norm}
                 values["learning_rate"] = settings.learning_rate * rate_factor(settings, update)
                 elapsed = time.perf_counter() - tick
                 values["supervised_actions_per_second"] = (supervised - counted) / elapsed
                 values["tokens_per_second"] = tokens / elapsed
-                _watch(values, step, config)
+                _require_finite(values, step, settings, objective.section)
+                objective.watch(values, step)
                 if validate and settings.validate_every and (step % settings.validate_every == 0 or last):
                     model.eval()
                     values["validation_return"] = validate(model)
@@ -200,7 +274,7 @@ def _autocast(config: Config, device: torch.device) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _restore(found: Checkpoint, model: SequenceModel, optimiser: Optimiser, sums: MetricSums) -> None:
+def _restore(found: Checkpoint, model: nn.Module, optimiser: Optimiser, sums: MetricSums) -> None:
     def section(name: str) -> dict[str, Tensor]:
         return {k.removeprefix(f"{name}/"): v for k, v in found.tensors.items() if k.startswith(f"{name}/")}
 
@@ -209,27 +283,18 @@ def _restore(found: Checkpoint, model: SequenceModel, optimiser: Optimiser, sums
     sums.tensor.copy_(found.tensors["metric_sums"])
 
 
-def _watch(values: dict[str, float], step: int, config: Config) -> None:
-    """Stop a training that cannot succeed, and say what to try."""
+def _require_finite(values: dict[str, float], step: int, settings: TrainConfig, section: str) -> None:
     loss, norm = values["loss"], values["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise CadError(
             f"training diverged: loss {loss}, gradient norm {norm} at update {step}; lower "
-            f"{_rates(config)} or train.grad_clip "
-            f"(now {config.train.grad_clip:g}), or raise train.num_warmup_steps"
-        )
-    chance = math.log(N_ACTIONS)
-    share = config.train.watchdog_share
-    if share is not None and step >= share * config.train.n_updates and loss > 0.97 * chance:
-        raise CadError(
-            f"training does not learn: loss {loss:.3f} after {step} of {config.train.n_updates} updates is "
-            f"still at chance level (log {N_ACTIONS} = {chance:.3f}); try another {_rates(config)}, "
-            "more train.num_warmup_steps, or look at the histories with `cad histories plot`"
+            f"{_rates(settings, section)} or {section}.grad_clip "
+            f"(now {settings.grad_clip:g}), or raise {section}.num_warmup_steps"
         )
 
 
-def _rates(config: Config) -> str:
-    rates = f"train.learning_rate (now {config.train.learning_rate:g})"
-    if config.train.optimizer == "muon":
-        rates += f" and train.muon_learning_rate (now {config.train.muon_learning_rate:g})"
+def _rates(settings: TrainConfig, section: str) -> str:
+    rates = f"{section}.learning_rate (now {settings.learning_rate:g})"
+    if settings.optimizer == "muon":
+        rates += f" and {section}.muon_learning_rate (now {settings.muon_learning_rate:g})"
     return rates

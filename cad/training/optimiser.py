@@ -26,17 +26,18 @@ def rate_factor(config: TrainConfig, update: int) -> float:
 class Optimiser:
     """AdamW, or Muon for the transformer blocks' matrices and AdamW for everything else.
 
-    Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before it is applied.  On
-    Darkroom it reaches in 500 updates what AdamW reaches in 1,000 (README).  AdamW
+    Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before it is applied; on
+    Darkroom it learns more in as many updates (README).  AdamW
     (arXiv:1711.05101) decays matrices only: biases, norms and single vectors do not shrink.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self._model = model
-        blocks = {n: p for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2}
+        learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        blocks = {n: p for n, p in learned.items() if ".blocks." in n and p.ndim == 2}
         if config.optimizer == "adamw":
             blocks = {}
-        rest = [p for n, p in model.named_parameters() if n not in blocks]
+        rest = [p for n, p in learned.items() if n not in blocks]
         groups = [
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},

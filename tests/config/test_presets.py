@@ -24,6 +24,10 @@ def test_the_presets_are_there() -> None:
         "source/ppo",
         "model/ad",
         "model/compressed_ad",
+        "model/compressed_ad_60",
+        "model/compressed_ad_large",
+        "model/compressed_ad_quick",
+        "model/region_ad",
         "train/quick",
     }
 
@@ -32,10 +36,12 @@ def test_the_presets_are_there() -> None:
 def test_a_preset_loads_and_sets_only_its_section(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
-    assert set(yaml.safe_load(text)) == {path.parent.name}
+    # A published model is a size and the training that goes with it.
+    sections = {path.parent.name} | ({"train"} if path.parent.name == "model" else set())
+    assert path.parent.name in yaml.safe_load(text).keys() <= sections
     loaded = load(Config, [path], [])
     own = [key for key, origin in loaded.origin.items() if origin != "default"]
-    assert own and all(key.startswith(f"{path.parent.name}.") for key in own)
+    assert own and all(key.partition(".")[0] in sections for key in own)
 
 
 @pytest.mark.parametrize(("env", "model"), list(itertools.product(ENVS, MODELS)), ids=lambda path: path.stem)
@@ -48,3 +54,24 @@ def test_presets_combine_by_include(env: Path, model: Path, tmp_path: Path) -> N
         env.stem,
         yaml.safe_load(model.read_text())["model"]["kind"],
     )
+
+
+def test_published_sizes_are_what_they_are_said_to_be() -> None:
+    def numbers(name: str) -> tuple[object, ...]:
+        value = load(Config, [CONFIGS / "model" / f"{name}.yaml"], []).value
+        model, train = value.model, value.train
+        return (
+            (model.n_embd, model.n_layer, model.n_head, model.n_inner, model.encoder_n_layer, model.n_latent),
+            (model.max_compression_depth, model.n_transit, model.compress_lengths),
+            (train.batch_size, train.learning_rate, train.num_warmup_steps, train.label_smoothing),
+        )
+
+    assert numbers("compressed_ad") == (
+        (64, 3, 4, None, 2, 20), (2, 40, (20, 40)), (256, 3e-4, 2000, 0.1),
+    )  # fmt: skip
+    assert numbers("compressed_ad_large") == (
+        (128, 4, 8, 512, 3, 40), (3, 100, (15, 60)), (256, 1e-4, 5000, 0.1),
+    )  # fmt: skip
+    assert numbers("compressed_ad_60") == (
+        (64, 3, 4, None, 2, 60), (3, 100, (10, 50)), (256, 3e-4, 2000, 0.1),
+    )  # fmt: skip

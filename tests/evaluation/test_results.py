@@ -25,6 +25,8 @@ def result() -> RolloutResult:
         horizon=20,
         state_bytes=12_345,
         seconds=2.5,
+        moments=np.arange(24, dtype=np.int32).reshape(3, 4, 2),
+        chosen=rng.random((3, 4, 2)) < 0.5,
     )
 
 
@@ -39,6 +41,16 @@ def test_round_trip(result, tmp_path):
     assert loaded.task_ids == (40, 3, 6560)
     assert loaded.steps_per_second == pytest.approx(3 * 4 * 500 * 20 / 2.5)
     assert [p.name for p in path.parent.iterdir()] == ["returns.h5"]
+
+
+def test_results_without_moments_or_without_compressions(result, tmp_path):
+    for moments in (None, np.zeros((3, 4, 0), dtype=np.int32)):
+        chosen = None if moments is None else moments.astype(bool)
+        old = dataclasses.replace(result, moments=moments, chosen=chosen)
+        save_results(tmp_path / "returns.h5", old)
+        loaded = load_results(tmp_path / "returns.h5")
+        np.testing.assert_array_equal(loaded.moments, moments)
+        np.testing.assert_array_equal(loaded.chosen, chosen)
 
 
 def test_plain_h5py_reads_it(result, tmp_path):

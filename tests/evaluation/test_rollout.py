@@ -30,6 +30,10 @@ class Recorder:
     def compressions(self):
         return self.inner.compressions
 
+    @property
+    def chosen(self):
+        return self.inner.chosen
+
     def observe(self, step):
         parts = [step.observation[:, 0], step.previous_action, step.previous_reward, step.first]
         self.seen.append(torch.cat(parts, dim=1).numpy())
@@ -49,7 +53,7 @@ def recorded(model, family, tasks, **settings):
     return result, np.stack(memories[0].seen).reshape(-1, len(tasks), settings["n_rollouts"], 5)
 
 
-@pytest.fixture(params=["ad", "compressed_ad"])
+@pytest.fixture(params=["ad", "compressed_ad", "region_ad"])
 def model(request, tiny_config, loud_model):
     return loud_model(tiny_config(request.param))
 

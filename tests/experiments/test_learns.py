@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+
+import pytest
 
 LEARNS = """
 name: learns
@@ -15,17 +18,46 @@ base:
   evaluation: {n_episodes: 30, n_rollouts: 8}
 arms:
   - name: CompressedAD
+  - name: RegionAD
+    set: {model.kind: region_ad, model.compress_interval: 20, model.n_transit: 88, train.n_updates: 300}
+    grid: {model.on_compress: [drop, latents]}
 """
 
 
-def test_learns_in_context(cad, tmp_path):
-    file = tmp_path / "learns.yaml"
+@pytest.fixture(scope="module")
+def cells(cad, tmp_path_factory):
+    """The report's numbers of each model, and the folder of all runs."""
+    folder = tmp_path_factory.mktemp("learns")
+    file = folder / "learns.yaml"
     file.write_text(LEARNS)
-    done = cad("run", file, "--root", tmp_path, "--inline")
+    done = cad("run", file, "--root", folder, "--inline")
     assert done.returncode == 0, done.stderr
-    (cell,) = json.loads((tmp_path / "learns/report/report.json").read_text())["cells"]
+    return json.loads((folder / "learns/report/report.json").read_text())["cells"], folder
+
+
+def test_learns_in_context(cells):
+    cell = cells[0][0]
     first = cell["return_first_episode"] / 8.3  # mean optimum of the three held-out goals, roughly
     # Measured 0.88; random actions get about 0.06, a model that only imitates early episodes 0.1.
     assert cell["normalised_last10"] > 0.6
     assert cell["normalised_last10"] > first + 0.3
     assert cell["compressions"] == 30 * 10 // 20 - 1
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["drop", "latents"])
+def test_learns_in_context_and_when_to_compress(which, cells):
+    cell = cells[0][which]
+    first = cell["return_first_episode"] / 8.3
+    # Measured 0.79 and 0.82.
+    assert cell["normalised_last10"] > 0.5
+    assert cell["normalised_last10"] > first + 0.3
+    report = cells[1] / "learns/report"
+    assert (report / "figures/regions.png").exists()
+    with (report / "csv/region_lengths.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] == cell["label"]]
+    by_model = {int(row["length"]): int(row["closed_by_model"]) for row in rows}
+    full = sum(int(row["closed_with_full_window"]) for row in rows)
+    # Measured 0.77 and 0.91 after these 300 updates (0.99 after 600): the rest waited for a full window.
+    assert sum(by_model.values()) / (sum(by_model.values()) + full) > 0.5
+    # It was trained on regions of 20, and has room for 42.
+    assert by_model[20] > 0.8 * sum(by_model.values())

@@ -40,7 +40,7 @@ def windows(sampler: WindowSampler, updates: int = 60):
         yield batch, observation[..., 0], observation[..., 1], batch.actions.numpy()
 
 
-@pytest.fixture(params=["ad", "compressed_ad"])
+@pytest.fixture(params=["ad", "compressed_ad", "region_ad"])
 def sampler(request, tiny_config, labelled) -> WindowSampler:
     return WindowSampler(tiny_config(request.param), labelled)
 
@@ -55,7 +55,7 @@ def equal(a: Batch, b: Batch) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
 def test_a_batch_is_a_function_of_seed_and_update(kind, tiny_config, labelled):
     first = WindowSampler(tiny_config(kind), labelled)
     again = WindowSampler(tiny_config(kind), labelled)
@@ -113,10 +113,11 @@ def test_compressed_ad_begins_with_nothing_before(tiny_config, labelled):
         assert (batch.steps.previous_reward[:, 0] == 0).all()
 
 
-def test_ad_begins_behind_a_step_of_the_same_history_or_at_its_start(tiny_config, labelled):
+@pytest.mark.parametrize("kind", ["ad", "region_ad"])
+def test_ad_begins_behind_a_step_of_the_same_history_or_at_its_start(kind, tiny_config, labelled):
     """After dropping steps a roll-out's window begins behind one that it saw."""
     known = 0
-    for batch, task, stream, step in windows(WindowSampler(tiny_config("ad"), labelled), 40):
+    for batch, task, stream, step in windows(WindowSampler(tiny_config(kind), labelled), 40):
         first = batch.steps.previous_action[:, 0].numpy()
         starts = np.flatnonzero(np.diff(step // HORIZON, axis=1).max(axis=1, initial=0))
         for row in range(len(step)):
@@ -170,6 +171,40 @@ def test_ad_offsets_when_drop_and_horizon_share_a_factor(tiny_config, labelled):
 
 def test_compressed_windows_start_with_an_episode(tiny_config, labelled):
     assert offsets_seen(tiny_config("compressed_ad"), labelled) == {0}
+
+
+@pytest.mark.parametrize(("interval", "n_regions"), [(8, 2), (10, 2), (20, 3), (12, 4), (30, 2)])
+def test_region_windows_are_whole_regions_from_a_policy_update_on(interval, n_regions, tiny_config, labelled):
+    config = tiny_config(
+        "region_ad",
+        source={"n_steps": interval},
+        model={
+            "compress_interval": interval,
+            "n_regions": n_regions,
+            "n_transit": n_regions * (interval + 2),
+        },
+    )
+    begins = set()
+    for batch, _, _, step in windows(WindowSampler(config, labelled)):
+        assert batch.actions.shape[1] == n_regions * interval
+        assert batch.segment_length == interval
+        assert (step[:, 0] % interval == 0).all()
+        begins |= set(step[:, 0].tolist())
+    assert begins == set(range(0, STEPS - n_regions * interval + 1, interval))
+
+
+def test_without_a_gap_regions_are_consecutive_and_cut_at_policy_updates(tiny_config, labelled):
+    config = tiny_config("region_ad", train={"max_episode_gap": 1})
+    for _, _, _, step in windows(WindowSampler(config, labelled), 10):
+        assert (np.diff(step, axis=1) == 1).all()
+        assert (step[:, ::8] % 8 == 0).all()
+
+
+def test_regions_that_are_folded_make_windows_longer_which_begin_with_nothing_before(tiny_config, labelled):
+    config = tiny_config("region_ad", model={"on_compress": "latents"})
+    for batch, *_ in windows(WindowSampler(config, labelled), 10):
+        assert batch.actions.shape[1] == (2 + 2) * 8
+        assert (batch.steps.previous_action[:, 0] == N_ACTIONS).all()
 
 
 def test_segment_lengths_cover_their_range(tiny_config, labelled):

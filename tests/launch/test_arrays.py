@@ -94,3 +94,15 @@ def test_a_stage_with_other_resources_has_an_array_of_its_own(stages):
     behind = next(a for a in arrays if a.kind == "evaluate" and a.stages[0].inputs[0].name == hungry)
     place = next(n for n, a in enumerate(arrays) if a.stages[0].name == hungry)
     assert dependency(behind, arrays, ids) == f"afterok:{ids[place]}"
+
+
+def test_a_training_that_starts_from_another_one_waits_for_it():
+    arms = [{"name": "a", "set": {"train.init_from_ad": "stage"}, "grid": {"model.n_latent": [1, 2]}}]
+    data = {"name": "e", "arms": arms}
+    wanted = distinct_stages(expand(from_mapping(ExperimentConfig, data, "e"), "e"))
+    assert shape(plan_arrays(wanted, {}, 100)) == [
+        ("histories", 1, (), None),
+        ("train", 1, (Planned(0, 0),), None),
+        ("train", 2, (Planned(1, 0),), None),
+        ("evaluate", 2, (), 2),
+    ]

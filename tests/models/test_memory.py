@@ -23,6 +23,7 @@ class Uncached:
     """The documented policy of each model, recomputed from scratch at every step."""
 
     state_bytes = 0
+    chosen = 0
 
     def __init__(self, model: SequenceModel, _batch: int) -> None:
         self.model = model

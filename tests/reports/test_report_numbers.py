@@ -141,7 +141,7 @@ def test_seeds_are_averaged_after_tasks_and_settings_never_mixed(cell: Make) -> 
     assert study.groups[0].score == pytest.approx((scores[0] + scores[1]) / 2)
     panels = grid_panels(study)
     assert [panel.title for panel in panels] == [
-        "CompressedAD, train.learning_rate=0.001", "CompressedAD, train.learning_rate=0.0001"
+        "CompressedAD, train.learning_rate=0.004", "CompressedAD, train.learning_rate=0.0001"
     ]  # fmt: skip
 
 

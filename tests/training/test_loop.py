@@ -19,9 +19,10 @@ from cad.interrupt import InterruptedRun, StopFlag
 from cad.models import build_model
 from cad.training.loop import action_loss, train
 from cad.training.metrics import read_metrics
+from cad.training.regions import model_objective
 
 CPU = torch.device("cpu")
-KINDS = ["ad", "compressed_ad"]
+KINDS = ["ad", "compressed_ad", "region_ad"]
 
 
 class Killed(Exception):
@@ -52,7 +53,7 @@ def run(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, kill:
 
     torch.manual_seed(config.seed)
     model = build_model(config)
-    options = {"run_id": "run", "device": CPU, "stop": stop, **options}
+    options = {"run_id": "run", "device": CPU, "stop": stop, "objective": model_objective(config), **options}
     model.summary = train(config, model, DisturbedSampler(config, arrays, at, disturb), folder, **options)
     return model
 
@@ -90,7 +91,8 @@ def stochastic(tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("kind", "optimizer"), [("ad", "muon"), ("compressed_ad", "muon"), ("compressed_ad", "adamw")]
+    ("kind", "optimizer"),
+    [("ad", "muon"), ("compressed_ad", "muon"), ("compressed_ad", "adamw"), ("region_ad", "muon")],
 )
 @pytest.mark.parametrize("stops", [(0,), (9,), (12,), (3, 12, 18)], ids=str)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(

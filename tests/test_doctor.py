@@ -1,0 +1,100 @@
+"""`cad doctor`: what is well, what is absent, what is broken, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from cad import doctor
+from cad.doctor import Check, examine, try_model
+from cad.errors import CadError
+from cad.training import checkpoint
+
+
+def by_name(checks) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+@pytest.fixture
+def presets(tmp_path):
+    """A folder of presets with one small model."""
+    (tmp_path / "presets" / "model").mkdir(parents=True)
+    (tmp_path / "presets" / "model" / "small.yaml").write_text("model: {n_embd: 16, n_layer: 1, n_head: 2}\n")
+    return tmp_path / "presets"
+
+
+def test_a_sound_installation_is_well(tmp_path, presets):
+    checks = by_name(examine(tmp_path / "not" / "there", presets))
+    assert [c for c in checks.values() if c.state == "broken"] == []
+    assert {
+        "python",
+        "torch",
+        "h5py",
+        "cpu",
+        "gpu",
+        "model small",
+        "slurm",
+        "apptainer",
+        "disk",
+    } <= checks.keys()
+    assert "checkpoint on" in checks["model small"].found
+    assert not (tmp_path / "not").exists()
+
+
+def test_slurm_and_apptainer_are_found_or_told_to_be_absent(tmp_path, presets, monkeypatch):
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    monkeypatch.setenv("PATH", str(bin_))
+    checks = by_name(examine(tmp_path, presets))
+    assert (checks["slurm"].state, checks["apptainer"].state) == ("absent", "absent")
+    for name, text in (("sbatch", "echo slurm 22.05.8"), ("singularity", "echo no daemon >&2; exit 3")):
+        (bin_ / name).write_text(f"#!/bin/sh\n{text}\n")
+        (bin_ / name).chmod(0o755)
+    checks = by_name(examine(tmp_path, presets))
+    assert checks["slurm"].state == "well" and "22.05.8" in checks["slurm"].found
+    assert checks["apptainer"].state == "absent" and "no daemon" in checks["apptainer"].found
+
+
+def test_broken_parts_are_named(tmp_path, presets, monkeypatch):
+    (presets / "model" / "wrong.yaml").write_text("model: {n_embd: 15}\n")
+    monkeypatch.setitem(doctor.PACKAGES, "nonesuch", "nonesuch")
+    monkeypatch.setattr(doctor, "LEAST_GIB", 1e9)
+    checks = by_name(examine(tmp_path, presets))
+    broken = {name for name, check in checks.items() if check.state == "broken"}
+    assert broken == {"nonesuch", "model wrong", "disk"}
+    assert all(checks[name].advice for name in broken)
+    assert "n_head=4 does not divide n_embd=15" in checks["model wrong"].found
+
+
+def test_a_checkpoint_that_lies_is_noticed(tiny_config, monkeypatch):
+    read = checkpoint._load
+
+    def altered(path, run_id):
+        found = read(path, run_id)
+        found.tensors["model/decoder.head.bias"] += 1
+        return found
+
+    monkeypatch.setattr(checkpoint, "_load", altered)
+    with pytest.raises(CadError, match=r"does not give back decoder\.head\.bias"):
+        try_model(tiny_config())
+
+
+def test_a_root_that_cannot_be_written(tmp_path, presets):
+    (tmp_path / "file").write_text("in the way")
+    assert by_name(examine(tmp_path / "file" / "runs", presets))["disk"].state == "broken"
+
+
+def test_the_command_ends_with_1_where_something_is_broken(tmp_path, presets):
+    (presets / "model" / "wrong.yaml").write_text("model: {n_embd: 15}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "cad.cli", "doctor", "--presets", str(presets), "--root", str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "broken: model wrong" in done.stderr and "Traceback" not in done.stderr
+    assert "model small" in done.stdout
+    assert shutil.which("sbatch") or "no sbatch on the path" in done.stdout
