@@ -15,9 +15,6 @@ from cad.launch.arrays import Scale
 from cad.launch.profile import Profile
 from cad.launch.script import Place, job_script
 
-# One cluster, one process of pytest.
-pytestmark = pytest.mark.xdist_group("cluster")
-
 # What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail.
 STAND_IN = """\
 #!/bin/bash

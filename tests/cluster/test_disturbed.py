@@ -9,11 +9,6 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-# One cluster, one process of pytest.
-pytestmark = pytest.mark.xdist_group("cluster")
-
 EVENTS = {"started", "saved", "crashed", "done", "ended"}
 
 

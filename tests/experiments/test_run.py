@@ -70,7 +70,7 @@ def test_inline_gives_the_same_numbers(cad, small, finished, tmp_path):
 
 def test_killed_at_random_moments_ends_with_the_same_numbers(small, finished, tmp_path):
     moments = random.Random(5)
-    for _ in range(5):
+    for _ in range(3):
         process = start(small, tmp_path, "--workers", "2")
         try:
             process.wait(timeout=moments.uniform(3, 12))
