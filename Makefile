@@ -3,8 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Two files of tests at a time: what a file's tests share is made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest
 # One thread a process: stages run side by side, and results do not depend on the number of cores.
 export OMP_NUM_THREADS = 1
 
@@ -17,13 +16,16 @@ quickstart: $(READY)  ## from nothing to an ablation report: runs/quickstart/rep
 	$(BIN)/cad run experiments/quickstart.yaml
 
 test: $(READY)   ## every test, a small end-to-end experiment included
-	$(PYTEST)
+# The cluster alone, since its tests watch the clock; then two files at a time, so that what a
+# file's tests share is made once.
+	$(PYTEST) tests/cluster
+	$(PYTEST) -n 2 --dist loadfile --ignore tests/cluster
 
 check: $(READY)  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(MAKE) test
 
 format: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .
