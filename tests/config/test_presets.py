@@ -22,6 +22,8 @@ def test_the_presets_are_there() -> None:
         "env/darkroom_permuted",
         "env/dark_key_to_door",
         "source/ppo",
+        "source/ppo_key_to_door",
+        "source/ppo_permuted",
         "model/ad",
         "model/compressed_ad",
         "model/compressed_ad_60",
