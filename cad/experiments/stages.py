@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Resources:
     device: str = "cpu"
     threads: int = 1
     trace: Callable[[str], None] | None = None  # is told of every compression of an evaluation
+    provenance: Mapping[str, str] = field(default_factory=dict)  # code and image, noted in ``DONE``
 
 
 def run_stage(root: Path, stage: Stage, resources: Resources, stop: StopFlag, *, wait: bool = False) -> None:
@@ -83,7 +84,7 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
     prepare_process(resources.threads)
     started = time.perf_counter()
     facts = _WORK[directory.stage.kind](directory, resources, stop)
-    directory.finish({"wall_seconds": time.perf_counter() - started, **facts})
+    directory.finish({"wall_seconds": time.perf_counter() - started, **resources.provenance, **facts})
 
 
 def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:

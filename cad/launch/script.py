@@ -18,6 +18,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from cad.errors import UsageError
 from cad.launch.arrays import Scale
+from cad.launch.image import check_lines, enter
 from cad.launch.profile import Profile
 from cad.launch.records import ATTEMPTS_SUFFIX
 
@@ -53,13 +54,7 @@ def python_command(profile: Profile, kind: str, place: Place) -> str:
     """The shell words that start Python: plain, or inside the image."""
     if profile.image is None:
         return shlex.quote(place.python)
-    words = ["apptainer", "exec"]
-    if profile.for_stage(kind).gpus:
-        words.append("--nv")
-    for bind in (str(place.root), *profile.binds):
-        words += ["--bind", bind]
-    # The cache of this task, whose name only the job script knows, is not under a folder that is bound.
-    return f'{shlex.join(words)} --bind "$cache" {shlex.join([profile.image, profile.image_python])}'
+    return enter(profile, profile.for_stage(kind).gpus, place.root)
 
 
 def executor_parameters(
@@ -108,13 +103,15 @@ def job_script(
 
 
 def _before(profile: Profile, place: Place) -> list[str]:
+    outside = "" if profile.image else "${PYTHONPATH:+:$PYTHONPATH}"
     return [
         "# Signals are for the worker; this script lives on to decide what comes next.",
         "trap : TERM USR2",
         *(f"module load {shlex.quote(module)}" for module in profile.modules),
         *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
-        # The frozen copy comes first, before the folder that the job was submitted from.
-        f"export PYTHONPATH={shlex.quote(str(place.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        # The frozen copy comes first, before the folder that the job was submitted from.  An image has
+        # its own packages; those of the machine outside are for another Python.
+        f"export PYTHONPATH={shlex.quote(str(place.code))}{outside} PYTHONSAFEPATH=1",
         "export OMP_NUM_THREADS=1",
         # Caches of compilers: on the node, and nobody else's.
         f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
@@ -125,6 +122,7 @@ def _before(profile: Profile, place: Place) -> list[str]:
         'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
         'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
         "note started",
+        *(check_lines(profile, place.folder) if profile.image else ()),
         *_decide(profile),
     ]
 

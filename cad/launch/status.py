@@ -28,6 +28,7 @@ _EVENTS = {
     "too-many-requeues": f"{_TIMEOUT} or preempted, and requeued too often",
     "too-many-crashes": "killed without a word too often",
     "failed": "its job failed; see the log",
+    "image-changed": "its image was changed after the submission; submit again",
     "saved": "saved, but was not requeued",
     "time-limit": f"{_TIMEOUT}, and was not requeued",
     "crashed": "killed, and was not requeued",

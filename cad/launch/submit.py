@@ -23,13 +23,14 @@ from cad.experiments.opened import OpenExperiment
 from cad.experiments.plan import distinct_stages
 from cad.experiments.stages import Resources
 from cad.launch.arrays import Scale, StageArray, dependency, plan_arrays
+from cad.launch.image import Image, freeze_image, try_image
 from cad.launch.profile import Profile
 from cad.launch.queue import has_slurm, max_array_size, test_only
 from cad.launch.records import JobNote, read_note, write_note
 from cad.launch.script import Place, check_path, executor_parameters, job_script, python_command
 from cad.launch.status import StageStatus, stage_statuses
 from cad.launch.worker import slurm_task
-from cad.storage import folder_lock, make_dirs, sha256_file, write_json, write_text
+from cad.storage import folder_lock, make_dirs, write_json, write_text
 
 Choose = Callable[[StageStatus], bool]
 ScaleOf = Callable[[StageStatus], Scale]
@@ -85,7 +86,8 @@ def submit(
     """
     if not has_slurm():
         raise CadError("there is no Slurm on this machine (no sbatch, no squeue); `cad run` runs here")
-    _check(experiment, profile)
+    check_path(experiment.root, "the folder of runs")
+    image = try_image(profile)
     # One submission at a time in a folder of runs: two would submit shared stages twice.
     with folder_lock(experiment.root / "stages", "the folder of stages"):
         statuses = _statuses(experiment)
@@ -95,20 +97,22 @@ def submit(
         place = _new_place(experiment)
         if not arrays:
             return Submission(place.folder, (), joined)
-        _freeze(experiment, profile, place)
+        provenance = _freeze(experiment, profile, image, place)
         submitted: list[SubmittedArray] = []
         for array in arrays:
             depends = dependency(array, arrays, [done.job_id for done in submitted])
-            submitted.append(_submit_array(experiment, profile, place, array, depends))
+            submitted.append(_submit_array(experiment, profile, place, array, depends, provenance))
             _write_arrays(place, submitted)
     return Submission(place.folder, tuple(submitted), joined)
 
 
 def dry_run(experiment: OpenExperiment, profile: Profile) -> str:
     """Write the job scripts that :func:`submit` would submit, and show them with Slurm's verdict."""
-    _check(experiment, profile)
-    statuses = _statuses(experiment)
+    check_path(experiment.root, "the folder of runs")
     slurm = has_slurm()
+    if slurm:  # where the jobs could be submitted they could also run
+        try_image(profile)
+    statuses = _statuses(experiment)
     size = max_array_size() if slurm else sys.maxsize
     arrays = _plan(experiment, statuses, lambda _status: True, lambda _status: Scale(), size)
     place = Place(experiment.folder / "jobs" / "dry-run", experiment.root, sys.executable)
@@ -162,26 +166,15 @@ def _plan(
     return plan_arrays(wanted, alive, size, lambda stage: scale(statuses[stage.name]))
 
 
-def _check(experiment: OpenExperiment, profile: Profile) -> None:
-    check_path(experiment.root, "the folder of runs")
-    if profile.image is None:
-        return
-    if shutil.which("apptainer") is None and has_slurm():
-        raise CadError("the profile names an image, but apptainer is not installed on this machine")
-    image = Path(profile.image)
-    if not image.exists():
-        raise CadError(f"{image} (image) is missing; build it, or set image: null to run without one")
-    if not os.access(image, os.R_OK):
-        raise CadError(f"{image} (image) cannot be read by you")
-
-
 def _new_place(experiment: OpenExperiment) -> Place:
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-slurm"
     return Place(experiment.folder / "jobs" / stamp, experiment.root, sys.executable)
 
 
-def _freeze(experiment: OpenExperiment, profile: Profile, place: Place) -> None:
-    """Keep what the jobs will run, so that edits while they wait change nothing."""
+def _freeze(
+    experiment: OpenExperiment, profile: Profile, image: Image | None, place: Place
+) -> dict[str, str]:
+    """Keep what the jobs will run, so that edits while they wait change nothing; code and image in words."""
     make_dirs(place.folder)
     source = Path(cad.__file__).parent
     for file in source.rglob("*"):
@@ -190,6 +183,8 @@ def _freeze(experiment: OpenExperiment, profile: Profile, place: Place) -> None:
             target = place.code / "cad" / file.relative_to(source)
             make_dirs(target.parent)
             shutil.copyfile(file, target)
+    if image is not None:
+        freeze_image(image, place.folder)
     version, dirty = code_version()
     write_json(
         place.folder / "submission.json",
@@ -200,19 +195,27 @@ def _freeze(experiment: OpenExperiment, profile: Profile, place: Place) -> None:
             "profile": profile.model_dump(mode="json", exclude_unset=True),
             "code_version": version,
             "code_differs_from_commit": dirty,
-            "image_sha256": sha256_file(Path(profile.image)) if profile.image else None,
+            "image_sha256": image.sha256 if image else None,
             "user": getpass.getuser(),
         },
     )
+    return {"code_version": version, **({"image_sha256": image.sha256} if image else {})}
 
 
 def _submit_array(
-    experiment: OpenExperiment, profile: Profile, place: Place, array: StageArray, depends: str | None
+    experiment: OpenExperiment,
+    profile: Profile,
+    place: Place,
+    array: StageArray,
+    depends: str | None,
+    provenance: dict[str, str],
 ) -> SubmittedArray:
     name = job_name(experiment, array.kind)
     asked = profile.for_stage(array.kind)
     resources = Resources(
-        workers=asked.cpus if array.kind == "histories" else 1, device="cuda" if asked.gpus else "cpu"
+        workers=asked.cpus if array.kind == "histories" else 1,
+        device="cuda" if asked.gpus else "cpu",
+        provenance=provenance,
     )
     executor = submitit.SlurmExecutor(folder=place.folder, python=python_command(profile, array.kind, place))
     executor.update_parameters(**executor_parameters(profile, array.kind, name, place, array.scale, depends))

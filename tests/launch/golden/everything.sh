@@ -29,7 +29,7 @@ trap : TERM USR2
 module load python/3.11
 module load 'x; y'
 export GREETING='it'"'"'s $HOME'
-export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code' PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 cache='/local scratch'/cad-$(id -u) && mkdir -p -m 700 "$cache"
 export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
@@ -39,6 +39,13 @@ log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
 log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
 note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
 note started
+if [ /images/cad.sif -nt '/scratch/my runs;x/small/jobs/1/image.sha256' ] || [ /images/cad.sif -ot '/scratch/my runs;x/small/jobs/1/image.sha256' ]; then
+    if ! sha256sum --check --status '/scratch/my runs;x/small/jobs/1/image.sha256'; then
+        echo /images/cad.sif "is not the image that was submitted with any more (image.sha256); submit again"
+        note image-changed
+        exit 1
+    fi
+fi
 again() {
     # By its index: the number of one task of an array is also that of the whole array.
     # Not after scancel, nor where Slurm has requeued the job itself.
