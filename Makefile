@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 # One thread a process: stages run side by side, and results do not depend on the number of cores.
 export OMP_NUM_THREADS = 1
 
-.PHONY: quickstart test check format benchmark clean help
+.PHONY: quickstart test check format benchmark image clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -33,6 +33,9 @@ format: $(READY) ## format and fix what can be fixed
 
 benchmark: $(READY) ## throughput against a straightforward reference
 	$(BIN)/python benchmarks/throughput.py
+
+image:           ## the Apptainer image that cluster jobs run in: build/images/cad.sif (WITH="--mirror ...")
+	containers/build.sh apptainer $(WITH)
 
 clean:           ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

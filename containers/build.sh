@@ -3,6 +3,7 @@
 #
 #   containers/build.sh apptainer [OPTION]...     build/images/cad.sif and cad.sif.sha256
 #   containers/build.sh docker [OPTION]...        the image cad:VERSION and build/images/docker.sha256
+#   containers/build.sh base --mirror URL         only what both start from
 #
 #   --mirror URL            no registry: a base made by debootstrap (as root) from this Debian mirror
 #   --wheels FOLDER         no package index: install from the wheels in this folder alone
@@ -19,8 +20,10 @@ fail() {
 }
 
 kind=${1:-}
-[ "$kind" = apptainer ] || [ "$kind" = docker ] || fail "say apptainer or docker; the head of $0 has the options"
-shift
+case $kind in
+apptainer | docker | base) shift ;;
+*) fail "say apptainer or docker; the head of $0 has the options" ;;
+esac
 mirror='' wheels='' out=build/images given=()
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || fail "$1 needs a value"
@@ -44,7 +47,8 @@ fi
 arguments=(--build-arg "VERSION=$version" --build-arg "COMMIT=$commit")
 
 # The smallest Debian that has a Python 3.11 with venv; made once for both images.
-make_base() {
+build_base() {
+    [ -n "$mirror" ] || fail "base needs --mirror"
     [ ! -d "$out/base" ] || return 0
     rm -rf "$out/base.partial"
     debootstrap --variant=minbase --include=python3-minimal,python3-venv,ca-certificates bookworm \
@@ -56,10 +60,12 @@ make_base() {
 
 build_apptainer() {
     if [ -n "$mirror" ]; then
-        make_base
+        build_base
         arguments+=(--build-arg BOOTSTRAP=localimage --build-arg "BASE=$out/base")
     fi
     [ -z "$wheels" ] || arguments+=(--bind "$wheels:/wheels")
+    # Zstandard: 397 MB in 6 s of CPU time, where gzip at its level 3 takes 19 s for 418 MB.
+    arguments+=(--mksquashfs-args "-comp zstd -Xcompression-level 3")
     # A name of its own until its tests have passed.
     apptainer build --force "${arguments[@]}" "${given[@]}" "$out/cad.partial.sif" Apptainer.def
     mv "$out/cad.partial.sif" "$out/cad.sif"
@@ -71,7 +77,7 @@ build_docker() {
     local build
     if docker info >/dev/null 2>&1; then build=(docker build); else build=(buildah build); fi
     if [ -n "$mirror" ]; then
-        make_base
+        build_base
         import_base "${build[0]}"
         arguments+=(--build-arg BASE=localhost/cad-base)
     fi

@@ -140,6 +140,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def image() -> Path | None:
+    """The Apptainer image to run a grid in, where one is given."""
+    given = os.environ.get("CAD_TEST_IMAGE")
+    return Path(given).absolute() if given else None
+
+
+@pytest.fixture(scope="session")
+def image_profile(image: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cluster's profile, with that image."""
+    file = tmp_path_factory.mktemp("profile") / "profile.yaml"
+    file.write_text(PROFILE + (f"image: {image}\n" if image else ""))
+    return file
+
+
+@pytest.fixture(scope="session")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The experiment file: six cells."""
     file = tmp_path_factory.mktemp("experiment") / "grid.yaml"

@@ -1,7 +1,11 @@
-"""A grid on a real cluster, hit by everything that happens there, ends with the numbers of `cad run`."""
+"""A grid on a real cluster, hit by everything that happens there, ends with the numbers of `cad run`.
+
+With ``CAD_TEST_IMAGE=build/images/cad.sif`` (`make image` builds it) every job runs in that image.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -53,9 +57,9 @@ def events(root: Path) -> dict[str, list[str]]:
     }
 
 
-def test_grid_with_every_disturbance(cluster, grid, undisturbed, wait_for, tmp_path):
+def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_profile, wait_for, tmp_path):
     root = tmp_path / "my runs; rm -rf x"
-    submit = ("submit", grid, "--profile", cluster.profile, "--root", root)
+    submit = ("submit", grid, "--profile", image_profile, "--root", root)
 
     planned = cluster.cad(*submit, "--dry-run").stdout
     assert "to start at" in planned  # the verdict of sbatch --test-only
@@ -139,6 +143,11 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, wait_for, tmp_p
     for metrics in (root / "stages").glob("train-*/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
         assert steps == [0, *range(5, 301, 5)]
+
+    digest = hashlib.sha256(image.read_bytes()).hexdigest() if image else None
+    assert json.loads((folder / "submission.json").read_text())["image_sha256"] == digest
+    finished = [json.loads(file.read_text()) for file in (root / "stages").glob("*/DONE")]
+    assert len(finished) == 13 and {facts.get("image_sha256") for facts in finished} == {digest}
 
     done = cluster.cad(*submit).stdout
     assert "nothing to submit" in done and "joined" not in done
