@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -85,17 +85,19 @@ class Estimate:
             for by_kind, unit in ((self.gpu_hours, "GPU-hours"), (self.core_hours, "core-hours"))
             if by_kind
         ]
-        text = " and ".join(parts) or "nothing known"
         if self.unknown:
             missing = ", ".join(f"{n} {kind}" for kind, n in self.unknown.items())
-            text += f", and {missing} that could not be measured"
-        return f"{text}; done in {in_words(self.seconds)} without queueing (paces: {', '.join(self.sources)})"
+            parts.append(f"{missing} that could not be measured")
+        if not self.sources:
+            return " and ".join(parts)
+        paces = ", ".join(self.sources)
+        return f"{' and '.join(parts)}; done in {in_words(self.seconds)} without queueing (paces: {paces})"
 
 
 def estimate(
     stages: Sequence[Stage],
     allocation_of: Callable[[Stage], Allocation],
-    rates: Sequence[Rate],
+    paces: Paces,
     limits: Mapping[str, int],
 ) -> Estimate:
     """What ``stages``, in the order in which they start, will take.
@@ -107,10 +109,10 @@ def estimate(
     gpu_hours: dict[str, float] = {}
     unknown: Counter[str] = Counter()
     tasks = []
-    sources = set()
+    sources: dict[tuple[str, str], set[str]] = {}
     for stage in stages:
         given = allocation_of(stage)
-        a_step = seconds_a_step(stage, rates, given.device)
+        a_step = paces.seconds_a_step(stage, given.device)
         if a_step is None:
             unknown[stage.kind] += 1
             continue
@@ -118,9 +120,15 @@ def estimate(
         spent, amount = (gpu_hours, given.gpus) if given.gpus else (core_hours, given.cores)
         spent[stage.kind] = spent.get(stage.kind, 0.0) + amount * seconds / 3600
         tasks.append(Task(stage.name, seconds, tuple(needed.name for needed in stage.inputs), given.pool))
-        sources |= {rate.source for rate in rates if rate.pace == pace_of(stage, given.device)}
+        key = (stage.kind, stage.config.model.kind)
+        if key not in sources:
+            sources[key] = paces.sources(stage, given.device)
     return Estimate(
-        core_hours, gpu_hours, finishing_seconds(tasks, limits), tuple(sorted(sources)), dict(unknown)
+        core_hours,
+        gpu_hours,
+        finishing_seconds(tasks, limits),
+        tuple(sorted(set().union(*sources.values()))),
+        dict(unknown),
     )
 
 
@@ -165,26 +173,39 @@ def work_of(stage: Stage) -> float:
     return config.train.batch_size * work
 
 
-def seconds_a_step(stage: Stage, rates: Sequence[Rate], device: str) -> float | None:
-    """From the rates of the same pace: exact where one has this work, else in proportion between two.
+class Paces:
+    """Measured rates, by what they say something of."""
 
-    None where no rate of this pace is within a factor of four of the stage's work.
-    """
-    pace, work = pace_of(stage, device), work_of(stage)
-    found: dict[float, list[float]] = {}
-    for rate in rates:
-        if rate.pace == pace:
-            found.setdefault(rate.work, []).append(rate.seconds)
-    if not any(work / _FAR <= measured <= work * _FAR for measured in found):
-        return None
-    below, below_seconds = 0.0, 0.0  # no work takes no time
-    for measured in sorted(found):
-        seconds = median(found[measured])
-        if measured >= work:
-            share = (work - below) / (measured - below)
-            return below_seconds + share * (seconds - below_seconds)
-        below, below_seconds = measured, seconds
-    return below_seconds * work / below
+    def __init__(self, rates: Iterable[Rate] = ()) -> None:
+        self._found: dict[Pace, dict[float, list[Rate]]] = {}
+        for rate in rates:
+            self.add(rate)
+
+    def add(self, rate: Rate) -> None:
+        """Take in one more."""
+        self._found.setdefault(rate.pace, {}).setdefault(rate.work, []).append(rate)
+
+    def seconds_a_step(self, stage: Stage, device: str) -> float | None:
+        """From the rates of the same pace: the median of those of this work, else in proportion.
+
+        None where no rate of this pace is within a factor of four of the stage's work.
+        """
+        found, work = self._found.get(pace_of(stage, device), {}), work_of(stage)
+        if not any(work / _FAR <= measured <= work * _FAR for measured in found):
+            return None
+        below, below_seconds = 0.0, 0.0  # no work takes no time
+        for measured in sorted(found):
+            seconds = median(rate.seconds for rate in found[measured])
+            if measured >= work:
+                share = (work - below) / (measured - below)
+                return below_seconds + share * (seconds - below_seconds)
+            below, below_seconds = measured, seconds
+        return below_seconds * work / below
+
+    def sources(self, stage: Stage, device: str) -> set[str]:
+        """Where the rates of a stage's pace come from."""
+        found = self._found.get(pace_of(stage, device), {})
+        return {rate.source for rates in found.values() for rate in rates}
 
 
 def finishing_seconds(tasks: Sequence[Task], limits: Mapping[str, int]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from cad.config.schema import N_ACTIONS, Config
 from cad.envs import split_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.rollout import roll_out
-from cad.experiments.estimate import Rate, pace_of, seconds_a_step, work_of
+from cad.experiments.estimate import Paces, Rate, pace_of, work_of
 from cad.experiments.plan import Stage
 from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.interrupt import InterruptedRun, StopFlag
@@ -29,31 +30,32 @@ from cad.training.loop import Objective, train
 from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
 from cad.training.regions import model_objective
 
+log = logging.getLogger(__name__)
+
 # A measurement lasts this long, in seconds of work, and is cut short after these seconds on the wall.
-_SECONDS, _PATIENCE = 1.0, 5.0
+_SECONDS, _PATIENCE = 0.3, 5.0
+
+
+def measured_paces(root: Path, stages: Iterable[Stage], device_of: Callable[[Stage], str]) -> Paces:
+    """The paces that ``stages`` need: of finished stages under ``root``, of whichever experiment.
+
+    What those do not tell is measured here, the dearest stage first, which spares those of like size.
+    A stage that this machine cannot run (its memory, say) stays unknown.
+    """
+    paces = Paces(finished_rates(root))
+    for stage in sorted(stages, key=work_of, reverse=True):
+        device = device_of(stage)
+        if paces.seconds_a_step(stage, device) is None:
+            log.info("measuring how long %s takes (a few seconds)", stage.name)
+            # torch raises a RuntimeError where memory is short.
+            with contextlib.suppress(CadError, RuntimeError, MemoryError):
+                paces.add(calibrate(stage, device))
+    return paces
 
 
 def finished_rates(root: Path) -> list[Rate]:
-    """The paces of every finished stage under ``root``, whichever experiment it belongs to."""
+    """The paces of every finished stage under ``root``."""
     return [rate for done in sorted((root / "stages").glob("*/DONE")) if (rate := _finished_rate(done))]
-
-
-def with_calibration(
-    stages: Iterable[Stage], rates: Sequence[Rate], device_of: Callable[[Stage], str]
-) -> list[Rate]:
-    """``rates``, and one measured here for every pace that ``stages`` need and ``rates`` do not tell.
-
-    The dearest stage of a pace is measured first, which spares those of like size.  A stage that
-    this machine cannot run (its memory, say) stays unknown.
-    """
-    known = list(rates)
-    for stage in sorted(stages, key=work_of, reverse=True):
-        device = device_of(stage)
-        if seconds_a_step(stage, known, device) is None:
-            # torch raises a RuntimeError where memory is short.
-            with contextlib.suppress(CadError, RuntimeError, MemoryError):
-                known.append(calibrate(stage, device))
-    return known
 
 
 def calibrate(stage: Stage, device: str) -> Rate:

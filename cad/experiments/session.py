@@ -17,7 +17,7 @@ from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
 from cad.experiments.estimate import Allocation, Estimate, estimate
 from cad.experiments.gather import gather_cell, gather_provenance, gather_source
-from cad.experiments.measure import finished_rates, with_calibration
+from cad.experiments.measure import measured_paces
 from cad.experiments.opened import OpenExperiment, open_experiment
 from cad.experiments.plan import Cell, StageKind, distinct_stages
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
@@ -76,7 +76,7 @@ def run_cost(
     return estimate(
         stages,
         lambda stage: alone if stage.kind == "histories" else given,
-        with_calibration(stages, finished_rates(experiment.root), lambda _: kind),
+        measured_paces(experiment.root, stages, lambda _: kind),
         {"": workers, "histories": 1},
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cad.errors import CadError
 from cad.experiments.estimate import Allocation, Estimate, estimate
-from cad.experiments.measure import finished_rates, with_calibration
+from cad.experiments.measure import measured_paces
 from cad.experiments.plan import Stage
 from cad.launch.arrays import StageArray
 from cad.launch.profile import Profile
@@ -29,9 +29,9 @@ def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path
     def allocation_of(stage: Stage) -> Allocation:
         return given[stage.name]
 
-    rates = with_calibration(stages, finished_rates(root), lambda stage: given[stage.name].device)
+    paces = measured_paces(root, stages, lambda stage: given[stage.name].device)
     limits = {str(number): profile.for_stage(array.kind).throttle for number, array in enumerate(arrays)}
-    return estimate(stages, allocation_of, rates, limits)
+    return estimate(stages, allocation_of, paces, limits)
 
 
 def allocation(profile: Profile, kind: str, pool: str = "") -> Allocation:

@@ -12,13 +12,13 @@ from cad.experiments.directory import StageDirectory
 from cad.experiments.estimate import (
     Allocation,
     Estimate,
+    Paces,
     Rate,
     Task,
     estimate,
     finishing_seconds,
     in_words,
     pace_of,
-    seconds_a_step,
     steps_of,
     work_of,
 )
@@ -59,19 +59,19 @@ def test_work_grows_with_depth_latents_and_batch(training):
 
 def test_pace_is_exact_where_measured_and_in_proportion_elsewhere(training):
     stage = training()
-    assert seconds_a_step(stage, [rate(stage, 3.0), rate(stage, 9.0), rate(stage, 2.0)], "cpu") == 3.0
-    assert seconds_a_step(stage, [rate(stage, 3.0, factor=2)], "cpu") == pytest.approx(1.5)
-    assert seconds_a_step(stage, [rate(stage, 3.0, factor=0.5)], "cpu") == pytest.approx(6)
+    assert Paces([rate(stage, 3.0), rate(stage, 9.0), rate(stage, 2.0)]).seconds_a_step(stage, "cpu") == 3.0
+    assert Paces([rate(stage, 3.0, factor=2)]).seconds_a_step(stage, "cpu") == pytest.approx(1.5)
+    assert Paces([rate(stage, 3.0, factor=0.5)]).seconds_a_step(stage, "cpu") == pytest.approx(6)
     between = [rate(stage, 1.0, factor=0.5), rate(stage, 4.0, factor=1.5)]
-    assert seconds_a_step(stage, between, "cpu") == pytest.approx(2.5)
+    assert Paces(between).seconds_a_step(stage, "cpu") == pytest.approx(2.5)
 
 
 def test_what_says_nothing_of_a_stage_is_not_used(training):
     stage = training()
-    assert seconds_a_step(stage, [rate(stage, 3.0, factor=5)], "cpu") is None
-    assert seconds_a_step(stage, [rate(stage, 3.0)], "cuda") is None
+    assert Paces([rate(stage, 3.0, factor=5)]).seconds_a_step(stage, "cpu") is None
+    assert Paces([rate(stage, 3.0)]).seconds_a_step(stage, "cuda") is None
     other = training(train={"optimizer": "adamw"})
-    assert seconds_a_step(stage, [rate(other, 3.0)], "cpu") is None
+    assert Paces([rate(other, 3.0)]).seconds_a_step(stage, "cpu") is None
 
 
 def test_hours_by_kind_and_by_device(tiny_config):
@@ -83,7 +83,7 @@ def test_hours_by_kind_and_by_device(tiny_config):
         "train": Allocation("cuda", cores=8, gpus=4, ranks=4),
         "evaluate": Allocation(),
     }
-    found = estimate(cell.stages, lambda stage: given[stage.kind], rates, {})
+    found = estimate(cell.stages, lambda stage: given[stage.kind], Paces(rates), {})
     # 25 tasks on 10 workers: three rounds of 100 streams x 60 steps.
     assert found.core_hours == {"histories": pytest.approx(10 * 3 * 6000 * 0.25 / 3600)}
     assert found.gpu_hours == {"train": pytest.approx(4 * 20 * 180 / 4 / 3600)}
@@ -91,7 +91,7 @@ def test_hours_by_kind_and_by_device(tiny_config):
     assert found.unknown == {"evaluate": 1} and found.sources == ("finished",)
     assert steps_of(evaluate) == 50 * 5
     assert str(found) == (
-        "1 GPU-hours (train 1) and 12 core-hours (histories 12), and 1 evaluate that could not be measured; "
+        "1 GPU-hours (train 1) and 12 core-hours (histories 12) and 1 evaluate that could not be measured; "
         "done in 1 h 30 min without queueing (paces: finished)"
     )
 
@@ -117,11 +117,12 @@ def test_finished_stages_tell_their_own_time(small, finished, monkeypatch):
     monkeypatch.setattr(measure, "calibrate", lambda *_: pytest.fail("nothing is left to measure"))
     stages = distinct_stages(open_experiment(small, ["seeds=[0,1]"], finished).cells)
     assert len(stages) == 1 + 2 * 6
-    rates = measure.with_calibration(stages, measure.finished_rates(finished), lambda _: "cpu")
+    paces = measure.measured_paces(finished, stages, lambda _: "cpu")
+    rates = measure.finished_rates(finished)
     assert len(rates) == 7 and {rate.source for rate in rates} == {"finished"}
     ad = next(stage for stage in stages if stage.kind == "train" and stage.config.model.kind == "ad")
     facts = StageDirectory(finished, ad).facts()
-    found = steps_of(ad) * seconds_a_step(ad, rates, "cpu")
+    found = steps_of(ad) * paces.seconds_a_step(ad, "cpu")
     assert found == pytest.approx(facts["train_seconds"])
 
 
@@ -142,22 +143,23 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, kind):
+def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_path, kind):
     monkeypatch.setattr(measure, "_SECONDS", 0.02)
     stages = Cell("", "", tiny_config(kind, **KINDS[kind])).stages
-    rates = measure.with_calibration(stages, [], lambda _: "cpu")
-    assert {rate.source for rate in rates} == {"calibration"}
-    assert all(1e-8 < rate.seconds < 10 for rate in rates)
-    found = estimate(stages, lambda _: Allocation(), rates, {})
+    paces = measure.measured_paces(tmp_path, stages, lambda _: "cpu")
+    assert all(1e-8 < paces.seconds_a_step(stage, "cpu") < 10 for stage in stages)
+    found = estimate(stages, lambda _: Allocation(), paces, {})
+    assert found.sources == ("calibration",)
     assert set(found.core_hours) == {stage.kind for stage in stages} and not found.unknown
 
 
-def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch):
+def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch, tmp_path):
     def fails(*_):
         raise CadError("too large")
 
     monkeypatch.setattr(measure, "calibrate", fails)
-    assert measure.with_calibration([training()], [], lambda _: "cpu") == []
+    paces = measure.measured_paces(tmp_path, [training()], lambda _: "cpu")
+    assert estimate([training()], lambda _: Allocation(), paces, {}).unknown == {"train": 1}
 
 
 def test_a_dry_run_says_what_is_left_to_pay(cad, small, finished):
