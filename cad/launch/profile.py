@@ -13,6 +13,8 @@ from cad.experiments.plan import StageKind
 # One line of printable characters: it becomes part of a job script (quoted, but a line is a line).
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 OneLine = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# What stands behind #SBATCH: sbatch understands a shell's quotes, but drops backslashes.
+SbatchWord = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f\\]+$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 # Bind sources and the image are paths without the characters that apptainer and sbatch give a meaning.
@@ -22,10 +24,10 @@ PlainPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f,:%\\]*$")]
 class StageResources(Section):
     """What one task (one stage of one cell) asks for."""
 
-    partition: OneLine | None = Field(None, description="Partition; null: the cluster's default.")
-    account: OneLine | None = Field(None, description="Account that is charged.")
-    qos: OneLine | None = Field(None, description="Quality of service.")
-    constraint: OneLine | None = Field(None, description="Node features, as for sbatch --constraint.")
+    partition: SbatchWord | None = Field(None, description="Partition; null: the cluster's default.")
+    account: SbatchWord | None = Field(None, description="Account that is charged.")
+    qos: SbatchWord | None = Field(None, description="Quality of service.")
+    constraint: SbatchWord | None = Field(None, description="Node features, as for sbatch --constraint.")
     minutes: PositiveInt = Field(
         240, description="Time limit of one attempt; a stage that is not done by then is requeued."
     )
@@ -39,7 +41,7 @@ class StageResources(Section):
         1, description="Processes (ranks) a node, each with cpus CPUs; more than one for trainings only."
     )
     throttle: PositiveInt = Field(64, description="Tasks of one array that run at the same time (%N).")
-    sbatch: dict[OptionName, bool | int | OneLine] = Field(
+    sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {}, description="Further sbatch options without their dashes; true for one without a value."
     )
 

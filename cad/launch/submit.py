@@ -62,11 +62,6 @@ class Plan:
     """Stages that are to be submitted when there is room for more jobs."""
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """What is submitted, array by array."""
-        return tuple(stage for array in self.arrays for stage in array.stages)
-
-    @property
     def joined(self) -> tuple[StageStatus, ...]:
         """Stages that are queued or running already."""
         return tuple(status for status in self.statuses.values() if status.alive)

@@ -116,6 +116,8 @@ def test_paths_with_spaces_and_semicolons_are_fine():
     [
         ({"resources": {"partition": "a\nb"}}, "partition"),
         ({"resources": {"sbatch": {"--nice": 1}}}, "sbatch"),
+        ({"resources": {"sbatch": {"comment": "a\\b"}}}, r"resources\.sbatch\.comment: "),
+        ({"resources": {"account": "a\\b"}}, "account"),
         ({"environment": {"A B": "c"}}, "environment"),
         ({"environment": {"A": "b\nc"}}, "environment"),
         ({"binds": ["/a,/b"]}, "binds"),
