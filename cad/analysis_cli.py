@@ -1,0 +1,36 @@
+"""The commands that look into finished cells, one thin function each; :mod:`cad.cli` takes them in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+Experiment = Annotated[Path, typer.Argument(help="Experiment file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+RUNS = Path("runs")
+
+
+def add_analysis_commands(app: typer.Typer, console: Console) -> None:
+    """Add ``probe`` and ``watch-rollout`` to the command line."""
+
+    @app.command()
+    def probe(
+        experiment: Experiment, overrides: Overrides = None, root: Root = RUNS, device: Device = "auto"
+    ) -> None:
+        """Ask what the latents of finished cells hold; `cad report` then shows it."""
+        from cad.experiments.opened import open_experiment
+        from cad.experiments.probe import probe_cell
+        from cad.interrupt import stop_on_signals
+
+        opened = open_experiment(experiment, overrides or [], root)
+        with stop_on_signals() as stop:
+            for number, cell in enumerate(opened.cells, start=1):
+                stop.raise_if_set(f"probing (cell {number} of {len(opened.cells)})")
+                outcome = probe_cell(opened.root, cell, device, stop)
+                line = f"cell {number}, {cell.label}, seed {cell.config.seed}: {outcome}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
