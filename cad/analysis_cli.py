@@ -34,3 +34,36 @@ def add_analysis_commands(app: typer.Typer, console: Console) -> None:
                 outcome = probe_cell(opened.root, cell, device, stop)
                 line = f"cell {number}, {cell.label}, seed {cell.config.seed}: {outcome}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @app.command("watch-rollout")
+    def watch_rollout(
+        experiment: Experiment,
+        cell: Annotated[int, typer.Argument(help="The cell's number in `cad status`.")],
+        overrides: Overrides = None,
+        root: Root = RUNS,
+        task: Annotated[
+            int | None, typer.Option(help="Canonical id, held out or not; default: the first held-out task.")
+        ] = None,
+        rollout: Annotated[int, typer.Option(min=1, help="Which roll-out of the task.")] = 1,
+        episodes: Annotated[
+            int | None, typer.Option(min=1, help="How many; default: as many as the evaluation has.")
+        ] = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(help="X.gif (an animation) or X.png (a strip); default: a GIF beside the report."),
+        ] = None,
+    ) -> None:
+        """Draw a roll-out of a trained cell: its path on the grid by episode, and when it compressed."""
+        from cad.envs import split_tasks
+        from cad.experiments.opened import open_experiment
+        from cad.experiments.watch import watch
+        from cad.launch.commands import pick_cell
+
+        opened = open_experiment(experiment, overrides or [], root)
+        picked = pick_cell(opened, cell)
+        task = split_tasks(picked.config.env).heldout[0] if task is None else task
+        name = f"cell-{cell}-task-{task}-rollout-{rollout}.gif"
+        target = out or opened.folder / "rollouts" / name
+        watched, origin = watch(opened.root, picked, task, rollout, episodes, target)
+        console.print(f"{watched.title}: {origin}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{target}", markup=False, highlight=False, soft_wrap=True)
