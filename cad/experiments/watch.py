@@ -43,7 +43,7 @@ def watch(
         )
     kind = "held out" if task in known.heldout else "validation" if task in known.validation else "training"
     title = (
-        f"{cell.label}, seed {config.seed}; task {task}, {task_family(config.env).describe(task)} ({kind}); "
+        f"{cell.label}, seed {config.seed}; task {task}, {task_family(config.env).describe(task)}, {kind}; "
         f"roll-out {rollout}"
     )
     watched, origin = _stored(root, cell, task, rollout, n_episodes, title), "from the evaluation"

@@ -163,7 +163,7 @@ def draw_probe(study: Study) -> Drawing | None:
     if not entries:
         return None
     left_out, entries = len(entries[MOST_GROUPS:]), entries[:MOST_GROUPS]
-    figure, axes = _panels(len(entries), [entry.group for entry, _ in entries])
+    figure, axes, columns = _panels(len(entries), [entry.group for entry, _ in entries])
     several = any(len(entry.targets) > 1 for entry, _ in entries)
     top = 0.0
     for ax, (entry, i) in zip(axes, entries, strict=True):
@@ -184,7 +184,7 @@ def draw_probe(study: Study) -> Drawing | None:
         _dress(ax, title, entry.counts)
     for ax in axes:
         ax.set_ylim(0, 1.08 * top)
-    _label_outer(figure, axes, "distance, moves")
+    _label_outer(axes, columns, "distance, moves")
     words = "mean place of the training tasks" if several else "mean goal of the training tasks"
     _legend(
         figure,
@@ -202,10 +202,10 @@ def draw_probe(study: Study) -> Drawing | None:
         "The hidden place, read out of the latents",
         "How far from the true goal (or key, or door) a linear probe places it, in moves on the grid, in "
         "held-out tasks; lower is better. Ridge regression in closed form, its penalty chosen by leaving "
-        f"training tasks out. Fitted on {probe.fit_rollouts} roll-outs in each of {probe.fit_tasks} training tasks, "
-        "apart for each number of compressions. All three lines see the same roll-outs: an untrained encoder "
-        f"(mean of {probe.untrained_encoders}) already mixes the last steps, and an agent that has found its "
-        "goal stands on it, so only what lies below that line was learned. Thin lines: single seeds."
+        f"training tasks out. Fitted on {probe.fit_rollouts} roll-outs in each of {probe.fit_tasks} training "
+        "tasks, apart for each number of compressions. All lines see the same roll-outs: untrained encoders "
+        f"(mean of {probe.untrained_encoders}) already mix the last steps, and an agent that has found its "
+        "goal stands on it, so only what lies below that line is due to training. Thin lines: single seeds."
         + (f" {left_out} further panels are in the CSV file." if left_out else ""),
         "Small line charts, one a model, of the distance between probed and true place by number of "
         "compressions, for trained latents, untrained latents and the mean of the training tasks. "
@@ -222,7 +222,7 @@ def draw_attention(study: Study) -> Drawing | None:
     if not probed:
         return None
     left_out, probed = len(probed[MOST_GROUPS:]), probed[:MOST_GROUPS]
-    figure, axes = _panels(len(probed), [entry.group for entry in probed])
+    figure, axes, columns = _panels(len(probed), [entry.group for entry in probed])
     layers = max(len(entry.attention) for entry in probed)
     for ax, entry in zip(axes, probed, strict=True):
         at = np.arange(1 + len(entry.counts))
@@ -231,7 +231,7 @@ def draw_attention(study: Study) -> Drawing | None:
             ax.plot(at, shares, **_layer_look(layer), markersize=4)
         _dress(ax, entry.group.label, (0, *entry.counts))
         ax.set_ylim(0, 1)
-    _label_outer(figure, axes, "share on latents")
+    _label_outer(axes, columns, "share on latents")
     _legend(
         figure,
         [
@@ -261,16 +261,16 @@ def _layer_look(layer: int) -> dict[str, str]:
     return {"color": PALETTE[layer % len(PALETTE)], "marker": MARKERS[layer % len(MARKERS)]}
 
 
-def _panels(n: int, groups: Sequence[Group]) -> tuple[Figure, list[Axes]]:
-    """Axes for ``n`` panels; a column a number of latents where that makes whole rows."""
+def _panels(n: int, groups: Sequence[Group]) -> tuple[Figure, list[Axes], int]:
+    """Axes for ``n`` panels in columns; a column a number of latents where that makes whole rows."""
     latents = len({group.n_latent for group in groups})
     columns = latents if 1 < latents <= _MOST_COLUMNS and n % latents == 0 else min(3, n)
     rows = math.ceil(n / columns)
-    figure = new_figure(0.75 + 1.85 * rows)
+    figure = new_figure(0.9 + 1.85 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for ax in axes[n:]:
         ax.set_visible(False)
-    return figure, axes[:n]
+    return figure, axes[:n], columns
 
 
 def _dress(ax: Axes, title: str, counts: Sequence[int]) -> None:
@@ -280,11 +280,12 @@ def _dress(ax: Axes, title: str, counts: Sequence[int]) -> None:
     ax.set_title(wrap(title, 28), fontsize=8.5)
 
 
-def _label_outer(figure: Figure, axes: Sequence[Axes], text: str) -> None:
-    figure.supxlabel("compressions so far", fontsize=9, color=INK)
-    for ax in axes:
-        if ax.get_subplotspec().is_first_col():
+def _label_outer(axes: Sequence[Axes], columns: int, text: str) -> None:
+    for i, ax in enumerate(axes):
+        if i % columns == 0:
             ax.set_ylabel(text)
+        if i + columns >= len(axes):
+            ax.set_xlabel("compressions so far")
 
 
 def _legend(figure: Figure, handles: list[Line2D], labels: list[str]) -> None:

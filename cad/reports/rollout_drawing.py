@@ -13,16 +13,16 @@ from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from cad.evaluation.paths import Paths
-from cad.reports.style import GRID, INK, MUTED, PALETTE, drawing_style, new_figure, render, wrap
+from cad.reports.style import GRID, INK, MUTED, PALETTE, WIDTH, drawing_style, new_figure, render, wrap
 
 MOST_PANELS = 8  # episodes of a strip
 FRAMES_PER_SECOND = 2.5
-STRIP_HEIGHT = 2.55  # inches
+_STRIP, _LEGEND, _LEFT, _RIGHT = 2.85, 0.3, 0.5, 0.08  # inches
 _PATH, _FOLD, _PLACE = PALETTE[0], PALETTE[1], PALETTE[2]
 
 
@@ -67,16 +67,35 @@ def strip_episodes(rollout: WatchedRollout) -> list[int]:
     return sorted(map(int, chosen))
 
 
-def draw_strip(figure: Figure | SubFigure, rollout: WatchedRollout) -> None:
-    """Fill a figure: maps of some episodes above the return of all of them."""
+def draw_strips(rollouts: list[WatchedRollout]) -> Figure:
+    """A strip a roll-out, one below the other: maps of some episodes above the return of all."""
+    total = _STRIP * len(rollouts) + _LEGEND
+    figure = new_figure(total)
+    # Placed by hand: maps keep their shape, which leaves automatic layout nothing to work with.
+    figure.set_layout_engine("none")
+    for i, rollout in enumerate(rollouts):
+        _draw_strip(figure, rollout, total - _STRIP * i, total)
+    legend(figure, rollouts, "lower center", 6)
+    return figure
+
+
+def _draw_strip(figure: Figure, rollout: WatchedRollout, top: float, total: float) -> None:
+    """Fill the part of a figure ``total`` inches high that begins ``top`` inches above its lower edge."""
     episodes = strip_episodes(rollout)
-    grid = figure.add_gridspec(2, len(episodes), height_ratios=[1.25, 1])
+    pitch = (WIDTH - _LEFT - _RIGHT) / MOST_PANELS
+    side = pitch - 0.12
+
+    def axes(left: float, bottom: float, width: float, height: float) -> Axes:
+        return figure.add_axes((left / WIDTH, bottom / total, width / WIDTH, height / total))
+
+    figure.text(_LEFT / WIDTH, (top - 0.2) / total, wrap(rollout.title, 130), fontsize=9, weight="bold")
     for column, episode in enumerate(episodes):
-        ax = figure.add_subplot(grid[0, column])
+        ax = axes(_LEFT + pitch * column, top - 0.62 - side, side, side)
         draw_episode(ax, rollout, episode)
-        ax.set_title(f"episode {episode + 1}\nreturn {rollout.returns[episode]}", fontsize=7.5, loc="center")
-    draw_returns(figure.add_subplot(grid[1, :]), rollout, episodes)
-    figure.suptitle(wrap(rollout.title, 110), fontsize=9, x=0.005, ha="left")
+        text = f"episode {episode + 1}\nreturn {rollout.returns[episode]}"
+        ax.set_title(text, fontsize=8, loc="center", weight="normal", pad=3)
+    height = _STRIP - 0.62 - side - 0.27 - 0.45
+    draw_returns(axes(_LEFT, top - _STRIP + 0.45, WIDTH - _LEFT - _RIGHT, height), rollout, episodes)
 
 
 def draw_episode(ax: Axes, rollout: WatchedRollout, episode: int) -> None:
@@ -94,11 +113,14 @@ def draw_episode(ax: Axes, rollout: WatchedRollout, episode: int) -> None:
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    for line in np.arange(-0.5, size):
-        ax.plot([line, line], [-0.5, size - 0.5], color=GRID, linewidth=0.5, zorder=0)
-        ax.plot([-0.5, size - 0.5], [line, line], color=GRID, linewidth=0.5, zorder=0)
+    rules = np.arange(-0.5, size)
+    low, high = np.full_like(rules, -0.5), np.full_like(rules, size - 0.5)
+    grid = [*np.stack([[rules, low], [rules, high]]).transpose(2, 0, 1)]
+    grid += [*np.stack([[low, rules], [high, rules]]).transpose(2, 0, 1)]
+    ax.add_collection(LineCollection(grid, colors=GRID, linewidths=0.5, zorder=0, clip_on=False))
     for name, (row, column) in hidden_places(paths).items():
-        box = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=to_rgba(_PLACE, 0.25), edgecolor=_PLACE)
+        box = Rectangle((column - 0.5, row - 0.5), 1, 1, clip_on=False)
+        box.set(facecolor=to_rgba(_PLACE, 0.25), edgecolor=_PLACE)
         ax.add_patch(box)
         if name != "goal":
             ax.text(column, row, name[0].upper(), ha="center", va="center", fontsize=7, color=INK, zorder=5)
@@ -116,7 +138,7 @@ def draw_episode(ax: Axes, rollout: WatchedRollout, episode: int) -> None:
     )
     ax.add_collection(lines)
     ax.plot(x[0], y[0], marker="x", color=MUTED, markersize=4.5, zorder=3)
-    ax.plot(x[-1], y[-1], marker="o", color=_PATH, markersize=3.6, zorder=4)
+    ax.plot(x[-1], y[-1], marker="o", color=_PATH, markersize=3.6, zorder=4, clip_on=False)
     for step in rollout.compressed_before(episode):
         # Hollow: it mostly stands around the start.
         ax.plot(x[step], y[step], marker="D", markerfacecolor="none", color=_FOLD, markersize=7, zorder=5)
@@ -150,9 +172,10 @@ def draw_returns(ax: Axes, rollout: WatchedRollout, shown: list[int]) -> None:
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", visible=False)
     ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_yticks([0, optimum])
 
 
-def legend(figure: Figure, rollouts: list[WatchedRollout], columns: int = 6) -> None:
+def legend(figure: Figure, rollouts: list[WatchedRollout], where: str, columns: int) -> None:
     """What the signs mean."""
     none: dict[str, Any] = {"linestyle": "none"}
     entries = [
@@ -177,17 +200,18 @@ def legend(figure: Figure, rollouts: list[WatchedRollout], columns: int = 6) -> 
         )
     handles, labels = zip(*entries, strict=True)
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), labelcolor=INK
+        handles,
+        labels,
+        loc=where,
+        ncols=min(columns, len(labels)),
+        labelcolor=INK,
     )
 
 
 def strip_png(rollout: WatchedRollout) -> bytes:
     """A strip as PNG; equal roll-outs give equal bytes."""
     with drawing_style():
-        figure = new_figure(STRIP_HEIGHT + 0.25)
-        draw_strip(figure, rollout)
-        legend(figure, [rollout])
-        return render(figure, "rollout")[1]
+        return render(draw_strips([rollout]), "rollout")[1]
 
 
 def animation_gif(rollout: WatchedRollout) -> bytes:
@@ -197,7 +221,7 @@ def animation_gif(rollout: WatchedRollout) -> bytes:
         figure.set_facecolor("white")
         figure.suptitle(wrap(rollout.title, 52), fontsize=8.5, x=0.02, ha="left")
         above, below = figure.subplots(2, 1, height_ratios=[3, 1])
-        legend(figure, [rollout], columns=3)
+        legend(figure, [rollout], "outside lower center", 3)
         writer = PillowWriter(fps=FRAMES_PER_SECOND)
         path = Path(folder) / "rollout.gif"
         with writer.saving(figure, str(path), dpi=100):

@@ -9,8 +9,8 @@ import numpy as np
 from cad.envs.tasks import task_family
 from cad.evaluation.paths import follow
 from cad.reports.aggregate import Group, Study, last_episodes
-from cad.reports.rollout_drawing import STRIP_HEIGHT, WatchedRollout, draw_strip, legend
-from cad.reports.style import Drawing, new_figure, render
+from cad.reports.rollout_drawing import WatchedRollout, draw_strips
+from cad.reports.style import Drawing, render
 from cad.reports.tables import Table, Value
 
 
@@ -86,15 +86,9 @@ def draw_rollouts(study: Study) -> Drawing | None:
     chosen = chosen_rollouts(study)
     if not chosen:
         return None
-    rollouts = [entry.watched for entry in chosen]
-    figure = new_figure(STRIP_HEIGHT * len(chosen) + 0.3)
-    parts = figure.subfigures(len(chosen), 1, squeeze=False)
-    for part, rollout in zip(parts[:, 0], rollouts, strict=True):
-        draw_strip(part, rollout)
-    legend(figure, rollouts)
     lead = chosen[0]
     firsts = [_first_reward(entry) for entry in chosen]
-    svg, png = render(figure, "rollouts")
+    svg, png = render(draw_strips([entry.watched for entry in chosen]), "rollouts")
     return Drawing(
         "rollouts",
         "What a roll-out looks like",
