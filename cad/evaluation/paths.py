@@ -53,6 +53,6 @@ def follow(family: TaskFamily, task_ids: npt.ArrayLike, actions: npt.NDArray[np.
         if t % family.horizon == 0:
             here = env.reset()
         states[:, t] = here
-        here, reward, _ = env.step(actions[:, t])
+        here, reward, _ = env.step(actions[:, t].astype(np.int64))
         after[:, t], rewards[:, t], found[:, t] = here, reward, env.found
     return Paths(family, tuple(map(int, env.task_ids)), states, actions, rewards, after, found)

@@ -145,10 +145,10 @@ def _attention(model: CompressedAD, steps: Steps, counts: Sequence[int]) -> Tens
         window = model.embed(_window(model, steps, k))
         if k == 0 or k in counts:
             parts = [
-                latent_shares(model, *part).mean(dim=(2, 3))
-                for part in zip(window.split(_ATTENTION_BATCH), latents.split(_ATTENTION_BATCH), strict=True)
+                latent_shares(model, window[i : i + _ATTENTION_BATCH], latents[i : i + _ATTENTION_BATCH])
+                for i in range(0, len(window), _ATTENTION_BATCH)
             ]
-            means.append(torch.cat(parts, dim=1).double().mean(dim=1))
+            means.append(torch.cat([part.mean(dim=(2, 3)) for part in parts], dim=1).double().mean(dim=1))
         latents = model.encoder(latents, window)
     return torch.stack(means, dim=1).cpu()
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,7 +59,8 @@ class ProbedGroup:
 
     def chance(self, target: int) -> FloatArray:
         """(tasks,): moves to the mean of the training tasks' places."""
-        return np.array([probe.targets[target].chance for probe in self.probes]).mean(axis=0)
+        mean: FloatArray = np.array([probe.targets[target].chance for probe in self.probes]).mean(axis=0)
+        return mean
 
     @cached_property
     def attention(self) -> FloatArray:
@@ -257,7 +259,7 @@ def draw_attention(study: Study) -> Drawing | None:
     )
 
 
-def _layer_look(layer: int) -> dict[str, str]:
+def _layer_look(layer: int) -> dict[str, Any]:
     return {"color": PALETTE[layer % len(PALETTE)], "marker": MARKERS[layer % len(MARKERS)]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,15 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from cad.evaluation.paths import Paths
 from cad.reports.style import GRID, INK, MUTED, PALETTE, WIDTH, drawing_style, new_figure, render, wrap
 
 MOST_PANELS = 8  # episodes of a strip
-FRAMES_PER_SECOND = 2.5
+FRAMES_PER_SECOND = 2
 _STRIP, _LEGEND, _LEFT, _RIGHT = 2.85, 0.3, 0.5, 0.08  # inches
+Place = Literal["lower center", "outside lower center"]
 _PATH, _FOLD, _PLACE = PALETTE[0], PALETTE[1], PALETTE[2]
 
 
@@ -40,7 +42,8 @@ class WatchedRollout:
     @property
     def returns(self) -> npt.NDArray[np.int64]:
         """(episodes,)."""
-        return self.paths.returns[0]
+        returns: npt.NDArray[np.int64] = self.paths.returns[0]
+        return returns
 
     @property
     def n_episodes(self) -> int:
@@ -163,7 +166,7 @@ def draw_returns(ax: Axes, rollout: WatchedRollout, shown: list[int]) -> None:
     ax.axhline(optimum, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
     # Above the axes, so that nobody reads a return there; episode e covers e - 1/2 to e + 1/2.
     at = [0.5 + moment / horizon for moment in rollout.moments]
-    look = {"color": _FOLD, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}
+    look: dict[str, Any] = {"color": _FOLD, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}
     ax.plot(at, [1.07] * len(at), markersize=3.5, clip_on=False, transform=ax.get_xaxis_transform(), **look)
     ax.set_xlim(0.4, n + 0.6)
     ax.set_ylim(0, 1.05 * max(optimum, 1))
@@ -171,11 +174,11 @@ def draw_returns(ax: Axes, rollout: WatchedRollout, shown: list[int]) -> None:
     ax.set_ylabel("return", fontsize=8.5)
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", visible=False)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_yticks([0, optimum])
 
 
-def legend(figure: Figure, rollouts: list[WatchedRollout], where: str, columns: int) -> None:
+def legend(figure: Figure, rollouts: list[WatchedRollout], where: Place, columns: int) -> None:
     """What the signs mean."""
     none: dict[str, Any] = {"linestyle": "none"}
     entries = [

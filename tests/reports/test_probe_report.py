@@ -16,9 +16,10 @@ from cad.evaluation.paths import follow
 from cad.evaluation.probe_result import LatentProbe, Target
 from cad.reports import CellResult, Provenance, write_report
 from cad.reports.aggregate import make_study
-from cad.reports.probe_figure import probe_sentence, probe_tables
+from cad.reports.probe_figure import draw_attention, draw_probe, probe_sentence, probe_tables
 from cad.reports.rollout_drawing import WatchedRollout, animation_gif, strip_episodes, strip_png
-from cad.reports.rollout_figure import chosen_rollouts
+from cad.reports.rollout_figure import chosen_rollouts, rollout_tables
+from cad.reports.style import drawing_style
 
 Make = Callable[..., CellResult]
 TASKS = (38, 51, 62)
@@ -69,36 +70,39 @@ def test_the_sentence_and_the_tables_are_computed(cell: Make) -> None:
     )  # fmt: skip
     assert len(tables["latent_attention"].rows) == 3 * 2 * 3
     worse = make_study("s", "", "", [cell(probe=probe(9.0))], None)
-    assert "3.6 moves farther than the untrained ones, and closer on 0 of 3" in probe_sentence(worse)
+    assert "3.5 moves farther than the untrained ones, and closer on 0 of 3" in probe_sentence(worse)
 
 
 @pytest.mark.parametrize("names", [("goal",), ("key", "door"), ()])
-def test_a_report_with_probes(names: tuple[str, ...], tmp_path: Path, cell: Make, origin: Provenance) -> None:
+def test_figures_of_probes(names: tuple[str, ...], cell: Make) -> None:
     cells = [cell(depth=depth, n_latent=n, probe=probe(names=names)) for depth in (1, 3) for n in (4, 16)]
-    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path).read_text()
+    study = make_study("s", "", "", cells, None)
+    with drawing_style():
+        latents, attention = draw_probe(study), draw_attention(study)
+    assert (latents is not None) == bool(names)
+    assert attention is not None
+    assert set(probe_tables(study)) == {"latent_attention", *(["latent_probe"] if names else [])}
+
+
+def test_a_report_with_and_without(tmp_path: Path, cell: Make, origin: Provenance) -> None:
+    best = consistent(cell, probe=probe())
+    page = write_report("r", ReportConfig(), [best], None, origin, tmp_path).read_text()
     assert "What is in the latents?" in page
+    assert "What a roll-out looks like" in page
     written = json.loads((tmp_path / "report.json").read_text())
-    assert ("latent_probe" in written["tables"]) == bool(names)
-    assert (tmp_path / "figures/latents.png").exists() == bool(names)
-    assert (tmp_path / "figures/attention.png").exists()
-    assert (tmp_path / "csv/latent_attention.csv").exists()
-    write_report("r", ReportConfig(), [replace(c, probe=None) for c in cells], None, origin, tmp_path)
-    assert not (tmp_path / "figures/attention.png").exists()
-
-
-def test_a_report_without_probes_or_actions_says_nothing_of_them(
-    tmp_path: Path, quickstart: list[CellResult], origin: Provenance
-) -> None:
-    page = write_report("r", ReportConfig(), quickstart, None, origin, tmp_path).read_text()
+    for name in ("latent_probe", "latent_attention", "rollouts"):
+        assert (tmp_path / f"csv/{name}.csv").exists()
+        assert written["tables"][name]["rows"]
+    without = replace(best, probe=None, actions=None)
+    page = write_report("r", ReportConfig(), [without], None, origin, tmp_path).read_text()
     assert "What is in the latents?" not in page
     assert "What a roll-out looks like" not in page
     tables = json.loads((tmp_path / "report.json").read_text())["tables"]
     assert not {"latent_probe", "latent_attention", "rollouts"} & tables.keys()
+    assert not {path.stem for path in (tmp_path / "figures").iterdir()} & {"latents", "attention", "rollouts"}
 
 
-def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(
-    tmp_path: Path, cell: Make, origin: Provenance
-) -> None:
+def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(cell: Make) -> None:
     best = consistent(cell)
     study = make_study("s", "", "", [best, cell(0.0, kind="ad", actions=actions)], None)
     chosen = chosen_rollouts(study)
@@ -109,9 +113,7 @@ def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(
         assert scores[task, entry.rollout] == np.sort(scores[task])[3]
         np.testing.assert_array_equal(entry.watched.returns, best.returns[task, entry.rollout])
         assert entry.watched.moments == tuple(range(40, 1000, 40))
-    page = write_report("r", ReportConfig(), [best], None, origin, tmp_path).read_text()
-    assert "What a roll-out looks like" in page
-    rows = json.loads((tmp_path / "report.json").read_text())["tables"]["rollouts"]["rows"]
+    rows = rollout_tables(study)["rollouts"].rows
     assert len(rows) == 2 * 1000
     assert sum(row[-2] for row in rows[:1000]) == chosen[0].watched.returns.sum()
     assert sum(row[-1] for row in rows) == 2 * 24
