@@ -23,7 +23,7 @@ from cad.reports.style import GRID, INK, MUTED, PALETTE, WIDTH, drawing_style, n
 
 MOST_PANELS = 8  # episodes of a strip
 FRAMES_PER_SECOND = 2
-_STRIP, _LEGEND, _LEFT, _RIGHT = 2.85, 0.3, 0.5, 0.08  # inches
+_STRIP, _HEAD, _LEGEND, _LEFT, _RIGHT = 2.95, 0.72, 0.3, 0.5, 0.08  # inches
 Place = Literal["lower center", "outside lower center"]
 _PATH, _FOLD, _PLACE = PALETTE[0], PALETTE[1], PALETTE[2]
 
@@ -91,13 +91,14 @@ def _draw_strip(figure: Figure, rollout: WatchedRollout, top: float, total: floa
     def axes(left: float, bottom: float, width: float, height: float) -> Axes:
         return figure.add_axes((left / WIDTH, bottom / total, width / WIDTH, height / total))
 
-    figure.text(_LEFT / WIDTH, (top - 0.2) / total, wrap(rollout.title, 130), fontsize=9, weight="bold")
+    title = wrap(rollout.title, 105)
+    figure.text(_LEFT / WIDTH, (top - 0.08) / total, title, fontsize=9, weight="bold", va="top")
     for column, episode in enumerate(episodes):
-        ax = axes(_LEFT + pitch * column, top - 0.62 - side, side, side)
+        ax = axes(_LEFT + pitch * column, top - _HEAD - side, side, side)
         draw_episode(ax, rollout, episode)
         text = f"episode {episode + 1}\nreturn {rollout.returns[episode]}"
         ax.set_title(text, fontsize=8, loc="center", weight="normal", pad=3)
-    height = _STRIP - 0.62 - side - 0.27 - 0.45
+    height = _STRIP - _HEAD - side - 0.27 - 0.45
     draw_returns(axes(_LEFT, top - _STRIP + 0.45, WIDTH - _LEFT - _RIGHT, height), rollout, episodes)
 
 
@@ -144,7 +145,16 @@ def draw_episode(ax: Axes, rollout: WatchedRollout, episode: int) -> None:
     ax.plot(x[-1], y[-1], marker="o", color=_PATH, markersize=3.6, zorder=4, clip_on=False)
     for step in rollout.compressed_before(episode):
         # Hollow: it mostly stands around the start.
-        ax.plot(x[step], y[step], marker="D", markerfacecolor="none", color=_FOLD, markersize=7, zorder=5)
+        ax.plot(
+            x[step],
+            y[step],
+            marker="D",
+            markerfacecolor="none",
+            color=_FOLD,
+            markersize=7,
+            zorder=5,
+            clip_on=False,
+        )
 
 
 def hidden_places(paths: Paths) -> dict[str, tuple[int, int]]:
@@ -174,7 +184,7 @@ def draw_returns(ax: Axes, rollout: WatchedRollout, shown: list[int]) -> None:
     ax.set_ylabel("return", fontsize=8.5)
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", visible=False)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set_yticks([0, optimum])
 
 
