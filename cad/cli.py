@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import cad
+from cad.analysis_cli import add_analysis_commands
 from cad.cluster_cli import add_cluster_commands
 from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
 from cad.errors import CadError, UsageError
@@ -228,6 +229,7 @@ def doctor(
 
 
 add_cluster_commands(app, console)
+add_analysis_commands(app, console)
 
 
 def _version(wanted: bool) -> None:

@@ -35,7 +35,8 @@ class RolloutResult:
     ``moments`` (tasks, roll-outs, most compressions) says after which steps, counted from the
     start of the roll-out, it compressed, and ``chosen`` which of these compressions the model
     asked for itself; -1 and False fill roll-outs that compressed less often.  Both are None in
-    results of before they were recorded.
+    results of before they were recorded.  ``actions`` (tasks, roll-outs, steps) is what was done,
+    from which all else follows (:mod:`cad.evaluation.paths`); None in results read from a file.
     """
 
     task_ids: tuple[int, ...]
@@ -46,6 +47,7 @@ class RolloutResult:
     seconds: float
     moments: npt.NDArray[np.int32] | None = None
     chosen: npt.NDArray[np.bool_] | None = None
+    actions: npt.NDArray[np.uint8] | None = None
 
     @property
     def steps_per_second(self) -> float:
@@ -110,6 +112,7 @@ def roll_out(
     B = len(env)
     sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy)
     returns = np.zeros((n_episodes, B), dtype=np.float32)
+    actions = np.zeros((n_episodes * family.horizon, B), dtype=np.uint8)
     recorder = CompressionRecorder(task_ids, n_rollouts, family.horizon, on_compress)
     started = time.perf_counter()
     with torch.inference_mode():
@@ -128,7 +131,9 @@ def roll_out(
                 # A memory compresses before it takes in a step.
                 recorder.look(episode * family.horizon + t, state)
                 action = sampler.choose(logits, t)
-                observation, reward, _ = env.step(action.cpu().numpy())
+                taken = action.cpu().numpy()
+                actions[episode * family.horizon + t] = taken
+                observation, reward, _ = env.step(taken)
                 returns[episode] += reward
                 previous_action = action[:, None]
                 previous_reward = torch.from_numpy(reward)[:, None].to(device, torch.int64)
@@ -146,4 +151,5 @@ def roll_out(
         seconds=seconds,
         moments=moments,
         chosen=chosen,
+        actions=np.ascontiguousarray(actions.T).reshape(*shape, -1),
     )

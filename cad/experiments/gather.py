@@ -6,19 +6,23 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import cad
 from cad.config.schema import Config
 from cad.envs import split_tasks, task_family
 from cad.errors import CadError
+from cad.evaluation.actions_file import load_actions
+from cad.evaluation.probe_result import PROBE_FILE, load_probe
 from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
 from cad.experiments.job import FAILED
 from cad.experiments.plan import Cell, Stage
-from cad.experiments.stages import HISTORIES_FILE, RESULTS_FILE
+from cad.experiments.stages import ACTIONS_FILE, HISTORIES_FILE, RESULTS_FILE
 from cad.histories.file import open_histories
 from cad.histories.sampler import read_arrays
 from cad.reports.results import CellResult, Provenance, SourceCurve
@@ -36,6 +40,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
     result = load_results(evaluation.file(RESULTS_FILE)) if evaluation.done else None
     if result is not None and result.task_ids != heldout:
         raise CadError(f"{evaluation.file(RESULTS_FILE)} holds other tasks than the config's held-out ones")
+    probe = evaluation.file(PROBE_FILE)
     return CellResult(
         label=cell.label,
         arm=cell.arm,
@@ -54,7 +59,14 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         metrics=read_metrics(training.file("metrics.jsonl")) or None,
         moments=result.moments if result else None,
         chosen=result.chosen if result else None,
+        probe=load_probe(probe) if result and probe.exists() else None,
+        actions=_actions(evaluation.file(ACTIONS_FILE)) if result else None,
     )
+
+
+def _actions(path: Path) -> Callable[[int], npt.NDArray[np.uint8]] | None:
+    """Reads the actions (roll-outs, steps) of a task; None where an evaluation did not keep them."""
+    return (lambda task: load_actions(path, [task])[0]) if path.exists() else None
 
 
 def _status(root: Path, cell: Cell) -> str:

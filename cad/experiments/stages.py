@@ -19,8 +19,10 @@ from torch import nn
 from cad.config.schema import Config
 from cad.envs import split_tasks, task_family
 from cad.errors import CadError
+from cad.evaluation.actions_file import save_actions
+from cad.evaluation.moments import CompressionEvent
 from cad.evaluation.results import save_results
-from cad.evaluation.rollout import roll_out
+from cad.evaluation.rollout import RolloutResult, roll_out
 from cad.experiments.directory import StageDirectory
 from cad.experiments.plan import Stage, StageKind
 from cad.histories.audit import require_sound
@@ -43,6 +45,7 @@ HISTORIES_FILE = "histories.h5"
 ENCODER_FILE = "encoder.safetensors"
 MODEL_FILE = "model.safetensors"
 RESULTS_FILE = "returns.h5"
+ACTIONS_FILE = "actions.h5"
 
 
 @dataclass(frozen=True)
@@ -203,9 +206,29 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
     config = directory.stage.config
     trained = StageDirectory(directory.root, directory.stage.inputs[0])
     model = load_model(trained.file(MODEL_FILE), config).to(pick_device(resources.device)).eval()
-    settings = config.evaluation
     trace = resources.trace
-    result = roll_out(
+    result = evaluate(
+        model,
+        config,
+        stop,
+        progress=lambda done: directory.report(done, config.evaluation.n_episodes),
+        on_compress=(lambda event: trace(str(event))) if trace else None,
+    )
+    save_actions(directory.file(ACTIONS_FILE), result)
+    save_results(directory.file(RESULTS_FILE), result)
+    return {"steps_per_second": result.steps_per_second}
+
+
+def evaluate(
+    model: SequenceModel,
+    config: Config,
+    stop: StopFlag,
+    progress: Callable[[int], None] | None = None,
+    on_compress: Callable[[CompressionEvent], None] | None = None,
+) -> RolloutResult:
+    """The roll-outs of an evaluation: in all held-out tasks, as ``config.evaluation`` says."""
+    settings = config.evaluation
+    return roll_out(
         model,
         task_family(config.env),
         split_tasks(config.env).heldout,
@@ -215,11 +238,9 @@ def _evaluate(directory: StageDirectory, resources: Resources, stop: StopFlag) -
         temperature=settings.temperature,
         greedy=settings.greedy,
         stop=stop,
-        progress=lambda done: directory.report(done, settings.n_episodes),
-        on_compress=(lambda event: trace(str(event))) if trace else None,
+        progress=progress,
+        on_compress=on_compress,
     )
-    save_results(directory.file(RESULTS_FILE), result)
-    return {"steps_per_second": result.steps_per_second}
 
 
 _WORK: dict[str, Callable[[StageDirectory, Resources, StopFlag], dict[str, Any]]] = {

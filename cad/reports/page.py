@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cad.config.schema import ReportConfig
-from cad.reports import cost_figures, figures, region_figure, wording
+from cad.reports import cost_figures, figures, probe_figure, region_figure, rollout_figure, wording
 from cad.reports.aggregate import RESAMPLES, Study, differing_keys, flatten, make_study
 from cad.reports.results import CellResult, Provenance, SourceCurve
 from cad.reports.style import Drawing, drawing_style
@@ -30,7 +30,19 @@ from cad.reports.tables import (
 from cad.storage import atomic_path, write_json, write_text
 
 SCHEMA_VERSION = 1
-FIGURES = ("learning", "grid", "goals", "maps", "regions", "cost", "training", "training_by_depth")
+FIGURES = (
+    "learning",
+    "grid",
+    "goals",
+    "maps",
+    "rollouts",
+    "regions",
+    "latents",
+    "attention",
+    "cost",
+    "training",
+    "training_by_depth",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ def _sections(study: Study) -> list[Section]:
         grid = figures.draw_grid(study)
         goals, maps = figures.draw_goals(study), figures.draw_maps(study)
         regions = region_figure.draw_regions(study)
+        latents = probe_figure.draw_probe(study), probe_figure.draw_attention(study)
+        rollouts = rollout_figure.draw_rollouts(study)
         cost = cost_figures.draw_cost(study)
         training = cost_figures.draw_training(study), cost_figures.draw_training_by_depth(study)
     answers = wording.sentences(study)
@@ -73,7 +87,7 @@ def _sections(study: Study) -> list[Section]:
             "where-it-fails",
             "Where does it fail?",
             answers["where-it-fails"],
-            _present(goals, maps),
+            _present(goals, maps, rollouts),
             (goal_numbers,) if goal_numbers else (),
         ),
         Section(
@@ -81,6 +95,13 @@ def _sections(study: Study) -> list[Section]:
             "When did it choose to compress?",
             region_figure.regions_sentence(study),
             _present(regions),
+            (),
+        ),
+        Section(
+            "what-latents-hold",
+            "What is in the latents?",
+            probe_figure.probe_sentence(study),
+            _present(*latents),
             (),
         ),
         Section(
@@ -247,7 +268,7 @@ def write_report(
     where the disk refuses or a cell is given twice.
     """
     study = make_study(name, report.title, report.question, cells, source)
-    tables = data_tables(study)
+    tables = data_tables(study) | probe_figure.probe_tables(study) | rollout_figure.rollout_tables(study)
     numbers = report_json(study, tables, provenance)
     sections = _sections(study)
     for table_name, table in tables.items():

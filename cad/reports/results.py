@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cad.config.schema import Config
+from cad.evaluation.probe_result import LatentProbe
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -40,6 +41,9 @@ class CellResult:
     # (tasks, rollouts, most compressions): steps before each, -1 for none; whether the model asked for it.
     moments: npt.NDArray[Any] | None = None
     chosen: npt.NDArray[Any] | None = None
+    # What `cad probe` found; and the actions (rollouts, steps) of one task, read only if they are drawn.
+    probe: LatentProbe | None = None
+    actions: Callable[[int], npt.NDArray[np.uint8]] | None = None
 
 
 @dataclass(frozen=True)

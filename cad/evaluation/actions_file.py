@@ -1,0 +1,55 @@
+"""The actions of an evaluation on disk: a byte a step, from which every path can be told again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from cad.errors import CadError
+from cad.evaluation.rollout import RolloutResult
+from cad.storage import atomic_path
+
+FORMAT = 1
+
+
+def save_actions(path: Path, result: RolloutResult) -> None:
+    """Write ``actions`` (tasks, roll-outs, steps) and ``task_ids``, atomically."""
+    if result.actions is None:
+        raise ValueError("the result comes from a file: it has no actions")
+    # Built in memory: HDF5 ends the whole process when the disk is full while it closes a file.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", track_order=True) as file:
+        file.attrs["format"] = FORMAT
+        file.create_dataset("task_ids", data=np.array(result.task_ids, dtype=np.int64), fletcher32=True)
+        # A chunk a task: a reader takes one task cheaply.
+        chunks = (1, *result.actions.shape[1:])
+        file.create_dataset(
+            "actions", data=result.actions, chunks=chunks, compression="gzip", fletcher32=True
+        )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def load_actions(path: Path, task_ids: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Actions (tasks, roll-outs, steps) of ``task_ids``; nothing else of the file is read.
+
+    :class:`CadError` names a missing or damaged file, or a task that it does not have.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if int(file.attrs["format"]) > FORMAT:
+                raise CadError(f"{path} was written by a newer version of cad; update cad to read it")
+            stored = file["task_ids"][:].tolist()
+            missing = sorted(set(task_ids) - set(stored))
+            if missing:
+                raise CadError(f"{path} has no task {missing[0]}; it has {', '.join(map(str, stored))}")
+            return np.stack([file["actions"][stored.index(task)] for task in task_ids])
+    except FileNotFoundError as error:
+        raise CadError(f"{path} is missing") from error
+    except (OSError, KeyError) as error:
+        raise CadError(f"{path} is damaged ({error}); remove it: 'cad probe' makes it again") from error

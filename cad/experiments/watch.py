@@ -1,0 +1,129 @@
+"""One roll-out of a trained cell, to be drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cad.envs import split_tasks, task_family
+from cad.errors import CadError, UsageError
+from cad.evaluation.actions_file import load_actions
+from cad.evaluation.paths import follow
+from cad.evaluation.results import load_results
+from cad.evaluation.rollout import roll_out
+from cad.experiments.directory import StageDirectory
+from cad.experiments.plan import Cell
+from cad.experiments.stages import ACTIONS_FILE, MODEL_FILE, RESULTS_FILE, load_model
+from cad.process import prepare_process
+from cad.reports.rollout_drawing import WatchedRollout, animation_gif, strip_png
+from cad.storage import atomic_path
+
+DRAWN = {".gif": animation_gif, ".png": strip_png}
+
+
+def watch(
+    root: Path, cell: Cell, task: int, rollout: int, n_episodes: int | None, out: Path
+) -> tuple[WatchedRollout, str]:
+    """Draw a roll-out (counted from 1) of a trained cell to ``out``; what was drawn, and where it is from.
+
+    ``task`` is a canonical id, of a held-out task or any other.  A
+    roll-out of the evaluation is drawn from its stored actions; others are rolled out, with the
+    evaluation's seed and settings.  Raises :class:`CadError` where the cell is not trained yet.
+    """
+    draw = DRAWN.get(out.suffix.lower())
+    if draw is None:
+        raise UsageError(f"--out {out}: the name has to end in {' or '.join(DRAWN)}")
+    config = cell.config
+    known = split_tasks(config.env)
+    if task not in task_family(config.env).task_ids:
+        raise UsageError(
+            f"--task {task}: no task of {config.env.name} with these settings; held out are "
+            f"{_some(known.heldout)}"
+        )
+    kind = "held out" if task in known.heldout else "validation" if task in known.validation else "training"
+    title = (
+        f"{cell.label}, seed {config.seed}; task {task}, {task_family(config.env).describe(task)}, {kind}; "
+        f"roll-out {rollout}"
+    )
+    watched, origin = _stored(root, cell, task, rollout, n_episodes, title), "from the evaluation"
+    if watched is None:
+        watched, origin = _rolled_out(root, cell, task, rollout, n_episodes, title)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(draw(watched))
+    return watched, origin
+
+
+def _some(tasks: tuple[int, ...], most: int = 20) -> str:
+    return ", ".join(map(str, tasks[:most])) + (" ..." if len(tasks) > most else "")
+
+
+def _stored(
+    root: Path, cell: Cell, task: int, rollout: int, n_episodes: int | None, title: str
+) -> WatchedRollout | None:
+    """The roll-out as the evaluation kept it; None where it did not."""
+    directory, settings = StageDirectory(root, cell.evaluation), cell.config.evaluation
+    n_episodes = n_episodes or settings.n_episodes
+    inside = task in split_tasks(cell.config.env).heldout and rollout <= settings.n_rollouts
+    file = directory.file(ACTIONS_FILE)
+    if not (directory.done and inside and n_episodes <= settings.n_episodes and file.exists()):
+        return None
+    result = load_results(directory.file(RESULTS_FILE))
+    if result.moments is None:
+        return None
+    steps = n_episodes * cell.config.env.steps_per_episode
+    actions = load_actions(file, [task])[0, rollout - 1, :steps]
+    moments = result.moments[result.task_ids.index(task), rollout - 1]
+    return WatchedRollout(
+        title, follow(task_family(cell.config.env), [task], actions[None]), _within(moments, steps)
+    )
+
+
+def _within(moments: np.ndarray, steps: int) -> tuple[int, ...]:
+    return tuple(int(moment) for moment in moments if 0 < moment < steps)
+
+
+def _rolled_out(
+    root: Path, cell: Cell, task: int, rollout: int, n_episodes: int | None, title: str
+) -> tuple[WatchedRollout, str]:
+    training, config = StageDirectory(root, cell.training), cell.config
+    if not training.done:
+        raise CadError(
+            f"{cell.label}, seed {config.seed} is not trained yet ({training.path} is not complete)"
+        )
+    prepare_process(1)
+    model = load_model(training.file(MODEL_FILE), config).eval()
+    family, settings = task_family(config.env), config.evaluation
+    # The roll-outs before it are rolled out with it: each has its own random numbers by its place.
+    result = roll_out(
+        model,
+        family,
+        [task],
+        n_rollouts=rollout,
+        n_episodes=n_episodes or settings.n_episodes,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        greedy=settings.greedy,
+    )
+    assert result.actions is not None
+    assert result.moments is not None
+    paths = follow(family, [task], result.actions[0, -1:])
+    moments = _within(result.moments[0, -1], paths.actions.shape[1])
+    return WatchedRollout(title, paths, moments), "rolled out now" + _compared(
+        root, cell, task, rollout, paths.returns[0]
+    )
+
+
+def _compared(root: Path, cell: Cell, task: int, rollout: int, returns: np.ndarray) -> str:
+    """Whether the returns are those of the evaluation, where it has this roll-out."""
+    directory, settings = StageDirectory(root, cell.evaluation), cell.config.evaluation
+    if not directory.done or rollout > settings.n_rollouts:
+        return ""
+    stored = load_results(directory.file(RESULTS_FILE))
+    if task not in stored.task_ids:
+        return ""
+    both = min(len(returns), settings.n_episodes)
+    before = stored.returns[stored.task_ids.index(task), rollout - 1, :both]
+    if np.array_equal(before, returns[:both]):
+        return "; the same returns as in the evaluation"
+    return "; NOT the returns of the evaluation (another machine or batch rounds differently)"
