@@ -13,6 +13,8 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 EVENTS = {"started", "saved", "crashed", "done", "ended"}
 
 
@@ -33,7 +35,7 @@ def hold(wait_for, root, kind, but=()):
                 return True
         return False
 
-    wait_for(caught, 90, every=0.02)
+    wait_for(caught, 180, every=0.02)
     return held[0]
 
 
@@ -57,6 +59,7 @@ def events(root: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.timeout(600)
 def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_profile, wait_for, tmp_path):
     root = tmp_path / "my runs; rm -rf x"
     submit = ("submit", grid, "--profile", image_profile, "--root", root)
@@ -122,7 +125,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
         assert not wrong, wrong
         return all(stage["state"] == "done" for stage in stages.values())
 
-    wait_for(finished, 150, every=1)
+    wait_for(finished, 240, every=1)
     cluster.cad("report", grid, "--root", root)
     fingerprints = [
         json.loads((place / "grid/report/report.json").read_text())["fingerprint"]
