@@ -230,29 +230,39 @@ class Pauser(threading.Thread):
         self._stage, self._attempts, self._until_warned = stage, attempts, until_warned
 
     def run(self) -> None:
-        """Until Slurm has ended the attempt."""
+        """Until it has gone on, or Slurm has ended it for good."""
         paused = None
         while not self._is_over():
-            worker = self._worker() if paused is None else paused
-            if worker is not None and paused is None:
-                os.kill(worker, signal.SIGSTOP)
-                paused = worker
-            if paused is not None and self._until_warned and warned(paused):
-                os.kill(paused, signal.SIGCONT)
+            if paused is None:
+                paused = self._worker()
+                if paused is not None:
+                    send(paused, signal.SIGSTOP)
+            elif self._until_warned and warned(paused):
+                send(paused, signal.SIGCONT)
                 return
             time.sleep(0.01)
 
     def _is_over(self) -> bool:
         noted = "".join(file.read_text() for file in self._attempts.glob("*-slurm/*.attempts"))
-        return re.search("saved|too-many-requeues|done", noted) is not None
+        return re.search("too-many-requeues|done", noted) is not None
 
     def _worker(self) -> int | None:
         """The process that trains, when it is past the first checkpoint."""
         with contextlib.suppress(OSError, ValueError, TypeError):
             done = json.loads((self._stage / "progress.json").read_text())["done"]
             owner = re.search(r"process (\d+)", (self._stage / ".lock").read_text())
-            return int(owner[1]) if owner and done > 50 else None
+            if owner and done > 50 and str(self._attempts) in command_of(int(owner[1])):
+                return int(owner[1])
         return None
+
+
+def send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+def command_of(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text()
 
 
 def warned(process: int) -> bool:
@@ -292,7 +302,7 @@ def limited(
     with_histories: Callable[[Path], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Limited]:
-    """Two cells under a real limit of one minute, which passes while other tests run.
+    """Two cells under a real limit of two minutes, which passes while other tests run.
 
     ``warned`` hears of it, saves and goes on; ``deaf`` is killed and may not be requeued.
     """
@@ -304,7 +314,7 @@ def limited(
         file, profile = folder / f"{name}.yaml", folder / f"{name}-profile.yaml"
         file.write_text(yaml.safe_dump(settings))
         profile.write_text(
-            f"resources: {{minutes: 1, memory_gb: 1}}\nsignal_seconds: 10\nmax_requeues: {requeues}\n"
+            f"resources: {{minutes: 2, memory_gb: 1}}\nsignal_seconds: 10\nmax_requeues: {requeues}\n"
         )
         root = with_histories(folder / f"runs-{name}")
         cell = open_experiment(file, [], root).cells[0]
