@@ -85,7 +85,7 @@ def probe_sentence(study: Study) -> str:
     probed = probed_groups(study)
     if not probed:
         return ""
-    lead = max(probed, key=lambda entry: entry.group.score or 0.0)
+    lead = _lead(probed)
     first, last = lead.counts[0], lead.counts[-1]
     texts = []
     for i, name in enumerate(lead.targets):
@@ -108,13 +108,23 @@ def probe_sentence(study: Study) -> str:
             f"{int((closer > 0).sum())} of {len(closer)} held-out tasks."
         )
         texts.append(text)
-    shares, uniform = lead.attention, lead.probes[0].uniform
-    texts.append(
-        f"After {_compressions(last)} a step gives {shares[:, -1].min():.0%} to {shares[:, -1].max():.0%} of "
-        f"its attention to the latents, depending on the layer ({shares[:, 0].min():.0%} to "
-        f"{shares[:, 0].max():.0%} before the first compression); equal weights would give {uniform:.0%}."
+    return " ".join([*texts, attention_sentence(probed)])
+
+
+def attention_sentence(probed: Sequence[ProbedGroup]) -> str:
+    """How much attention the latents of the best of some groups get."""
+    lead = _lead(probed)
+    shares, uniform, last = lead.attention, lead.probes[0].uniform, lead.counts[-1]
+    return (
+        f"After {_compressions(last)} a step of {lead.group.label} gives {shares[:, -1].min():.0%} to "
+        f"{shares[:, -1].max():.0%} of its attention to the latents, depending on the layer "
+        f"({shares[:, 0].min():.0%} to {shares[:, 0].max():.0%} before the first compression); equal weights "
+        f"would give {uniform:.0%}."
     )
-    return " ".join(texts)
+
+
+def _lead(probed: Sequence[ProbedGroup]) -> ProbedGroup:
+    return max(probed, key=lambda entry: entry.group.score or 0.0)
 
 
 def _compressions(count: int) -> str:
@@ -223,6 +233,7 @@ def draw_attention(study: Study) -> Drawing | None:
     probed = probed_groups(study)
     if not probed:
         return None
+    told = attention_sentence(probed)
     left_out, probed = len(probed[MOST_GROUPS:]), probed[:MOST_GROUPS]
     figure, axes, columns = _panels(len(probed), [entry.group for entry in probed])
     layers = max(len(entry.attention) for entry in probed)
@@ -252,7 +263,7 @@ def draw_attention(study: Study) -> Drawing | None:
         "the same. Attention says where a step looks, not what it takes from there."
         + (f" {left_out} further models are in the CSV file." if left_out else ""),
         "Small line charts, one a model, of the share of attention on latents by number of compressions, a "
-        "line a decoder layer.",
+        "line a decoder layer. " + told,
         ("latent_attention",),
         svg,
         png,

@@ -132,7 +132,7 @@ def draw_episode(ax: Axes, rollout: WatchedRollout, episode: int) -> None:
     drift = np.linspace(-0.26, 0.26, len(states))
     x, y = states[:, 1] + drift, states[:, 0] + drift
     points = np.stack([x, y], axis=1)
-    opacity = np.linspace(0.35, 1, horizon)
+    opacity = np.linspace(0.5, 1, horizon)
     lines = LineCollection(
         list(np.stack([points[:-1], points[1:]], axis=1)),
         colors=[to_rgba(_PATH, alpha) for alpha in opacity],

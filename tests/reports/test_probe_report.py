@@ -61,7 +61,7 @@ def test_the_sentence_and_the_tables_are_computed(cell: Make) -> None:
     assert "to 1.5 after 4 (an untrained encoder over the same roll-outs: 3.5 and 1.4" in text
     assert "the mean goal of the training tasks: 5.0)" in text
     assert "0.2 moves closer than the untrained ones, and closer on 2 of 3 held-out tasks" in text
-    assert "gives 30% to 60% of its attention" in text
+    assert "depth 1, 16 latents gives 30% to 60% of its attention" in text
     assert "(10% to 40% before the first compression); equal weights would give 25%" in text
     tables = probe_tables(study)
     assert len(tables["latent_probe"].rows) == 3 * 2 * 3
