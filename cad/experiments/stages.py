@@ -22,6 +22,7 @@ from cad.errors import CadError
 from cad.evaluation.results import save_results
 from cad.evaluation.rollout import roll_out
 from cad.experiments.directory import StageDirectory
+from cad.experiments.origin import made_by
 from cad.experiments.plan import Stage, StageKind
 from cad.histories.audit import require_sound
 from cad.histories.collect import collect
@@ -83,7 +84,10 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
     prepare_process(resources.threads)
     started = time.perf_counter()
     facts = _WORK[directory.stage.kind](directory, resources, stop)
-    directory.finish({"wall_seconds": time.perf_counter() - started, **facts})
+    seconds = directory.seconds_before + time.perf_counter() - started
+    cores = resources.workers if directory.stage.kind == "histories" else resources.threads
+    took = {"wall_seconds": seconds, "attempts": directory.attempt, "cores": cores}
+    directory.finish({**took, **facts, "made_by": made_by()})
 
 
 def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:

@@ -18,8 +18,8 @@ import submitit
 import cad
 from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
-from cad.experiments.gather import code_version
 from cad.experiments.opened import OpenExperiment
+from cad.experiments.origin import code_version
 from cad.experiments.plan import distinct_stages
 from cad.experiments.stages import Resources
 from cad.launch.arrays import Scale, StageArray, dependency, plan_arrays
