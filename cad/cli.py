@@ -197,12 +197,50 @@ def report(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     root: Root = RUNS,
+    public: Annotated[
+        bool, typer.Option("--public", help="Name no processor, job or absolute path.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again as the experiment runs; end when that has ended.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 10.0,
 ) -> None:
     """Make the report again from what is stored, also of an unfinished experiment."""
     from cad.experiments.session import open_experiment, write_experiment_report
 
-    page = write_experiment_report(open_experiment(experiment, overrides or [], root))
+    opened = open_experiment(experiment, overrides or [], root)
+    if watch:
+        from cad.experiments.live import keep_reporting
+        from cad.interrupt import stop_on_signals
+
+        with stop_on_signals() as stop:
+            keep_reporting(
+                opened,
+                lambda: write_experiment_report(opened, public=public),
+                every,
+                stop,
+                lambda text: console.print(text, highlight=False, soft_wrap=True),
+            )
+        page = opened.folder / "report" / "report.html"
+    else:
+        page = write_experiment_report(opened, public=public)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def tensorboard(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    root: Root = RUNS,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any free one.")
+    ] = 6006,
+) -> None:
+    """Open TensorBoard on all trainings of an experiment, by their names in the report."""
+    from cad.experiments.board import link_boards, open_tensorboard
+    from cad.experiments.opened import open_experiment
+
+    open_tensorboard(link_boards(open_experiment(experiment, overrides or [], root)), port)
 
 
 @app.command()

@@ -26,6 +26,8 @@ class StageDirectory:
     stage: Stage
     # The first note of this process, by which its pace is known also when it went on from the middle.
     _first: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    # What earlier attempts took.
+    _before: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -48,6 +50,7 @@ class StageDirectory:
         """
         make_dirs(self.path)
         remove_leftovers(self.path)
+        self._count_attempt()
         identity = self.file("stage.json")
         if not identity.exists():
             write_json(identity, self.stage.identity)
@@ -62,6 +65,22 @@ class StageDirectory:
             f"{identity} describes another config than the one that is asked for; nothing was changed; "
             "choose another --root or move that directory away"
         )
+
+    def _count_attempt(self) -> None:
+        """Take over what earlier attempts took, a killed one as far as its last note says."""
+        note = self.progress()
+        spent = note.get("seconds_before", 0.0) + note.get("time", 0.0) - note.get("first_time", 0.0)
+        self._before.update(attempt=note.get("attempt", 0) + 1, seconds_before=spent)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the stage this process makes, from 1; after :meth:`claim`."""
+        return int(self._before["attempt"])
+
+    @property
+    def seconds_before(self) -> float:
+        """Wall seconds of the attempts before this one; after :meth:`claim`."""
+        return self._before["seconds_before"]
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Mark the stage complete; ``facts`` (seconds and the like) stay readable in ``DONE``."""
@@ -79,7 +98,7 @@ class StageDirectory:
         now = time.time()
         if not self._first:
             self._first.update(first_done=done, first_time=now)
-        note = {"done": done, "total": total, "time": now, **self._first, **latest}
+        note = {"done": done, "total": total, "time": now, **self._first, **self._before, **latest}
         temporary = self.file(f".progress.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(note), encoding="utf-8")

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-import cad
-from cad.config.schema import Config
 from cad.envs import split_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
@@ -21,15 +15,13 @@ from cad.evaluation.probe_result import PROBE_FILE, load_probe
 from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
 from cad.experiments.job import FAILED
-from cad.experiments.plan import Cell, Stage
+from cad.experiments.plan import Cell
 from cad.experiments.stages import ACTIONS_FILE, HISTORIES_FILE, RESULTS_FILE
 from cad.histories.file import open_histories
 from cad.histories.sampler import read_arrays
-from cad.reports.results import CellResult, Provenance, SourceCurve
-from cad.storage import read_json, sha256_file
+from cad.reports.results import CellResult, SourceCurve
+from cad.storage import read_json
 from cad.training.metrics import read_metrics
-
-PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "h5py", "safetensors", "submitit")
 
 
 def gather_cell(root: Path, cell: Cell) -> CellResult:
@@ -92,73 +84,3 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
         rewards = read_arrays(file, heldout, first.config.env.steps_per_episode).rewards
     episodes = rewards.reshape(*rewards.shape[:2], -1, first.config.env.steps_per_episode)
     return SourceCurve(heldout, episodes.sum(axis=3, dtype=np.float64).mean(axis=1))
-
-
-def gather_provenance(root: Path, cells: tuple[Cell, ...], commands: list[str]) -> Provenance:
-    """Code, packages, machine, protocol and the checksums of what went in."""
-    version, dirty = code_version()
-    histories = {cell.histories.name: cell.histories for cell in cells}
-    return Provenance(
-        code_version=version,
-        dirty=dirty,
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
-        hardware=_hardware(),
-        commands=commands,
-        protocol=protocol(cells[0].config),
-        inputs=_checksums(root, list(histories.values())),
-    )
-
-
-def _checksums(root: Path, stages: list[Stage]) -> dict[str, str]:
-    files = [StageDirectory(root, stage).file(HISTORIES_FILE) for stage in stages]
-    return {f"{file.parent.name}/{file.name}": sha256_file(file) for file in files if file.exists()}
-
-
-def protocol(config: Config) -> str:
-    """How the numbers came about, in words."""
-    split, evaluation = split_tasks(config.env), config.evaluation
-    actions = (
-        "the most likely action"
-        if evaluation.greedy
-        else (f"actions sampled at temperature {evaluation.temperature:g}")
-    )
-    return (
-        f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
-        f"{len(split.heldout)} held-out tasks (split seed {config.env.split_seed}). Held-out tasks are "
-        "neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
-        f"selected. Evaluation: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes a "
-        f"task, {actions}, evaluation seed {evaluation.seed}, no weight update, memory kept across episodes."
-    )
-
-
-def code_version() -> tuple[str, bool]:
-    """The package's version with the commit where there is one, and whether the tree differs from it."""
-
-    def git(*words: str) -> str | None:
-        folder = Path(cad.__file__).parent
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "--short=12", "HEAD")
-    changes = git("status", "--porcelain", "--", ".")
-    version = f"{cad.__version__}+{commit}" if commit else cad.__version__
-    return version, bool(changes)
-
-
-def _hardware() -> str:
-    cores = os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    model = platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{model}, {cores} cores, {memory:.0f} GiB"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from cad.evaluation.moments import replay
 from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
 from cad.experiments.estimate import Allocation, Estimate, estimate
-from cad.experiments.gather import gather_cell, gather_provenance, gather_source
+from cad.experiments.gather import gather_cell, gather_source
 from cad.experiments.measure import measured_paces
 from cad.experiments.opened import OpenExperiment, open_experiment
 from cad.experiments.plan import Cell, StageKind, distinct_stages
+from cad.experiments.provenance import gather_provenance
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
 from cad.experiments.stages import RESULTS_FILE, Resources, pick_device
 from cad.experiments.table import ChangeLines, run_table
@@ -167,15 +167,17 @@ def _end_trace(cell: Cell, file: Path, tell: Callable[[str], None], *, again: bo
     tell(f"{total} compressions in {result.compressions.size} roll-outs{why}")
 
 
-def write_experiment_report(experiment: OpenExperiment) -> Path:
-    """Write ``report/`` from what is stored; works on an unfinished experiment."""
-    command = ["cad", "run", str(experiment.file), *experiment.overrides]
+def write_experiment_report(experiment: OpenExperiment, *, public: bool = False) -> Path:
+    """Write ``report/`` from what is stored; works on an unfinished experiment.
+
+    A report for the ``public`` names no processor, job or absolute path.
+    """
     return write_report(
         experiment.config.name,
         experiment.config.report,
         [gather_cell(experiment.root, cell) for cell in experiment.cells],
         gather_source(experiment.root, experiment.cells),
-        gather_provenance(experiment.root, experiment.cells, [shlex.join(command)]),
+        gather_provenance(experiment, public=public),
         experiment.folder / "report",
     )
 

@@ -24,6 +24,7 @@ from cad.evaluation.moments import CompressionEvent
 from cad.evaluation.results import save_results
 from cad.evaluation.rollout import RolloutResult, roll_out
 from cad.experiments.directory import StageDirectory
+from cad.experiments.origin import made_by
 from cad.experiments.plan import Stage, StageKind
 from cad.histories.audit import require_sound
 from cad.histories.collect import collect
@@ -87,9 +88,14 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
     prepare_process(resources.threads)
     started = time.perf_counter()
     facts = _WORK[directory.stage.kind](directory, resources, stop)
-    device = pick_device(resources.device).type
-    seconds = time.perf_counter() - started
-    directory.finish({"wall_seconds": seconds, "device": device, **resources.provenance, **facts})
+    seconds = directory.seconds_before + time.perf_counter() - started
+    took = {
+        "wall_seconds": seconds,
+        "attempts": directory.attempt,
+        "cores": resources.workers if directory.stage.kind == "histories" else resources.threads,
+        "device": pick_device(resources.device).type,
+    }
+    directory.finish({**took, **facts, "made_by": {**made_by(), **resources.provenance}})
 
 
 def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -114,5 +115,6 @@ def _version_in(path: Path, python: str, enter: list[str]) -> str:
         return said[1]
     if "PackageNotFoundError" in done.stderr:
         raise CadError(f"{path} (image) has no cad in it, as far as its {python} (image_python) knows")
-    why = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+    said_last = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).strip().splitlines()
+    why = said_last[-1] if said_last else f"exit code {done.returncode}"
     raise CadError(f"apptainer cannot run {python} in {path} (image): {why}")

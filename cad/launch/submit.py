@@ -17,8 +17,8 @@ import submitit
 import cad
 from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
-from cad.experiments.gather import code_version
 from cad.experiments.opened import OpenExperiment
+from cad.experiments.origin import code_version
 from cad.experiments.plan import Stage, distinct_stages
 from cad.experiments.stages import Resources
 from cad.launch.arrays import Scale, StageArray, dependency, fitting, plan_arrays

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cad.reports.aggregate import FEW_SEEDS, Group, Study, grid_panels, last_episodes
+from cad.reports.hover import tell
 from cad.reports.style import (
     GRID,
     INK,
@@ -49,9 +50,11 @@ def _curve(ax: Axes, group: Group, style: LineStyle) -> None:
     low, high = group.band
     ax.fill_between(episodes, low, high, color=style.colour, alpha=0.14, linewidth=0)
     if 1 < len(group.done) <= FEW_SEEDS:
-        for seed_curve in group.seed_curves:
-            ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.7, alpha=0.7)
-    ax.plot(episodes, group.curve, color=style.colour, linestyle=style.dash)
+        for cell, seed_curve in zip(group.done, group.seed_curves, strict=True):
+            name = f"{group.label}, seed {cell.result.config.seed}"
+            ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.7, alpha=0.7, label=name)
+    (line,) = ax.plot(episodes, group.curve, color=style.colour, linestyle=style.dash, label=group.label)
+    tell(line, [f"(95%: {a:.3f} to {b:.3f})" for a, b in zip(low, high, strict=True)])
 
 
 def _reference_lines(ax: Axes, study: Study, n_episodes: int) -> list[tuple[float, str, str]]:
@@ -60,7 +63,7 @@ def _reference_lines(ax: Axes, study: Study, n_episodes: int) -> list[tuple[floa
     labels = [(1.0, "optimum", MUTED)]
     if study.source is not None:
         curve = study.source.mean(axis=0)[:n_episodes]
-        ax.plot(np.arange(1, len(curve) + 1), curve, color=MUTED, linewidth=1.3)
+        ax.plot(np.arange(1, len(curve) + 1), curve, color=MUTED, linewidth=1.3, label="source PPO, learning")
         labels.append((float(curve[-1]), "source PPO, learning", MUTED))
     return labels
 
@@ -178,8 +181,9 @@ def _limits(values: list[float]) -> Normalize:
 
 
 def _tile(
-    ax: Axes, at: tuple[float, float], value: float | None, text: str, norm: Normalize, *, size: float
-) -> None:
+    ax: Axes, at: tuple[float, float], value: float | None, text: str, norm: Normalize, *, size: float,
+    name: str,
+) -> None:  # fmt: skip
     """One square at (column, row) with its number; hatched where there is no result."""
     column, row = at
     if value is None:
@@ -192,7 +196,8 @@ def _tile(
         )  # fmt: skip
         return
     colour = _COLOURS(norm(value))
-    ax.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor=SURFACE, linewidth=1.2))
+    tile = Rectangle((column, row), 1, 1, facecolor=colour, edgecolor=SURFACE, linewidth=1.2)
+    tell(ax.add_patch(tile), [name, f"return / optimum: {value:.4f}"])
     luminance = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
     ax.text(
         column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size,
@@ -214,6 +219,14 @@ def _spot_text(group: Group) -> str:
     if group.score is None:
         return "failed" if any(cell.status != "missing" for cell in group.cells) else "missing"
     return f"{group.score:.3f}\n{n}"
+
+
+def _told(group: Group | None) -> str:
+    """What a tile of the grid is, for the pointer."""
+    if group is None or group.score is None:
+        return ""
+    low, high = group.score_interval
+    return f"{group.label} (95%: {low:.3f} to {high:.3f})"
 
 
 def draw_grid(study: Study) -> Drawing | None:
@@ -240,7 +253,7 @@ def draw_grid(study: Study) -> Drawing | None:
             for j, n_latent in enumerate(panel.latents):
                 group = panel.spots.get((depth, n_latent))
                 score, text = (group.score, _spot_text(group)) if group else (None, "not run")
-                _tile(ax, (j, i), score, text, norm, size=9)
+                _tile(ax, (j, i), score, text, norm, size=9, name=_told(group))
         ax.set_xticks(np.arange(len(panel.latents)) + 0.5, [str(n) for n in panel.latents])
         ax.set_yticks(np.arange(len(panel.depths)) + 0.5, [str(n) for n in panel.depths])
         ax.set_xlabel("latents")
@@ -256,7 +269,8 @@ def draw_grid(study: Study) -> Drawing | None:
         rows = len(panels[0].depths)
         _bare(ax, len(shown), rows)
         for j, group in enumerate(shown):
-            _tile(ax, (j, (rows - 1) / 2), group.score, _spot_text(group), norm, size=9)
+            at = (j, (rows - 1) / 2)
+            _tile(ax, at, group.score, _spot_text(group), norm, size=9, name=_told(group))
         ax.set_xticks(np.arange(len(shown)) + 0.5, [f"{group.window}" for group in shown])
         ax.xaxis.set_ticks_position("bottom")
         ax.set_yticks([])
@@ -306,7 +320,8 @@ def draw_goals(study: Study) -> Drawing | None:
         scores = {task.task_id: task.normalised_last10 for task in group.task_scores}
         for column, task in enumerate(tasks):
             value = scores[task.task_id]
-            _tile(ax, (column, row), value, f"{value:.2f}" if numbers else "", norm, size=8.5)
+            name = f"{group.label}, {goal_text(task.goal)}"
+            _tile(ax, (column, row), value, f"{value:.2f}" if numbers else "", norm, size=8.5, name=name)
     ax.set_xticks(
         np.arange(len(tasks)) + 0.5,
         [f"{goal_text(task.goal)}\n{task.optimum:g}" for task in tasks],
@@ -353,7 +368,8 @@ def draw_maps(study: Study) -> Drawing | None:
         for task in group.task_scores:
             row, column = task.goal
             text = f"{task.normalised_last10:.2f}" if size <= 11 else ""
-            _tile(ax, (column, row), task.normalised_last10, text, Normalize(0, 1), size=6.5)
+            name = f"{group.label}, {goal_text(task.goal)}"
+            _tile(ax, (column, row), task.normalised_last10, text, Normalize(0, 1), size=6.5, name=name)
         ax.plot(size // 2 + 0.5, size // 2 + 0.5, marker="x", color=MUTED, markersize=7)
         ticks = np.arange(0, size, max(1, size // 9))
         ax.set_xticks(ticks + 0.5, [str(tick) for tick in ticks], fontsize=7.5)

@@ -208,7 +208,7 @@ def draw_probe(study: Study) -> Drawing | None:
         ["probe of the latents", "probe of an untrained encoder's latents", words],
     )
     probe = entries[0][0].probes[0]
-    svg, png = render(figure, "latents")
+    screen, paper = render(figure, "latents")
     return Drawing(
         "latents",
         "The hidden place, read out of the latents",
@@ -223,8 +223,8 @@ def draw_probe(study: Study) -> Drawing | None:
         "compressions, for trained latents, untrained latents and the mean of the training tasks. "
         + probe_sentence(study),
         ("latent_probe",),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 
@@ -253,7 +253,7 @@ def draw_attention(study: Study) -> Drawing | None:
         ],
         [*(f"layer {layer + 1}" for layer in range(layers)), "equal weights"],
     )
-    svg, png = render(figure, "attention")
+    screen, paper = render(figure, "attention")
     return Drawing(
         "attention",
         "Attention on the latents",
@@ -265,8 +265,8 @@ def draw_attention(study: Study) -> Drawing | None:
         "Small line charts, one a model, of the share of attention on latents by number of compressions, a "
         "line a decoder layer. " + told,
         ("latent_attention",),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 

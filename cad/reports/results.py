@@ -55,8 +55,36 @@ class SourceCurve:
 
 
 @dataclass(frozen=True)
+class StageRecord:
+    """One stage of the experiment: how far it got, what it took, what it was made by; None where unknown."""
+
+    name: str
+    kind: str
+    state: str  # "done", "failed" or "missing"
+    wall_seconds: float | None = None  # over all attempts
+    cores: int | None = None
+    attempts: int | None = None
+    code_version: str | None = None
+    dirty: bool | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    hardware: str | None = None
+    image: str | None = None  # SHA-256 of the image that it ran in
+    job_id: str | None = None
+
+    @property
+    def core_hours(self) -> float | None:
+        """Cores held x hours."""
+        if self.wall_seconds is None or self.cores is None:
+            return None
+        return self.wall_seconds * self.cores / 3600
+
+
+@dataclass(frozen=True)
 class Provenance:
-    """Where the numbers come from and how to make them again."""
+    """Where the numbers come from and how to make them again.
+
+    Code, packages and hardware are those that made the report; ``stages`` have their own.
+    """
 
     code_version: str
     dirty: bool  # whether the working tree differed from the commit
@@ -65,3 +93,4 @@ class Provenance:
     commands: Sequence[str]  # that reproduce the report, in order
     protocol: str  # split, seeds, checkpoint rule, in words
     inputs: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of histories and the like
+    stages: Sequence[StageRecord] = ()

@@ -224,7 +224,7 @@ def legend(figure: Figure, rollouts: list[WatchedRollout], where: Place, columns
 def strip_png(rollout: WatchedRollout) -> bytes:
     """A strip as PNG; equal roll-outs give equal bytes."""
     with drawing_style():
-        return render(draw_strips([rollout]), "rollout")[1]
+        return render(draw_strips([rollout]), "rollout")[1].png
 
 
 def animation_gif(rollout: WatchedRollout) -> bytes:

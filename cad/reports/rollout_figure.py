@@ -88,7 +88,7 @@ def draw_rollouts(study: Study) -> Drawing | None:
         return None
     lead = chosen[0]
     firsts = [_first_reward(entry) for entry in chosen]
-    svg, png = render(draw_strips([entry.watched for entry in chosen]), "rollouts")
+    screen, paper = render(draw_strips([entry.watched for entry in chosen]), "rollouts")
     return Drawing(
         "rollouts",
         "What a roll-out looks like",
@@ -98,8 +98,8 @@ def draw_rollouts(study: Study) -> Drawing | None:
         "fro, and waiting, can be told apart. `cad watch-rollout` draws any other.",
         "Maps of paths by episode above bars of the return. " + " ".join(firsts),
         ("rollouts",),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 

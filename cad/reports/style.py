@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cad.reports.aggregate import Study
+from cad.reports.hover import hover_points
+from cad.reports.paper import DRAWN_WIDTH, Prints, prints
 
 INK = "#1f2328"
 MUTED = "#69727d"
@@ -34,7 +37,7 @@ _PAGE_COLOURS = {
 }
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-WIDTH = 9.0  # inches; the page shows figures at about this width
+WIDTH = DRAWN_WIDTH  # inches; the page shows figures at about this width
 
 _RC: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -58,6 +61,7 @@ _RC: dict[str, Any] = {
     "legend.fontsize": 8.5,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default, and editors can edit it
     "svg.fonttype": "path",
     "svg.hashsalt": "cad",  # else element ids are random
     "text.color": INK,
@@ -70,16 +74,24 @@ _RC: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Screen:
+    """A figure for the page."""
+
+    svg: str
+    points: Sequence[dict[str, Any]]  # the values under the pointer, see :mod:`cad.reports.hover`
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """A finished figure."""
+    """A finished figure; wherever it stands in a section, all of the report's formats show it."""
 
     name: str  # file stem and anchor
     title: str
     caption: str  # what is drawn and how to read it
     alt: str  # what it shows, for who cannot see it
     tables: tuple[str, ...]  # names of the CSV files with its data
-    svg: str
-    png: bytes
+    screen: Screen
+    prints: Prints
 
 
 def drawing_style() -> Any:
@@ -94,13 +106,14 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
-def render(figure: Figure, name: str) -> tuple[str, bytes]:
-    """SVG for the page and PNG (160 dots an inch) of a figure: equal figures give equal bytes."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+def render(figure: Figure, name: str) -> tuple[Screen, Prints]:
+    """The two forms of a figure, for the page and for paper: equal figures give equal bytes."""
     svg = io.StringIO()
     figure.savefig(svg, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return _for_page(svg.getvalue(), name, figure.get_figwidth()), png.getvalue()
+    # Paper gets the layout that was just drawn, which would cost as much as the drawing to find again.
+    figure.set_layout_engine("none")
+    points = hover_points(figure)
+    return Screen(_for_page(svg.getvalue(), name, figure.get_figwidth()), points), prints(figure)
 
 
 def _for_page(svg: str, name: str, inches: float) -> str:

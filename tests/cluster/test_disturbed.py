@@ -150,7 +150,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     digest = hashlib.sha256(image.read_bytes()).hexdigest() if image else None
     assert json.loads((folder / "submission.json").read_text())["image_sha256"] == digest
     finished = [json.loads(file.read_text()) for file in (root / "stages").glob("*/DONE")]
-    assert len(finished) == 13 and {facts.get("image_sha256") for facts in finished} == {digest}
+    assert len(finished) == 13 and {facts["made_by"].get("image_sha256") for facts in finished} == {digest}
 
     done = cluster.cad(*submit).stdout
     assert "nothing to submit" in done and "joined" not in done

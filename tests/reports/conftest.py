@@ -10,6 +10,7 @@ import pytest
 
 from cad.config.schema import Config
 from cad.reports import CellResult, Provenance, SourceCurve
+from cad.reports.results import StageRecord
 
 GOALS = ((4, 2), (5, 6), (6, 8), (7, 2), (3, 6), (0, 5), (5, 8), (5, 4))
 TASK_IDS = tuple(9 * row + column for row, column in GOALS)
@@ -101,7 +102,22 @@ def provenance() -> Provenance:
         commands=["make quickstart", "cad report quickstart"],
         protocol="73 goals are trained on and 8 held out (split seed 0); the last checkpoint is evaluated.",
         inputs={"histories": "0" * 64},
+        stages=(
+            StageRecord(
+                "histories-0a", "histories", "done", 180.0, 2, 1, "0.1.0+0123abc", True, job_id="7_0"
+            ),
+            StageRecord(
+                "train-0b", "train", "done", 360.0, 1, 3, "0.1.0+0123abc", False, hardware="a, 2 cores"
+            ),
+            StageRecord("train-0c", "train", "failed"),
+            StageRecord("evaluate-0d", "evaluate", "missing"),
+        ),
     )
+
+
+@pytest.fixture(scope="session", name="make_cell")
+def _make_cell() -> Callable[..., CellResult]:
+    return make_cell
 
 
 @pytest.fixture
@@ -114,11 +130,11 @@ def quickstart() -> list[CellResult]:
     return quickstart_cells()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def source() -> SourceCurve:
     return source_curve()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def origin() -> Provenance:
     return provenance()

@@ -18,8 +18,7 @@ from cad.config.schema import Config, ReportConfig
 from cad.errors import CadError
 from cad.reports import CellResult, Provenance, SourceCurve, write_report
 from cad.reports.aggregate import make_study
-from cad.reports.page import report_json
-from cad.reports.tables import data_tables
+from cad.reports.tables import data_tables, fingerprint
 
 Make = Callable[..., CellResult]
 MARKUP = '<script>alert("x")</script>--> <img src=x onerror=y> $a_b$ | `c` & {{ 7 * 7 }}'
@@ -77,27 +76,33 @@ def test_all_files_are_there_and_equal_when_written_twice(
         assert path == tmp_path / name / "report.html"
     first = digests(tmp_path / "a")
     assert first == digests(tmp_path / "b")
-    tables = ("cells", "per_task", "return_by_episode", "source", "depth_latents", "cost", "training")
+    tables = ("cells", "per_task", "return_by_episode", "source", "depth_latents", "cost", "training",
+              "stages")  # fmt: skip
     figures = ("learning", "grid", "goals", "maps", "cost", "training", "training_by_depth")
     assert set(first) == {
-        "report.html", "report.md", "report.json",
-        *(f"csv/{name}.csv" for name in tables), *(f"figures/{name}.png" for name in figures),
+        "report.html", "report.md", "report.json", *(f"csv/{name}.csv" for name in tables),
+        *(f"figures/{name}.{ending}" for name in figures for ending in ("png", "pdf")),
     }  # fmt: skip
     text = (tmp_path / "a" / "report.html").read_text()
     page = Page(text)
     assert page.tags.count("svg") == len(figures)
     assert page.tags.count("script") == 1
     assert len(page.ids) == len(set(page.ids))
-    # every link stays on the page and arrives, glyphs and clip paths included
+    # every link arrives, on the page (glyphs and clip paths included) or at a file of the report
     links = [link for link in page.links if not link.startswith("data:image/png;base64,")]
-    assert {link[:1] for link in links} == {"#"}
-    assert {link[1:] for link in links} <= set(page.ids)
+    assert {link[1:] for link in links if link.startswith("#")} <= set(page.ids)
+    beside = {link for link in links if not link.startswith("#")}
+    assert beside <= set(first)
+    assert {f"figures/{name}.pdf" for name in figures} <= beside
     assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(page.ids)
     assert not re.search(r"(https?:|url\(|=\s*[\"'])//?\w|@import|https?:", text)
     assert text.count('role="img" aria-label="') == len(figures)
     study = make_study("quick", "", "", quickstart, source)
     written = json.loads((tmp_path / "a" / "report.json").read_text())
-    assert written == json.loads(json.dumps(report_json(study, data_tables(study), origin)))
+    assert [figure["name"] for figure in written["figures"]] == list(figures)
+    assert {figure["anchor"] for figure in written["figures"]} <= set(page.ids)
+    assert {table for figure in written["figures"] for table in figure["tables"]} <= set(tables)
+    assert written["fingerprint"] == fingerprint(study, data_tables(study))
     csv_equals_json(tmp_path / "a", written)
     markdown = (tmp_path / "a" / "report.md").read_text()
     assert all(f"(figures/{name}.png)" in markdown for name in figures)
@@ -138,9 +143,11 @@ def test_nothing_done_is_still_a_report(tmp_path: Path, cell: Make, origin: Prov
 def test_a_figure_that_is_no_longer_drawn_goes(tmp_path: Path, cell: Make, origin: Provenance) -> None:
     write_report("x", ReportConfig(), [cell(metrics=None)], None, origin, tmp_path)
     assert (tmp_path / "figures" / "grid.png").exists()
+    (tmp_path / "figures" / "mine.png").write_text("somebody's own")
     write_report("x", ReportConfig(), [cell(kind="ad", window=80, metrics=None)], None, origin, tmp_path)
-    assert not (tmp_path / "figures" / "grid.png").exists()
+    assert not list((tmp_path / "figures").glob("grid.*"))
     assert (tmp_path / "figures" / "learning.png").exists()
+    assert (tmp_path / "figures" / "mine.png").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -153,7 +160,12 @@ def test_many_groups_and_seeds_and_unknown_costs(tmp_path: Path, cell: Make, ori
     write_report("many", ReportConfig(title="Many"), cells, None, origin, tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["title"] == "Many"
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"learning", "grid", "goals", "maps"}
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
+        "learning",
+        "grid",
+        "goals",
+        "maps",
+    }
     assert written["cells"][0]["state_bytes"] is None
     assert written["cells"][0]["compressions"] is None
     assert "2 training seeds: no significance is claimed" in written["qualification"]

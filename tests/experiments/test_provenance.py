@@ -1,0 +1,147 @@
+"""What a report says of its origin: stages, code, machines, checksums, commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+import cad
+from cad.config import load
+from cad.config.schema import Config
+from cad.experiments.directory import StageDirectory
+from cad.experiments.opened import open_experiment
+from cad.experiments.origin import code_version, machine
+from cad.experiments.plan import Cell
+from cad.experiments.provenance import gather_provenance
+from cad.storage import write_json
+
+
+def test_stages_say_what_made_them(small, finished):
+    record = gather_provenance(open_experiment(small, [], finished))
+    version, dirty = code_version()
+    assert [stage.kind for stage in record.stages].count("train") == 3 and len(record.stages) == 7
+    for stage in record.stages:
+        assert (stage.state, stage.attempts, stage.cores) in {("done", 1, 1), ("done", 1, 2)}
+        assert stage.wall_seconds > 0
+        assert (stage.code_version, stage.dirty) == (version, dirty)
+        assert stage.packages == record.packages and "torch" in stage.packages and "python" in stage.packages
+        assert stage.hardware == record.hardware
+        assert stage.job_id is None and stage.image is None
+    histories = next((finished / "stages").glob("histories-*/histories.h5"))
+    expected = {
+        f"{histories.parent.name}/histories.h5": histories,
+        str(small): small,
+    }
+    assert record.inputs == {
+        name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in expected.items()
+    }
+    assert record.commands[-2:] == [f"cad run {small}", f"cad report {small}"]
+    assert "+" not in version or record.commands[0] == f"git checkout {version.partition('+')[2]}"
+
+
+def test_the_public_learns_no_machine(cad, small, finished, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(finished, root)
+    for folder in (root / "stages").glob("train-*"):
+        write_json(folder / "job.json", {"job_id": "4711_0", "folder": "small/jobs/x"})
+    done = cad("report", small, "--root", root, "--public")
+    assert done.returncode == 0, done.stderr
+    made = [
+        root / "small/report" / name for name in ("report.html", "report.md", "report.json", "csv/stages.csv")
+    ]
+    text = "".join(path.read_text() for path in made)
+    found = machine()
+    assert f"{found['architecture']}, {found['cores']} cores" in text
+    for secret in (found["processor"], "4711", str(small.parent), str(root)):
+        assert not secret or secret not in text, secret
+    assert "4711_0" in str(gather_provenance(open_experiment(small, [], root)))
+
+
+def test_a_submission_says_what_its_frozen_code_cannot(small, finished, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(finished, root)
+    train = next((root / "stages").glob("train-*"))
+    facts = json.loads((train / "DONE").read_text())
+    facts["made_by"]["code_version"] = "0.1.0"
+    write_json(train / "DONE", facts)
+    write_json(train / "job.json", {"job_id": "12_3", "folder": "small/jobs/a-slurm"})
+    write_json(
+        root / "small/jobs/a-slurm/submission.json",
+        {"code_version": "0.1.0+abc", "code_differs_from_commit": True, "image_sha256": "f" * 64},
+    )
+    record = gather_provenance(open_experiment(small, [], root))
+    stage = next(stage for stage in record.stages if stage.name == train.name)
+    assert (stage.code_version, stage.dirty, stage.image, stage.job_id) == (
+        "0.1.0+abc",
+        True,
+        "f" * 64,
+        "12_3",
+    )
+
+
+def test_stages_of_before_this_was_recorded(small, finished, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(finished, root)
+    for marker in (root / "stages").glob("*/DONE"):
+        write_json(
+            marker, {"wall_seconds": 5.0, "train_seconds": 4.0, "parameters": 10, "steps_per_second": 1.0}
+        )
+    for stage in gather_provenance(open_experiment(small, [], root)).stages:
+        assert (stage.state, stage.wall_seconds, stage.core_hours, stage.code_version) == (
+            "done",
+            5.0,
+            None,
+            None,
+        )
+
+
+def test_a_copy_in_somebody_elses_repository_has_no_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    (tmp_path / "frozen").mkdir()
+    (tmp_path / "frozen" / "__init__.py").write_text("")
+    monkeypatch.setattr(cad, "__file__", str(tmp_path / "frozen" / "__init__.py"))
+    assert code_version() == (cad.__version__, False)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert code_version()[0].startswith(f"{cad.__version__}+") and code_version()[1] is False
+    (tmp_path / "frozen" / "new.py").write_text("")
+    assert code_version()[1] is True
+
+
+def test_time_of_killed_attempts_counts(tmp_path, monkeypatch):
+    stage = Cell("", "", load(Config, [], []).value).histories
+    clock = iter([100.0, 130.0, 500.0, 507.0])
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    first = StageDirectory(tmp_path, stage)
+    first.claim()
+    assert (first.attempt, first.seconds_before) == (1, 0.0)
+    first.report(1, 10)
+    first.report(4, 10)  # and killed
+    second = StageDirectory(tmp_path, stage)
+    second.claim()
+    assert (second.attempt, second.seconds_before) == (2, 30.0)
+    second.report(4, 10)
+    second.report(5, 10)
+    third = StageDirectory(tmp_path, stage)
+    third.claim()
+    assert (third.attempt, third.seconds_before) == (3, pytest.approx(37.0))
+
+
+def test_an_external_encoder_is_an_input(small, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    settings = yaml.safe_load(small.read_text())
+    arm = {"model.kind": "compressed_ad", "train.pretrained_encoder_path": str(weights)}
+    file = tmp_path / "other.yaml"
+    file.write_text(yaml.safe_dump(settings | {"arms": [{"name": "loaded", "set": arm}]}))
+    experiment = open_experiment(file, [], tmp_path / "runs")
+    inputs = gather_provenance(experiment).inputs
+    assert inputs[str(weights)] == hashlib.sha256(b"weights").hexdigest()
+    assert set(gather_provenance(experiment, public=True).inputs) == {weights.name, file.name}

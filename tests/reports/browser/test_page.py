@@ -1,0 +1,197 @@
+"""The page in a real browser: quiet, offline, sortable, linked, readable in both colour schemes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from cad.config.schema import ReportConfig
+from cad.reports import CellResult, Provenance, SourceCurve, write_report
+
+Chromium = Any  # of this folder's conftest.py
+MARKUP = '</style></script><img src=x onerror="window.stolen=1"><b onclick=y> \'"&amp; ${1} </td>'
+
+
+@pytest.fixture(scope="module")
+def page(
+    tmp_path_factory: pytest.TempPathFactory, make_cell: Callable[..., CellResult], origin: Provenance,
+    source: SourceCurve,
+) -> Path:  # fmt: skip
+    """A report with hostile names, a failed and a missing cell, and every kind of figure."""
+    shape = (8, 2, 12)
+    cells = [
+        make_cell(0.7, kind="ad", window=80, shape=shape, label=MARKUP, arm=MARKUP),
+        make_cell(0.9, depth=1, n_latent=4, shape=shape),
+        make_cell(0.95, depth=3, n_latent=4, shape=shape),
+        make_cell(0.8, depth=1, n_latent=16, shape=shape),
+        make_cell(0.8, depth=3, n_latent=16, status=f"failed: {MARKUP}", returns=None),
+        make_cell(0.8, depth=3, n_latent=16, seed=1, status="missing", returns=None, metrics=None),
+    ]
+    folder = tmp_path_factory.mktemp("report")
+    settings = ReportConfig(title=f"Depth and latents {MARKUP}", question=MARKUP)
+    return write_report("shown", settings, cells, source, origin, folder)
+
+
+@pytest.fixture
+def opened(browser: Chromium, page: Path) -> Iterator[Chromium]:
+    browser.problems.clear()
+    browser.open(page.as_uri())
+    yield browser
+    assert browser.problems == []
+
+
+def column(browser: Chromium, number: int) -> list[str]:
+    found = browser.js(
+        f"[...document.querySelectorAll('#results tbody tr')].map(row => row.cells[{number}].innerText)"
+    )
+    assert isinstance(found, list)
+    return found
+
+
+def test_names_are_text(opened: Chromium) -> None:
+    assert opened.js("window.stolen") is None
+    assert opened.js("document.querySelectorAll('img, b, [onclick], [onerror]').length") == 0
+    assert MARKUP in opened.js("document.querySelector('h1').innerText")
+    assert MARKUP in opened.js("document.querySelector('.notices').innerText")
+    assert MARKUP in column(opened, 0)
+
+
+def test_tables_sort_by_mouse_and_keyboard(opened: Chromium) -> None:
+    before = column(opened, 4)
+    assert len(before) == 5 and before != sorted(before)
+    opened.click("#results th:nth-child(5) button")
+    known = sorted((text for text in before if text != "-"), reverse=True)
+    assert column(opened, 4) == [*known, "-"]  # unknown last, both ways
+    assert opened.js("document.querySelector('#results th:nth-child(5)').ariaSort") == "descending"
+    opened.js("document.querySelector('#results th:nth-child(5) button').focus()")
+    opened.key("Enter")
+    assert column(opened, 4) == [*known[::-1], "-"]
+    assert opened.js("document.querySelector('#results th:nth-child(5)').ariaSort") == "ascending"
+    opened.click("#results th:nth-child(1) button")  # text
+    assert column(opened, 0)[0].startswith("CompressedAD, depth 3, 16")
+    # the tab key goes from one heading to the next
+    opened.key("Tab")
+    assert opened.js("document.activeElement.closest('th').cellIndex") == 1
+
+
+def test_anchors_arrive(opened: Chromium) -> None:
+    anchors = opened.js("[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href'))")
+    figures = opened.js("[...document.querySelectorAll('figure')].map(figure => '#' + figure.id)")
+    assert len(figures) >= 6 and set(figures) < set(anchors)
+    for anchor in anchors:
+        opened.js(f"document.querySelector('a[href=\"{anchor}\"]').click()")
+        assert opened.js("location.hash") == anchor
+        place = f"document.getElementById('{anchor[1:]}').getBoundingClientRect().top"
+        at_end = "innerHeight + scrollY >= document.documentElement.scrollHeight - 2"
+        assert abs(opened.js(place)) < 5 or opened.js(at_end), anchor
+
+
+def test_values_under_the_pointer_and_at_the_arrow_keys(opened: Chromium) -> None:
+    plot = "#figure-learning .plot"
+    said = f"document.querySelector('{plot} .value')"
+    opened.js(f"document.querySelector('{plot}').focus()")
+    assert opened.js(f"{said}.hidden")
+    opened.key("ArrowRight")
+    first = opened.js(f"{said}.innerText")
+    assert re.search(r"episode in context: 1\nreturn / optimum: \d", first)
+    opened.key("ArrowRight")
+    assert "episode in context: 2\n" in opened.js(f"{said}.innerText")
+    before = opened.js(f"{said}.innerText")
+    opened.key("ArrowDown")  # the same episode of the next line
+    after = opened.js(f"{said}.innerText")
+    assert "episode in context: 2\n" in after and after != before
+    assert opened.js(f"{said}.getAttribute('aria-live')") == "polite"
+    opened.key("Escape")
+    assert opened.js(f"{said}.hidden")
+    # the pointer finds the very point that the keys told of
+    opened.js(f"document.querySelector('{plot}').scrollIntoView({{ block: 'center', behavior: 'instant' }})")
+    x, y, wanted = opened.js(
+        f"""(() => {{ const plot = document.querySelector('{plot}'), svg = plot.querySelector('svg');
+        const [px, py, , value] = JSON.parse(plot.dataset.points)[0].points[5];
+        const at = new DOMPoint(px, py).matrixTransform(svg.getScreenCTM());
+        return [at.x, at.y, value]; }})()"""
+    )
+    opened.mouse("mouseMoved", x, y)
+    assert f"episode in context: 6\nreturn / optimum: {wanted}" in opened.js(f"{said}.innerText")
+    inside = opened.js(
+        f"""(() => {{ const ring = document.querySelector('{plot} .ring').getBoundingClientRect();
+        return [ring.x + ring.width / 2, ring.y + ring.height / 2]; }})()"""
+    )
+    assert inside == pytest.approx([x, y], abs=1)
+    opened.mouse("mouseMoved", 1, 1)
+    assert opened.js(f"{said}.hidden")
+
+
+def test_both_colour_schemes(browser: Chromium, page: Path, tmp_path: Path) -> None:
+    brightness = {}
+    for scheme in ("light", "dark"):
+        browser.problems.clear()
+        browser.open(page.as_uri(), scheme)
+        picture = browser.picture()
+        (tmp_path / f"{scheme}.png").write_bytes(picture)  # to be looked at
+        pixels = matplotlib.image.imread(io.BytesIO(picture))
+        assert pixels.shape[0] > 3000 and pixels.shape[1] == 1200
+        brightness[scheme] = float(np.median(pixels[..., :3]))
+        ratios = browser.js(CONTRASTS)
+        assert min(ratios.values()) >= 4.5, (scheme, ratios)
+        # nothing wider than the window: no page that scrolls sideways
+        assert browser.js("document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.problems == []
+    assert brightness["light"] > 0.9 and brightness["dark"] < 0.2
+
+
+# WCAG contrast of text against what lies behind it, by kind of text.
+CONTRASTS = """(() => {
+  const light = text => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+    }
+  };
+  const kinds = ["h1", ".question", ".headline", ".notices li", ".notices h2", "nav a", "figcaption",
+    ".files a", "td", "thead button", "dt", "dd", "pre code", "summary", "footer"];
+  return Object.fromEntries(kinds.map(kind => {
+    const element = document.querySelector(kind);
+    const pair = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => b - a);
+    return [kind, (pair[0] + 0.05) / (pair[1] + 0.05)];
+  }));
+})()"""
+
+
+def test_prints(opened: Chromium, tmp_path: Path) -> None:
+    printed = opened.pdf()
+    (tmp_path / "printed.pdf").write_bytes(printed)
+    assert printed.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 15
+
+
+def test_accessible_names(opened: Chromium) -> None:
+    """Every figure, table and control says what it is."""
+    tree = opened.call("Accessibility.getFullAXTree")["nodes"]
+    shown = [node for node in tree if not node.get("ignored")]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", "").strip())
+        for node in shown
+        if node["role"]["value"] in ("image", "img", "button", "link", "table", "navigation", "group")
+    ]
+    roles = [role for role, _ in named]
+    figures = opened.js("document.querySelectorAll('figure').length")
+    assert roles.count("image") + roles.count("img") == figures
+    assert roles.count("table") >= 3 and roles.count("button") > 10
+    assert all(name for role, name in named if role != "group"), named
+    assert opened.js("document.documentElement.lang") == "en"
+    levels = opened.js("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
