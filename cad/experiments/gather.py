@@ -21,8 +21,9 @@ from cad.experiments.plan import Cell, Stage
 from cad.experiments.stages import HISTORIES_FILE, RESULTS_FILE
 from cad.histories.file import open_histories
 from cad.histories.sampler import read_arrays
-from cad.reports.results import CellResult, Provenance, SourceCurve
+from cad.reports.results import CellResult, Provenance, SourceCurve, TrainingPart
 from cad.storage import read_json, sha256_file
+from cad.training.checkpoint import newest_meta
 from cad.training.metrics import read_metrics
 
 PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "h5py", "safetensors", "submitit")
@@ -54,7 +55,35 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         metrics=read_metrics(training.file("metrics.jsonl")) or None,
         moments=result.moments if result else None,
         chosen=result.chosen if result else None,
+        parts=_training_parts(root, cell),
+        pretrain_metrics=_pretraining_metrics(root, cell),
     )
+
+
+def _training_parts(root: Path, cell: Cell) -> tuple[TrainingPart, ...]:
+    """What a cell's training consists of, those before its own included, however many cells share them."""
+    named = (
+        ("pre-training", cell.pretraining),
+        ("AD to start from", cell.warm_start),
+        ("training", cell.training),
+    )
+    return tuple(_part(kind, StageDirectory(root, stage)) for kind, stage in named if stage is not None)
+
+
+def _part(kind: str, directory: StageDirectory) -> TrainingPart:
+    facts = directory.facts() if directory.done else {}
+    supervised = facts.get("supervised_actions")
+    if facts and supervised is None:  # a version that left this to the checkpoints
+        supervised = newest_meta(directory.file("checkpoints")).get("supervised_actions")
+    return TrainingPart(
+        kind, facts.get("train_seconds"), facts.get("updates"), supervised, int(facts.get("cores", 1))
+    )
+
+
+def _pretraining_metrics(root: Path, cell: Cell) -> list[dict[str, float]] | None:
+    if cell.pretraining is None:
+        return None
+    return read_metrics(StageDirectory(root, cell.pretraining).file("metrics.jsonl")) or None
 
 
 def _status(root: Path, cell: Cell) -> str:

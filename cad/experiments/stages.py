@@ -83,7 +83,8 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
     prepare_process(resources.threads)
     started = time.perf_counter()
     facts = _WORK[directory.stage.kind](directory, resources, stop)
-    directory.finish({"wall_seconds": time.perf_counter() - started, **facts})
+    seconds = time.perf_counter() - started
+    directory.finish({"wall_seconds": seconds, "cores": resources.threads, **facts})
 
 
 def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
@@ -133,6 +134,7 @@ def _pretrain(directory: StageDirectory, resources: Resources, stop: StopFlag) -
     return {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
+        "supervised_actions": summary.supervised_actions,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
@@ -164,6 +166,7 @@ def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> d
     return {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
+        "supervised_actions": summary.supervised_actions,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 

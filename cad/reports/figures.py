@@ -36,7 +36,7 @@ _COLOURS = colormaps["cividis"]
 def band_words(study: Study) -> str:
     """What the shaded bands are, for captions."""
     seeds = max((len(group.done) for group in study.scored), default=0)
-    text = "Bands: 95% bootstrap intervals over tasks and the roll-outs in them"
+    text = "Bands: 95% bootstrap intervals over tasks"
     if seeds > FEW_SEEDS:
         return text + ", and over training seeds where there are more than three."
     if seeds > 1:

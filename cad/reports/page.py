@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,91 +12,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cad.config.schema import ReportConfig
-from cad.reports import cost_figures, figures, region_figure, wording
-from cad.reports.aggregate import RESAMPLES, Study, differing_keys, flatten, make_study
+from cad.reports import wording
+from cad.reports.aggregate import Study, differing_keys, flatten, make_study
 from cad.reports.results import CellResult, Provenance, SourceCurve
-from cad.reports.style import Drawing, drawing_style
+from cad.reports.sections import FIGURES, Section, make_sections
+from cad.reports.statistics import RESAMPLES
 from cad.reports.tables import (
     ShownTable,
     Table,
     cell_record,
     config_table,
-    cost_table,
     data_tables,
     fingerprint,
-    goals_table,
-    results_table,
 )
 from cad.storage import atomic_path, write_json, write_text
 
-SCHEMA_VERSION = 1
-FIGURES = ("learning", "grid", "goals", "maps", "regions", "cost", "training", "training_by_depth")
-
-
-@dataclass(frozen=True)
-class Section:
-    """One question, the sentence that answers it, its figures and tables."""
-
-    anchor: str
-    heading: str
-    sentence: str
-    drawings: tuple[Drawing, ...]
-    tables: tuple[ShownTable, ...]
-
-
-def _sections(study: Study) -> list[Section]:
-    with drawing_style():
-        learning = figures.draw_learning(study)
-        grid = figures.draw_grid(study)
-        goals, maps = figures.draw_goals(study), figures.draw_maps(study)
-        regions = region_figure.draw_regions(study)
-        cost = cost_figures.draw_cost(study)
-        training = cost_figures.draw_training(study), cost_figures.draw_training_by_depth(study)
-    answers = wording.sentences(study)
-    goal_numbers = goals_table(study)
-    made = [
-        Section(
-            "learning-in-context",
-            "Does it learn in context?",
-            answers["learning-in-context"],
-            _present(learning),
-            (),
-        ),
-        Section(
-            "depth-and-latents",
-            "How does the return depend on compression depth and latents?",
-            answers["depth-and-latents"],
-            _present(grid),
-            (results_table(study),) if study.groups else (),
-        ),
-        Section(
-            "where-it-fails",
-            "Where does it fail?",
-            answers["where-it-fails"],
-            _present(goals, maps),
-            (goal_numbers,) if goal_numbers else (),
-        ),
-        Section(
-            "when-it-compresses",
-            "When did it choose to compress?",
-            region_figure.regions_sentence(study),
-            _present(regions),
-            (),
-        ),
-        Section(
-            "cost-of-compression",
-            "What does compression cost or save?",
-            answers["cost-of-compression"],
-            _present(cost),
-            (cost_table(study),) if study.groups else (),
-        ),
-        Section("how-training-went", "How did training go?", "", _present(*training), ()),
-    ]
-    return [section for section in made if section.drawings or section.tables]
-
-
-def _present(*drawings: Drawing | None) -> tuple[Drawing, ...]:
-    return tuple(drawing for drawing in drawings if drawing is not None)
+SCHEMA_VERSION = 2
 
 
 def _method() -> str:
@@ -105,8 +36,10 @@ def _method() -> str:
         "A return is the sum of rewards of one episode; it is divided by the optimum of its task. Means are "
         "taken over roll-outs first, then tasks, then training seeds. “Last episodes” means the last ten of "
         f"a roll-out, or all where there are fewer. Intervals are percentiles of {RESAMPLES:,} bootstrap "
-        "resamples of the held-out tasks and of the roll-outs within each, and of the training seeds where "
-        "there are more than three; with as few as eight tasks they are somewhat too narrow. "
+        "joint resamples of the held-out tasks and, where there are more than three, of the training seeds, "
+        "all models on the same draws; since such percentiles of few tasks are too narrow, they are moved "
+        "away from the estimate by what the t distribution asks for. The interquartile mean (IQM) leaves out "
+        "the lowest and the highest quarter of all pairs of seed and task. "
         "Cells that are missing or failed enter no mean; one return that is NaN or infinite makes its cell "
         "a failed one."
     )
@@ -239,17 +172,23 @@ def write_report(
     source: SourceCurve | None,
     provenance: Provenance,
     out_dir: Path,
+    *,
+    reference: str | None = None,
+    allow_unequal: bool = False,
 ) -> Path:
     """Write ``report.{html,md,json}``, ``figures/*.png`` and ``csv/*.csv``; returns the HTML's path.
 
     Each file appears whole or not at all, the HTML last; equal input gives equal bytes.  Figures of
-    an earlier report that this one does not have are removed.  Raises :class:`cad.errors.CadError`
+    an earlier report that this one does not have are removed.  ``reference`` and ``allow_unequal`` are
+    those of :func:`cad.reports.aggregate.make_study`.  Raises :class:`cad.errors.CadError`
     where the disk refuses or a cell is given twice.
     """
-    study = make_study(name, report.title, report.question, cells, source)
+    study = make_study(
+        name, report.title, report.question, cells, source, reference=reference, allow_unequal=allow_unequal
+    )
     tables = data_tables(study)
     numbers = report_json(study, tables, provenance)
-    sections = _sections(study)
+    sections = make_sections(study)
     for table_name, table in tables.items():
         write_text(out_dir / "csv" / f"{table_name}.csv", table.as_csv())
     drawn = {drawing.name: drawing for section in sections for drawing in section.drawings}

@@ -15,6 +15,17 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class TrainingPart:
+    """One stage of a model's training: its own, or one before it that it started from."""
+
+    kind: str  # "pre-training", "AD to start from" or "training"
+    seconds: float | None  # wall time
+    updates: int | None
+    supervised_actions: int | None  # of a pre-training: steps reconstructed
+    cores: int  # CPU threads that worked or waited on it
+
+
+@dataclass(frozen=True)
 class CellResult:
     """One point of the grid with one seed, as far as it got.
 
@@ -33,13 +44,33 @@ class CellResult:
     optimal: tuple[float, ...]  # best possible return of each task
     state_bytes: int | None  # kept for one roll-out: key/value cache and latents
     n_parameters: int | None
-    train_seconds: float | None
+    train_seconds: float | None  # of the model's own training; `parts` has what came before
     evaluation_seconds: float | None
     evaluation_steps_per_second: float | None
     metrics: Sequence[Mapping[str, Any]] | None  # lines of the training's metrics.jsonl, in order
     # (tasks, rollouts, most compressions): steps before each, -1 for none; whether the model asked for it.
     moments: npt.NDArray[Any] | None = None
     chosen: npt.NDArray[Any] | None = None
+    parts: tuple[TrainingPart, ...] = ()  # in order, the model's own training last
+    pretrain_metrics: Sequence[Mapping[str, Any]] | None = None  # lines of the pre-training's metrics.jsonl
+
+    @property
+    def core_minutes(self) -> float | None:
+        """CPU-core-minutes of all parts of the training; None unless all are known."""
+        known = [part.seconds * part.cores / 60 for part in self.parts if part.seconds is not None]
+        return sum(known) if known and len(known) == len(self.parts) else None
+
+    @property
+    def updates(self) -> int | None:
+        """Updates of all parts."""
+        known = [part.updates for part in self.parts if part.updates is not None]
+        return sum(known) if known and len(known) == len(self.parts) else None
+
+    @property
+    def supervised_actions(self) -> int | None:
+        """Actions, and in a pre-training steps, that all parts were trained on."""
+        known = [part.supervised_actions for part in self.parts if part.supervised_actions is not None]
+        return sum(known) if known and len(known) == len(self.parts) else None
 
 
 @dataclass(frozen=True)
