@@ -19,6 +19,7 @@ import cad
 from cad.cluster_cli import add_cluster_commands
 from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
 from cad.errors import CadError, UsageError
+from cad.report_cli import AllowUnequal, Reference, add_report_commands
 
 app = typer.Typer(
     help="Compressed algorithm distillation: histories, models, evaluation, ablation reports.",
@@ -190,13 +191,24 @@ def run(
 @app.command()
 def report(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...")] = None,
     root: Root = RUNS,
+    reference: Reference = None,
+    allow_unequal: AllowUnequal = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Several experiment files: put them side by side.")
+    ] = False,
 ) -> None:
     """Make the report again from what is stored, also of an unfinished experiment."""
+    from cad.experiments.comparison import side_by_side
     from cad.experiments.session import open_experiment, write_experiment_report
 
-    page = write_experiment_report(open_experiment(experiment, overrides or [], root))
+    files, settings = _split_words(overrides)
+    if files and not compare:
+        raise UsageError(f"{len(files) + 1} experiment files: add --compare to put them side by side")
+    all_opened = [open_experiment(file, settings, root) for file in (experiment, *files)]
+    opened = side_by_side(all_opened) if compare else all_opened[0]
+    page = write_experiment_report(opened, reference=reference, allow_unequal=allow_unequal)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -224,6 +236,7 @@ def doctor(
 
 
 add_cluster_commands(app, console)
+add_report_commands(app, console)
 
 
 def _version(wanted: bool) -> None:

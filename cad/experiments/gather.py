@@ -40,6 +40,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
     return CellResult(
         label=cell.label,
         arm=cell.arm,
+        experiment=cell.experiment,
         config=cell.config,
         status=_status(root, cell),
         returns=result.returns if result else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from cad.experiments.stages import RESULTS_FILE, Resources
 from cad.experiments.table import ChangeLines, run_table
 from cad.interrupt import stop_on_signals
 from cad.reports import write_report
+from cad.reports.aggregate import Study, Unequal, make_study
 from cad.storage import folder_lock, write_json
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 __all__ = [
     "OpenExperiment",
     "dry_run_text",
+    "experiment_study",
     "open_experiment",
     "run_cell",
     "run_experiment",
@@ -137,16 +138,37 @@ def _end_trace(cell: Cell, file: Path, tell: Callable[[str], None], *, again: bo
     tell(f"{total} compressions in {result.compressions.size} roll-outs{why}")
 
 
-def write_experiment_report(experiment: OpenExperiment) -> Path:
-    """Write ``report/`` from what is stored; works on an unfinished experiment."""
-    command = ["cad", "run", str(experiment.file), *experiment.overrides]
+def experiment_study(
+    experiment: OpenExperiment, *, reference: str | None = None, allow_unequal: bool = False
+) -> Study:
+    """An experiment's numbers from what is stored; see :func:`cad.reports.aggregate.make_study`."""
+    report = experiment.config.report
+    results = [gather_cell(experiment.root, cell) for cell in experiment.cells]
+    unequal: Unequal = "cut" if allow_unequal else "refuse"
+    return make_study(
+        experiment.config.name, report.title, report.question, results, None, reference=reference,
+        unequal=unequal,
+    )  # fmt: skip
+
+
+def write_experiment_report(
+    experiment: OpenExperiment, *, reference: str | None = None, allow_unequal: bool = False
+) -> Path:
+    """Write ``report/`` from what is stored; works on an unfinished experiment.
+
+    A comparison that was asked for, with a reference or with another experiment, is refused where cells
+    were evaluated on unequal tasks or episodes, unless that is allowed.
+    """
+    asked = reference is not None or bool(experiment.made_of)
     return write_report(
         experiment.config.name,
         experiment.config.report,
         [gather_cell(experiment.root, cell) for cell in experiment.cells],
         gather_source(experiment.root, experiment.cells),
-        gather_provenance(experiment.root, experiment.cells, [shlex.join(command)]),
+        gather_provenance(experiment.root, experiment.cells, experiment.commands),
         experiment.folder / "report",
+        reference=reference,
+        unequal="cut" if allow_unequal else "refuse" if asked else "apart",
     )
 
 

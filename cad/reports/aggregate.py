@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,7 @@ __all__ = [
     "Panel",
     "Study",
     "TaskScore",
+    "Unequal",
     "differing_keys",
     "flatten",
     "grid_panels",
@@ -42,6 +43,8 @@ __all__ = [
     "last_episodes",
     "make_study",
 ]
+
+Unequal = Literal["apart", "refuse", "cut"]
 
 FEW_SEEDS = 3  # up to here single seeds are drawn: no test on three pairs can go below p = 0.25
 
@@ -286,13 +289,13 @@ def make_study(
     source: SourceCurve | None,
     *,
     reference: str | None = None,
-    allow_unequal: bool = False,
+    unequal: Unequal = "apart",
 ) -> Study:
     """Aggregate cells; ``reference`` is the label of a group to compare with, beside the best AD.
 
-    With ``allow_unequal`` cells that were evaluated on unequal tasks or numbers of episodes are cut to
-    what they share.  Raises :class:`CadError` on a cell given twice or when they share no task,
-    :class:`UsageError` on a reference that is not there.
+    Cells that were evaluated on unequal tasks or numbers of episodes are not compared ("apart"), refused,
+    or cut to what they share.  Raises :class:`CadError` on a cell given twice, on cells that are refused or
+    share no task, and :class:`UsageError` on a reference that is not there.
     """
     labels = dict.fromkeys(result.label for result in results)
     if reference is not None and reference not in labels:
@@ -300,7 +303,13 @@ def make_study(
             f"--reference {reference!r} is no model of {name}; choose one of: {'; '.join(labels)}"
         )
     cells, trimmed = tuple(summarise_cell(result) for result in results), ""
-    if allow_unequal:
+    n_rosters = len({roster for cell in cells if (roster := roster_of(cell)) is not None})
+    if n_rosters > 1 and unequal == "refuse":
+        raise CadError(
+            f"the cells of {name} were evaluated on {n_rosters} different sets of tasks or numbers of "
+            "episodes, so their means do not compare; --allow-unequal compares them on what they share"
+        )
+    if unequal == "cut":
         cells, trimmed = cut_to_shared(cells)
     optimum = {task.task_id: task.optimum for cell in cells for task in cell.per_task}
     normalised = None

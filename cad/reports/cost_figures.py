@@ -117,9 +117,7 @@ def draw_cost(study: Study) -> Drawing | None:
         ax.set_xlabel(cost.text)
     axes[0].set_ylabel("return / optimum, last episodes")
     handles = _marks(study, styles)
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(3 if len(handles) < 7 else 4, len(handles))
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     svg, png = render(figure, "cost")
     return Drawing(
         "cost",
@@ -150,7 +148,7 @@ def _marks(study: Study, styles: dict[str, LineStyle]) -> list[Artist]:
     marks: dict[str, Artist] = {}
     for group in study.scored:
         style = styles[group.label]
-        text = wrap(style.legend, 44)
+        text = wrap(style.legend, 30)
         marks.setdefault(text, mark(style.colour, "o" if crowded and not group.is_ad else style.marker, text))
     if crowded:
         for group in sorted(study.scored, key=lambda group: group.n_latent or 0):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from cad.reports.aggregate import CellSummary, Group, Study
+from cad.reports.featured import LEGEND_WIDTH, featured_styles
 from cad.reports.figures import goal_text
 from cad.reports.results import FloatArray
-from cad.reports.style import Drawing, line_styles, new_figure, render, wrap
+from cad.reports.style import Drawing, new_figure, render, wrap
 
 COLUMNS = ("label", "seed", "task_id", "goal", "n_rollouts", "never_found", "median_first_episode")
 CURVE_COLUMNS = ("label", "episode", "share_found")
@@ -80,7 +81,7 @@ def draw_found(study: Study) -> Drawing | None:
     groups = study.featured(MOST_GROUPS)
     if not groups or not study.comparable:
         return None
-    styles = line_styles(study)
+    styles = featured_styles(study, groups)
     figure = new_figure(3.6)
     ax = figure.subplots()
     for group in groups:
@@ -92,7 +93,7 @@ def draw_found(study: Study) -> Drawing | None:
             where="post",
             color=style.colour,
             linestyle=style.dash,
-            label=wrap(group.label, 44),
+            label=wrap(group.label, LEGEND_WIDTH),
         )
     ax.set_xlim(1, max(2, *(len(group.curve) for group in groups)))
     ax.set_ylim(0, 1.02)

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 
 from cad.config.schema import training_window
 from cad.reports.aggregate import LAST_EPISODES, Group, Study
+from cad.reports.featured import LEGEND_WIDTH, featured_styles
 from cad.reports.results import FloatArray
-from cad.reports.style import MUTED, Drawing, line_styles, new_figure, render, wrap
+from cad.reports.style import MUTED, Drawing, LineStyle, new_figure, render, wrap
 
 COLUMNS = ("label", "seed", "compressions", "normalised_return", "episodes")
 MOST_GROUPS = 6
@@ -100,13 +101,13 @@ def draw_lasting(study: Study) -> Drawing | None:
     folding = [group for group in study.featured(MOST_GROUPS) if group in compressing(study)]
     if not long and not folding:
         return None
-    styles = line_styles(study)
     figure = new_figure(4.3)
     panels = [*(["episodes"] if long else []), *(["compressions"] if folding else [])]
     axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], strict=True))
     groups = study.featured(MOST_GROUPS) if long else tuple(folding)
+    styles = featured_styles(study, groups)
     if long:
-        _draw_episodes(axes["episodes"], study, groups)
+        _draw_episodes(axes["episodes"], groups, styles)
     if folding:
         ax = axes["compressions"]
         for group in folding:
@@ -131,7 +132,7 @@ def draw_lasting(study: Study) -> Drawing | None:
         axes[panels[0]].plot([], [], color=styles[g.label].colour, linestyle=styles[g.label].dash)[0]
         for g in groups
     ]
-    figure.legend(handles, [wrap(g.label, 44) for g in groups], loc="outside lower center", ncols=3)
+    figure.legend(handles, [wrap(g.label, LEGEND_WIDTH) for g in groups], loc="outside lower center", ncols=3)
     svg, png = render(figure, "lasting")
     left = len(study.scored) - len(study.featured(MOST_GROUPS))
     return Drawing(
@@ -158,8 +159,7 @@ def draw_lasting(study: Study) -> Drawing | None:
     )
 
 
-def _draw_episodes(ax: Axes, study: Study, groups: tuple[Group, ...]) -> None:
-    styles = line_styles(study)
+def _draw_episodes(ax: Axes, groups: tuple[Group, ...], styles: dict[str, LineStyle]) -> None:
     n_episodes = max(len(group.curve) for group in groups)
     ax.axvspan(min(group.history for group in groups), n_episodes, color=MUTED, alpha=0.10, linewidth=0)
     for group in groups:

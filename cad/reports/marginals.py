@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cad.reports.aggregate import FEW_SEEDS, Panel, Study, grid_panels
+from cad.reports.differences import paired
 from cad.reports.results import FloatArray
 from cad.reports.statistics import mean_interval
 from cad.reports.style import INK, MUTED, PALETTE, Drawing, new_figure, render, wrap
@@ -67,14 +68,31 @@ def rows(study: Study) -> list[tuple[str | int | float | None, ...]]:
     ]  # fmt: skip
 
 
-def _in_words(found: list[Marginal]) -> str:
+def extremes(panel: Panel, axis: int) -> tuple[float, float, float]:
+    """Mean at the highest value of an axis minus that at the lowest, paired, with its 95% interval."""
+    seeds, values = shared_seeds(panel), (panel.depths, panel.latents)[axis]
+    low, high = (
+        np.mean([g.scores_of(seeds) for spot, g in panel.spots.items() if spot[axis] == value], axis=0)
+        for value in (values[0], values[-1])
+    )
+    difference, *ends, _ = paired(high, low)
+    return difference, ends[0], ends[1]
+
+
+def _in_words(panel: Panel, found: list[Marginal]) -> str:
     def one(m: Marginal) -> str:
         interval = f" [{m.low:.2f}, {m.high:.2f}]" if np.isfinite(m.low) else ""
         latents = f"with {m.value} latent{'' if m.value == 1 else 's'}"
         return f"{m.mean:.2f}{interval} {latents if m.axis else f'at depth {m.value}'}"
 
     over = ("latents", "depths")[found[0].axis]
-    return f"Mean over {over} [95% interval]: {', '.join(map(one, found))}."
+    difference, low, high = extremes(panel, found[0].axis)
+    what = "latents" if found[0].axis else "depth"
+    return (
+        f"Mean over {over} [95% interval]: {', '.join(map(one, found))}; paired, {what} "
+        f"{found[-1].value} minus {found[0].value} is {difference:+.3f}"
+        + (f" [{low:+.3f}, {high:+.3f}]." if np.isfinite(low) else ".")
+    )
 
 
 def sentence(study: Study) -> str:
@@ -86,7 +104,7 @@ def sentence(study: Study) -> str:
         if not shared_seeds(panel):
             texts.append(f"{name}The grid has gaps, so no means along its axes are given.")
             continue
-        texts += [name + _in_words(found) for axis in (0, 1) if (found := marginals(panel, axis))]
+        texts += [name + _in_words(panel, found) for axis in (0, 1) if (found := marginals(panel, axis))]
         seeds = len(shared_seeds(panel))
         if seeds < max(len(group.cells) for group in panel.spots.values()):
             texts.append(f"{name}These means are over the {seeds} seeds that every cell of the grid has.")

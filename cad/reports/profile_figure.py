@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cad.reports.aggregate import Group, Study
+from cad.reports.featured import LEGEND_WIDTH, featured_styles
 from cad.reports.results import FloatArray
-from cad.reports.style import Drawing, line_styles, new_figure, render, wrap
+from cad.reports.style import Drawing, new_figure, render, wrap
 
 COLUMNS = ("label", "threshold", "share", "low_95", "high_95")
 THRESHOLDS = np.round(np.linspace(0, 1, 51), 10)
@@ -48,7 +49,7 @@ def draw_profile(study: Study) -> Drawing | None:
     groups = study.featured(MOST_GROUPS)
     if not groups or not study.comparable:
         return None
-    styles = line_styles(study)
+    styles = featured_styles(study, groups)
     figure = new_figure(4.0)
     ax = figure.subplots()
     for group in groups:
@@ -58,7 +59,7 @@ def draw_profile(study: Study) -> Drawing | None:
             ax.fill_between(THRESHOLDS, low, high, step="post", color=style.colour, alpha=0.13, linewidth=0)
         ax.step(
             THRESHOLDS, share, where="post", color=style.colour, linestyle=style.dash,
-            label=wrap(group.label, 44),
+            label=wrap(group.label, LEGEND_WIDTH),
         )  # fmt: skip
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.02)

@@ -51,6 +51,7 @@ class CellResult:
     # (tasks, rollouts, most compressions): steps before each, -1 for none; whether the model asked for it.
     moments: npt.NDArray[Any] | None = None
     chosen: npt.NDArray[Any] | None = None
+    experiment: str = ""  # named where several are put side by side; then `label` begins with it and ": "
     parts: tuple[TrainingPart, ...] = ()  # in order, the model's own training last
     pretrain_metrics: Sequence[Mapping[str, Any]] | None = None  # lines of the pre-training's metrics.jsonl
 

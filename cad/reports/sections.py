@@ -13,16 +13,18 @@ from cad.reports import (
     marginals,
     profile_figure,
     region_figure,
+    side_by_side,
     training_figures,
     wording,
 )
 from cad.reports.aggregate import Study
+from cad.reports.comparison_tables import differences_table, side_by_side_table
 from cad.reports.style import Drawing, drawing_style
-from cad.reports.tables import ShownTable, cost_table, differences_table, goals_table, results_table
+from cad.reports.tables import ShownTable, cost_table, goals_table, results_table
 
 FIGURES = (
-    "learning", "profile", "differences", "grid", "marginals", "cost", "goals", "maps", "found", "lasting",
-    "regions", "training", "training_by_depth", "pretraining",
+    "side_by_side", "learning", "profile", "differences", "grid", "marginals", "cost", "goals", "maps",
+    "found", "lasting", "regions", "training", "training_by_depth", "pretraining",
 )  # fmt: skip
 
 
@@ -54,6 +56,12 @@ def make_sections(study: Study) -> list[Section]:
 
     with drawing_style():
         made = [
+            section(
+                "side-by-side",
+                "What do the experiments share?",
+                [side_by_side.draw_side_by_side(study)],
+                side_by_side_table(study),
+            ),
             section(
                 "learning-in-context",
                 "Does it learn in context?",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cad.reports import cost_figures, differences, finding, lasting, marginals, profile_figure
+from cad.reports import cost_figures, differences, finding, lasting, marginals, profile_figure, side_by_side
 from cad.reports.aggregate import FEW_SEEDS, CellSummary, Group, Study, grid_panels
 from cad.reports.figures import goal_text
 from cad.reports.region_figure import choosing_groups, closed_regions, counts
@@ -149,6 +149,7 @@ def data_tables(study: Study) -> dict[str, Table]:
     tables["training"] = Table(*metric_table(study, lambda result: result.metrics))
     optional = {
         "pretraining": metric_table(study, lambda result: result.pretrain_metrics),
+        "side_by_side": (side_by_side.COLUMNS, side_by_side.rows(study)),
         "differences": (differences.COLUMNS, differences.rows(study)),
         "profile": (profile_figure.COLUMNS, profile_figure.rows(study)),
         "marginals": (marginals.COLUMNS, marginals.rows(study)),
@@ -250,9 +251,10 @@ def number(value: float | None, form: str = ".3f", scale: float = 1.0) -> Shown:
     return Shown(format(value * scale, form), float(value))
 
 
-def _interval(ends: tuple[float, float]) -> Shown:
+def interval(ends: tuple[float, float], sign: str = "") -> Shown:
+    """Both ends of an interval; a dash where there is none."""
     low, high = ends
-    return Shown(f"{low:.3f} to {high:.3f}", low) if math.isfinite(low) else Shown("-", None)
+    return Shown(f"{low:{sign}.3f} to {high:{sign}.3f}", low) if math.isfinite(low) else Shown("-", None)
 
 
 def results_table(study: Study) -> ShownTable:
@@ -277,9 +279,9 @@ def results_table(study: Study) -> ShownTable:
         if group.done:
             history = group.history_scores
             cells += [
-                _interval(group.score_interval),
+                interval(group.score_interval),
                 number(group.iqm),
-                _interval(group.iqm_interval),
+                interval(group.iqm_interval),
                 *([number(None if history is None else float(history.mean()))] if long else []),
                 number(float(group.curve[0])),
                 number(min(task.normalised_last10 for task in group.task_scores)),
@@ -291,25 +293,6 @@ def results_table(study: Study) -> ShownTable:
             cells.append(Shown(" ".join(f"{score:.3f}" for score in group.seed_scores) or "-", group.score))
         rows.append(tuple(cells))
     return ShownTable("results", "Normalised return over the last episodes, all models", headers, rows)
-
-
-def differences_table(study: Study) -> ShownTable | None:
-    """Models minus references; None where there is nothing to compare."""
-    rows = [
-        (
-            words(d.group.label),
-            words(d.reference.label),
-            number(d.mean, "+.3f"),
-            Shown(f"{d.low:+.3f} to {d.high:+.3f}", d.low) if math.isfinite(d.low) else Shown("-", None),
-            Shown("no test", None) if d.p_holm is None else number(d.p_holm, ".3g"),
-            number(len(d.seeds), ".0f"),
-            words(" ".join(f"{value:+.3f}" for value in d.by_seed)),
-        )
-        for d in differences.all_differences(study)
-    ]
-    headers = ("model", "minus", "difference", "95% interval", "p (Holm)", "seeds", "by seed")
-    caption = "Paired differences in return / optimum, on the seeds and tasks that both have"
-    return ShownTable("differences-table", caption, headers, rows) if rows else None
 
 
 def goals_table(study: Study) -> ShownTable | None:

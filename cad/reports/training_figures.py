@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from cad.reports.aggregate import CellSummary, Study
+from cad.reports.featured import LEGEND_WIDTH, featured_styles
 from cad.reports.results import CellResult
 from cad.reports.style import INK, PALETTE, Drawing, is_crowded, line_styles, new_figure, render, wrap
 
@@ -165,11 +166,12 @@ def _draw_lines(
     panels = [panel for panel in metrics if any(series(of(cell.result), panel[0])[0] for _, cell in cells)]
     if not panels:
         return None
-    note, featured = "", study.featured(_MOST_GROUPS)
+    note, featured, styles = "", study.featured(_MOST_GROUPS), line_styles(study)
     if len(cells) > _MOST_LINES:
         note = f" Of {len(cells)} trainings those of the references and best models; all are in the CSV file."
         cells = [(group, cell) for group, cell in cells if group in featured]
-    styles, crowded = line_styles(study), is_crowded(study)
+        styles = featured_styles(study, featured)
+    crowded = is_crowded(study)
     columns = len(panels) if len(panels) != 4 else 2
     blocks = math.ceil(len(panels) / columns)
     figure = new_figure(1.0 + 2.6 * blocks)
@@ -199,7 +201,7 @@ def _draw_lines(
         elif metric in ("validation_return", "latent_variance"):
             ax.set_ylim(bottom=0)
     figure.legend(
-        list(handles.values()), [wrap(label, 44) for label in handles], loc="outside lower center",
+        list(handles.values()), [wrap(label, LEGEND_WIDTH) for label in handles], loc="outside lower center",
         ncols=min(3, len(handles)),
     )  # fmt: skip
     return figure, note

@@ -13,6 +13,7 @@ from cad.reports import (
     marginals,
     profile_figure,
     region_figure,
+    side_by_side,
     training_figures,
 )
 from cad.reports.aggregate import LAST_EPISODES, Group, Study, last_episodes
@@ -181,6 +182,7 @@ def cost_sentence(study: Study) -> str:
 def sentences(study: Study) -> dict[str, str]:
     """The answer to each section's question, by its anchor; empty where nothing can be compared."""
     answers: dict[str, tuple[Callable[[Study], str], ...]] = {
+        "side-by-side": (side_by_side.sentence,),
         "learning-in-context": (learning_sentence, profile_figure.sentence),
         "against-references": (differences.sentence,),
         "depth-and-latents": (marginals.sentence,),
