@@ -145,7 +145,9 @@ def draw_differences(study: Study) -> Drawing | None:
                 d.mean, at, "o", markersize=7, color=colour if d.claimed or d.p_holm is None else SURFACE,
                 markeredgecolor=colour, markeredgewidth=1.4,
             )  # fmt: skip
-        ax.set_title(f"minus {wrap(reference.label, 44)}", fontsize=9.5, fontweight="normal")
+        ax.set_title(
+            wrap(f"minus {reference.label}", 66 // len(by_reference)), fontsize=9.5, fontweight="normal"
+        )
         ax.set_xlabel("difference in return / optimum")
         ax.set_ylim(-0.7, len(labels) - 0.4)
         ax.grid(axis="y", visible=False)

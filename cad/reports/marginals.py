@@ -17,6 +17,7 @@ from cad.reports.style import INK, MUTED, PALETTE, Drawing, new_figure, render, 
 COLUMNS = ("panel", "axis", "value", "mean", "low_95", "high_95", "n_seeds", "n_models")
 AXES = ("depth", "latents")
 MOST_PANELS = 4
+_MOST_TOLD = 2
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def sentence(study: Study) -> str:
     """How does the final return depend on depth and on latents?"""
     texts = []
     panels = [p for p in grid_panels(study) if len(p.spots) > 1 or any(g.done for g in p.spots.values())]
-    for panel in panels:
+    for panel in panels[:_MOST_TOLD]:
         name = f"{panel.title}: " if len(panels) > 1 else ""
         if not shared_seeds(panel):
             texts.append(f"{name}The grid has gaps, so no means along its axes are given.")
@@ -108,6 +109,8 @@ def sentence(study: Study) -> str:
         seeds = len(shared_seeds(panel))
         if seeds < max(len(group.cells) for group in panel.spots.values()):
             texts.append(f"{name}These means are over the {seeds} seeds that every cell of the grid has.")
+    if len(panels) > _MOST_TOLD:
+        texts.append(f"{len(panels) - _MOST_TOLD} further grids are in the figure and in csv/marginals.csv.")
     return " ".join(texts)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cad.reports.aggregate import Group, Study
@@ -61,7 +63,8 @@ def draw_profile(study: Study) -> Drawing | None:
             THRESHOLDS, share, where="post", color=style.colour, linestyle=style.dash,
             label=wrap(group.label, LEGEND_WIDTH),
         )  # fmt: skip
-    ax.set_xlim(0, 1)
+    lowest = min(float(group.scores.min()) for group in groups)
+    ax.set_xlim(max(0.0, math.floor(10 * lowest) / 10 - 0.1), 1)  # to the left of it all curves are 1
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("return / optimum, last episodes")
     ax.set_ylabel("share of seeds x tasks\nthat reach at least that")

@@ -63,6 +63,8 @@ def sentence(study: Study) -> str:
     label, experiment, *_, first, difference, low, high, seeds = max(
         found, key=lambda row: abs(float(row[7] or 0))
     )
+    if not difference:
+        return f"{text}, with equal returns wherever they share seeds."
     ends = f", 95% interval {low:+.3f} to {high:+.3f}" if low is not None else ""
     return (
         f"{text}; furthest apart is {label}: {difference:+.3f} in {experiment} against {first} "
