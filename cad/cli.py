@@ -20,6 +20,7 @@ from cad.analysis_cli import add_analysis_commands
 from cad.cluster_cli import add_cluster_commands
 from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
 from cad.errors import CadError, UsageError
+from cad.report_cli import AllowUnequal, Reference, add_report_commands
 
 app = typer.Typer(
     help="Compressed algorithm distillation: histories, models, evaluation, ablation reports.",
@@ -195,7 +196,7 @@ def run(
 @app.command()
 def report(
     experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...")] = None,
     root: Root = RUNS,
     public: Annotated[
         bool, typer.Option("--public", help="Name no processor, job or absolute path.")
@@ -204,26 +205,38 @@ def report(
         bool, typer.Option("--watch", help="Write it again as the experiment runs; end when that has ended.")
     ] = False,
     every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 10.0,
+    reference: Reference = None,
+    allow_unequal: AllowUnequal = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Several experiment files: put them side by side.")
+    ] = False,
 ) -> None:
     """Make the report again from what is stored, also of an unfinished experiment."""
+    from cad.experiments.comparison import side_by_side
     from cad.experiments.session import open_experiment, write_experiment_report
 
-    opened = open_experiment(experiment, overrides or [], root)
+    files, settings = _split_words(overrides)
+    if files and not compare:
+        raise UsageError(f"{len(files) + 1} experiment files: add --compare to put them side by side")
+    all_opened = [open_experiment(file, settings, root) for file in (experiment, *files)]
+    opened = side_by_side(all_opened) if compare else all_opened[0]
+
+    def write() -> Path:
+        return write_experiment_report(
+            opened, public=public, reference=reference, allow_unequal=allow_unequal
+        )
+
     if watch:
         from cad.experiments.live import keep_reporting
         from cad.interrupt import stop_on_signals
 
         with stop_on_signals() as stop:
             keep_reporting(
-                opened,
-                lambda: write_experiment_report(opened, public=public),
-                every,
-                stop,
-                lambda text: console.print(text, highlight=False, soft_wrap=True),
+                opened, write, every, stop, lambda text: console.print(text, highlight=False, soft_wrap=True)
             )
         page = opened.folder / "report" / "report.html"
     else:
-        page = write_experiment_report(opened, public=public)
+        page = write()
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -268,6 +281,7 @@ def doctor(
 
 add_cluster_commands(app, console)
 add_analysis_commands(app, console)
+add_report_commands(app, console)
 
 
 def _version(wanted: bool) -> None:

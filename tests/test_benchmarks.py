@@ -1,4 +1,4 @@
-"""The benchmark runs, and its JSON and exit code say what it measured; speed itself is not tested."""
+"""The benchmarks run, and their JSON and exit codes say what they measured; speed itself is not tested."""
 
 from __future__ import annotations
 
@@ -54,3 +54,15 @@ def test_check_fails_exactly_when_something_is_below_expectation(
     short += [g for g in numbers["growth"] if g["ratio"] > 1.2]
     assert numbers["ok"] == (not short)
     assert run.returncode == int(bool(short)), run.stderr
+
+
+def test_report_benchmark_writes_a_sweep_and_measures_its_report(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    words = [sys.executable, str(SCRIPT.with_name("report_speed.py")), "--quick", "--json", str(file)]
+    run = subprocess.run([*words, "--folder", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert file.exists(), run.stderr
+    numbers = json.loads(file.read_text())
+    assert numbers["cells"] == 2 and numbers["cpu_seconds"] > 0 and 0 < numbers["memory_gb"] < 2
+    assert run.returncode == int(not numbers["ok"])
+    report = json.loads((tmp_path / "runs" / "made-up" / "report" / "report.json").read_text())
+    assert [cell["status"] for cell in report["cells"]] == ["done", "done"]

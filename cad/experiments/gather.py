@@ -19,8 +19,9 @@ from cad.experiments.plan import Cell
 from cad.experiments.stages import ACTIONS_FILE, HISTORIES_FILE, RESULTS_FILE
 from cad.histories.file import open_histories
 from cad.histories.sampler import read_arrays
-from cad.reports.results import CellResult, SourceCurve
+from cad.reports.results import CellResult, SourceCurve, TrainingPart
 from cad.storage import read_json
+from cad.training.checkpoint import newest_meta
 from cad.training.metrics import read_metrics
 
 
@@ -36,6 +37,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
     return CellResult(
         label=cell.label,
         arm=cell.arm,
+        experiment=cell.experiment,
         config=cell.config,
         status=_status(root, cell),
         returns=result.returns if result else None,
@@ -53,12 +55,40 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         chosen=result.chosen if result else None,
         probe=load_probe(probe) if result and probe.exists() else None,
         actions=_actions(evaluation.file(ACTIONS_FILE)) if result else None,
+        parts=_training_parts(root, cell),
+        pretrain_metrics=_pretraining_metrics(root, cell),
     )
 
 
 def _actions(path: Path) -> Callable[[int], npt.NDArray[np.uint8]] | None:
     """Reads the actions (roll-outs, steps) of a task; None where an evaluation did not keep them."""
     return (lambda task: load_actions(path, [task])[0]) if path.exists() else None
+
+
+def _training_parts(root: Path, cell: Cell) -> tuple[TrainingPart, ...]:
+    """What a cell's training consists of, those before its own included, however many cells share them."""
+    named = (
+        ("pre-training", cell.pretraining),
+        ("AD to start from", cell.warm_start),
+        ("training", cell.training),
+    )
+    return tuple(_part(kind, StageDirectory(root, stage)) for kind, stage in named if stage is not None)
+
+
+def _part(kind: str, directory: StageDirectory) -> TrainingPart:
+    facts = directory.facts() if directory.done else {}
+    supervised = facts.get("supervised_actions")
+    if facts and supervised is None:  # a version that left this to the checkpoints
+        supervised = newest_meta(directory.file("checkpoints")).get("supervised_actions")
+    return TrainingPart(
+        kind, facts.get("train_seconds"), facts.get("updates"), supervised, int(facts.get("cores", 1))
+    )
+
+
+def _pretraining_metrics(root: Path, cell: Cell) -> list[dict[str, float]] | None:
+    if cell.pretraining is None:
+        return None
+    return read_metrics(StageDirectory(root, cell.pretraining).file("metrics.jsonl")) or None
 
 
 def _status(root: Path, cell: Cell) -> str:

@@ -90,6 +90,7 @@ class Cell:
     arm: str
     label: str
     config: Config
+    experiment: str = ""  # named only where several experiments are put side by side
 
     @cached_property
     def histories(self) -> Stage:

@@ -25,6 +25,7 @@ from cad.experiments.stages import RESULTS_FILE, Resources, pick_device
 from cad.experiments.table import ChangeLines, run_table
 from cad.interrupt import stop_on_signals
 from cad.reports import write_report
+from cad.reports.aggregate import Study, Unequal, make_study
 from cad.storage import folder_lock, write_json
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 __all__ = [
     "OpenExperiment",
     "dry_run_text",
+    "experiment_study",
     "open_experiment",
     "run_cell",
     "run_cost",
@@ -167,11 +169,33 @@ def _end_trace(cell: Cell, file: Path, tell: Callable[[str], None], *, again: bo
     tell(f"{total} compressions in {result.compressions.size} roll-outs{why}")
 
 
-def write_experiment_report(experiment: OpenExperiment, *, public: bool = False) -> Path:
+def experiment_study(
+    experiment: OpenExperiment, *, reference: str | None = None, allow_unequal: bool = False
+) -> Study:
+    """An experiment's numbers from what is stored; see :func:`cad.reports.aggregate.make_study`."""
+    report = experiment.config.report
+    results = [gather_cell(experiment.root, cell) for cell in experiment.cells]
+    unequal: Unequal = "cut" if allow_unequal else "refuse"
+    return make_study(
+        experiment.config.name, report.title, report.question, results, None, reference=reference,
+        unequal=unequal,
+    )  # fmt: skip
+
+
+def write_experiment_report(
+    experiment: OpenExperiment,
+    *,
+    public: bool = False,
+    reference: str | None = None,
+    allow_unequal: bool = False,
+) -> Path:
     """Write ``report/`` from what is stored; works on an unfinished experiment.
 
-    A report for the ``public`` names no processor, job or absolute path.
+    A report for the ``public`` names no processor, job or absolute path.  A comparison that was asked
+    for, with a reference or with another experiment, is refused where cells were evaluated on unequal
+    tasks or episodes, unless that is allowed.
     """
+    asked = reference is not None or bool(experiment.made_of)
     return write_report(
         experiment.config.name,
         experiment.config.report,
@@ -179,6 +203,8 @@ def write_experiment_report(experiment: OpenExperiment, *, public: bool = False)
         gather_source(experiment.root, experiment.cells),
         gather_provenance(experiment, public=public),
         experiment.folder / "report",
+        reference=reference,
+        unequal="cut" if allow_unequal else "refuse" if asked else "apart",
     )
 
 

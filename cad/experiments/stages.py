@@ -155,6 +155,7 @@ def _pretrain(directory: StageDirectory, resources: Resources, stop: StopFlag) -
     return {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
+        "supervised_actions": summary.supervised_actions,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
@@ -186,6 +187,7 @@ def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> d
     return {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
+        "supervised_actions": summary.supervised_actions,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 

@@ -5,138 +5,51 @@ A return is normalised by the optimum of its own task before anything is average
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cad.config.schema import Config
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
+from cad.reports.cells import (
+    LAST_EPISODES,
+    CellSummary,
+    TaskScore,
+    history_episodes,
+    last_episodes,
+    summarise_cell,
+)
 from cad.reports.results import CellResult, FloatArray, SourceCurve
+from cad.reports.rosters import cut_to_shared, roster_of
+from cad.reports.statistics import iqm, iqm_interval, mean_interval
 
-LAST_EPISODES = 10
+__all__ = [
+    "FEW_SEEDS",
+    "LAST_EPISODES",
+    "CellSummary",
+    "Group",
+    "Panel",
+    "Study",
+    "TaskScore",
+    "Unequal",
+    "differing_keys",
+    "flatten",
+    "grid_panels",
+    "group_cells",
+    "last_episodes",
+    "make_study",
+]
+
+Unequal = Literal["apart", "refuse", "cut"]
+
 FEW_SEEDS = 3  # up to here single seeds are drawn: no test on three pairs can go below p = 0.25
-RESAMPLES = 2000
-BOOTSTRAP_SEED = 20221025
 
 
-@dataclass(frozen=True)
-class TaskScore:
-    """One held-out task of one cell."""
-
-    task_id: int
-    goal: tuple[int, ...]
-    optimum: float
-    normalised_last10: float
-
-
-@dataclass(frozen=True)
-class CellSummary:
-    """A cell with the numbers that the report states of it; all None unless it is done."""
-
-    result: CellResult
-    status: str
-    normalised: FloatArray | None  # (tasks, rollouts, episodes), return / optimum of the task
-    return_first_episode: float | None
-    return_last10: float | None
-    normalised_last10: float | None
-    per_task: tuple[TaskScore, ...]
-    compressions: float | None  # mean over tasks and roll-outs
-    returns_sha256: str | None
-
-    @property
-    def done(self) -> bool:
-        """Whether its numbers count."""
-        return self.status == "done"
-
-
-def _defect(cell: CellResult) -> str | None:
-    """Why a cell that says it is done cannot be used; None if it can."""
-    returns = cell.returns
-    if returns is None:
-        return "no returns stored"
-    if returns.ndim != 3 or 0 in returns.shape:
-        return f"returns have shape {returns.shape}, not (tasks, rollouts, episodes)"
-    if not len(cell.task_ids) == len(cell.goals) == len(cell.optimal) == returns.shape[0]:
-        return (
-            f"returns of {returns.shape[0]} tasks, but {len(cell.task_ids)} task ids, "
-            f"{len(cell.goals)} goals, {len(cell.optimal)} optima"
-        )
-    bad = np.argwhere(~np.isfinite(returns.astype(np.float64)))
-    if len(bad):
-        task, rollout, episode = (int(i) for i in bad[0])
-        return (
-            f"{len(bad)} returns are NaN or infinite; the first: task {cell.task_ids[task]}, "
-            f"roll-out {rollout + 1}, episode {episode + 1}"
-        )
-    for task_id, optimum in zip(cell.task_ids, cell.optimal, strict=True):
-        if not (math.isfinite(optimum) and optimum > 0):
-            return f"the optimum of task {task_id} is {optimum}; returns cannot be normalised by it"
-    return None
-
-
-def last_episodes(n_episodes: int) -> int:
-    """How many final episodes are averaged: ten, or all where there are fewer."""
-    return min(LAST_EPISODES, n_episodes)
-
-
-def summarise_cell(cell: CellResult) -> CellSummary:
-    """Numbers of one cell; a done cell with unusable returns becomes a failed one."""
-    status = cell.status
-    if status == "done" and (defect := _defect(cell)) is not None:
-        status = f"failed: {defect}"
-    if status != "done" or cell.returns is None:
-        return CellSummary(cell, status, None, None, None, None, (), None, None)
-    returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
-    normalised = returns / np.asarray(cell.optimal, dtype=np.float64)[:, None, None]
-    last = last_episodes(returns.shape[2])
-    task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)
-    return CellSummary(
-        result=cell,
-        status=status,
-        normalised=normalised,
-        return_first_episode=float(returns[:, :, 0].mean(axis=1).mean()),
-        return_last10=float(returns[:, :, -last:].mean(axis=(1, 2)).mean()),
-        normalised_last10=float(task_last.mean()),
-        per_task=tuple(
-            TaskScore(task_id, goal, float(optimum), float(score))
-            for task_id, goal, optimum, score in zip(
-                cell.task_ids, cell.goals, cell.optimal, task_last, strict=True
-            )
-        ),
-        compressions=None if cell.compressions is None else float(np.mean(cell.compressions)),
-        returns_sha256=hashlib.sha256(returns.astype("<f8").tobytes()).hexdigest(),
-    )
-
-
-def bootstrap_interval(values: FloatArray, resample_seeds: bool) -> tuple[FloatArray, FloatArray]:
-    """95% percentile interval of the mean of (seeds, tasks, rollouts, episodes) for each episode.
-
-    Tasks are resampled jointly for all seeds (they are crossed), roll-outs within each task drawn,
-    and seeds too if asked for.  Returns two arrays (episodes,).  Deterministic.
-    """
-    n_seeds, n_tasks, n_rollouts, n_episodes = values.shape
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    task = rng.integers(n_tasks, size=(RESAMPLES, 1, n_tasks, 1))
-    rollout = rng.integers(n_rollouts, size=(RESAMPLES, n_seeds, n_tasks, n_rollouts))
-    seed = np.arange(n_seeds).reshape(1, n_seeds, 1, 1)
-    if resample_seeds:
-        seed = rng.integers(n_seeds, size=(RESAMPLES, n_seeds, 1, 1))
-    size = n_seeds * n_tasks * n_rollouts
-    index = (seed * n_tasks + task) * n_rollouts + rollout
-    index = index + np.arange(RESAMPLES).reshape(-1, 1, 1, 1) * size
-    counts = np.bincount(index.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size)
-    # einsum, not @: a threaded BLAS may add in another order from run to run.
-    means = np.einsum("br,re->be", counts / size, values.reshape(size, n_episodes))
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    return low, high
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Cells that differ by their seed only: one line of the report."""
 
@@ -172,6 +85,18 @@ class Group:
         return tuple(cell for cell in self.cells if cell.done)
 
     @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of :attr:`done`."""
+        return tuple(cell.result.config.seed for cell in self.done)
+
+    def scores_of(self, seeds: Sequence[int]) -> FloatArray:
+        """:attr:`scores` of some seeds, tasks in the order of their ids: models can be paired."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        order = np.argsort(self.done[0].result.task_ids, kind="stable")
+        scores = self.scores[rows]
+        return scores[:, order] if len(order) > 1 else scores  # one task: the columns are roll-outs
+
+    @cached_property
     def score(self) -> float | None:
         """Mean over the done seeds of normalised_last10; None where there is none."""
         scores = self.seed_scores
@@ -200,40 +125,82 @@ class Group:
         return curve
 
     @cached_property
+    def units(self) -> FloatArray:
+        """(seeds, tasks, episodes): mean over roll-outs; with one task alone its roll-outs in its place."""
+        values = self.normalised
+        units: FloatArray = values[:, 0] if values.shape[1] == 1 else values.mean(axis=2)
+        return units
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """(seeds, tasks): mean over the last episodes of :attr:`units`."""
+        scores: FloatArray = self.units[:, :, -last_episodes(self.units.shape[2]) :].mean(axis=2)
+        return scores
+
+    @property
+    def many_seeds(self) -> bool:
+        """Whether there are seeds enough to say how training varies."""
+        return len(self.done) > FEW_SEEDS
+
+    def interval(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """95% interval of the mean of (seeds, tasks, n) normalised returns: two (n,), within 0 and 1."""
+        low, high = mean_interval(values, self.many_seeds)
+        # A stretched interval may leave what a return can be.
+        return np.maximum(low, min(0.0, values.min())), np.minimum(high, max(1.0, values.max()))
+
+    @cached_property
     def band(self) -> tuple[FloatArray, FloatArray]:
         """95% interval of :attr:`curve`."""
-        return bootstrap_interval(self.normalised, len(self.done) > FEW_SEEDS)
+        return self.interval(self.units)
 
     @cached_property
     def score_interval(self) -> tuple[float, float]:
         """95% interval of :attr:`score`."""
-        last = last_episodes(self.normalised.shape[3])
-        values = self.normalised[..., -last:].mean(axis=3, keepdims=True)
-        low, high = bootstrap_interval(values, len(self.done) > FEW_SEEDS)
+        low, high = self.interval(self.scores[..., None])
         return float(low[0]), float(high[0])
 
     @cached_property
+    def iqm(self) -> float:
+        """Interquartile mean over seeds and tasks of the last episodes' returns."""
+        return iqm(self.scores)
+
+    @cached_property
+    def iqm_interval(self) -> tuple[float, float]:
+        """95% interval of :attr:`iqm`."""
+        low, high = iqm_interval(self.scores, self.many_seeds)
+        return max(low, min(0.0, self.scores.min())), min(high, max(1.0, self.scores.max()))
+
+    @property
+    def history(self) -> int:
+        """Episodes of a source history: those after it are beyond what training saw."""
+        return history_episodes(self.config)
+
+    @cached_property
+    def history_scores(self) -> FloatArray | None:
+        """Like :attr:`scores`, at the end of as many episodes as a history has; None with fewer."""
+        if self.units.shape[2] < self.history:
+            return None
+        scores: FloatArray = self.units[:, :, max(0, self.history - LAST_EPISODES) : self.history].mean(
+            axis=2
+        )
+        return scores
+
+    @cached_property
     def task_scores(self) -> tuple[TaskScore, ...]:
-        """Per task, the mean over done seeds of normalised_last10."""
-        by_seed = np.array([[task.normalised_last10 for task in cell.per_task] for cell in self.done])
+        """Per task, means over the done seeds."""
+        by_seed = np.array(
+            [[(task.normalised_last10, task.never_found) for task in cell.per_task] for cell in self.done]
+        )
         first = self.done[0].per_task
         return tuple(
-            TaskScore(task.task_id, task.goal, task.optimum, float(value))
-            for task, value in zip(first, by_seed.mean(axis=0), strict=True)
+            TaskScore(task.task_id, task.goal, task.optimum, float(score), float(never))
+            for task, (score, never) in zip(first, by_seed.mean(axis=0), strict=True)
         )
 
     def mean(self, quantity: Callable[[CellResult], float | None]) -> float | None:
         """Mean of a cost over the done seeds that know it."""
         values = [value for cell in self.done if (value := quantity(cell.result)) is not None]
         return float(np.mean(values)) if values and all(map(math.isfinite, values)) else None
-
-
-def _roster(cell: CellSummary) -> tuple[object, ...] | None:
-    """What must be equal for two means to be comparable: the tasks and the number of episodes."""
-    if cell.normalised is None:
-        return None
-    order = sorted(zip(cell.result.task_ids, cell.result.goals, cell.result.optimal, strict=True))
-    return (cell.result.config.env.name, tuple(order), cell.normalised.shape[2])
 
 
 def group_cells(cells: Sequence[CellSummary]) -> tuple[Group, ...]:
@@ -267,7 +234,7 @@ def group_cells(cells: Sequence[CellSummary]) -> tuple[Group, ...]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """Everything that figures and text are made from."""
 
@@ -278,6 +245,8 @@ class Study:
     groups: tuple[Group, ...]
     source: FloatArray | None  # (tasks, episodes), normalised; held-out tasks that are known
     n_rosters: int  # sets of tasks and episodes among the done cells; above 1 nothing is compared
+    reference_label: str | None = None  # of the group that others are compared with, beside the best AD
+    trimmed: str = ""  # what was left out so that unequal cells could be compared
 
     @cached_property
     def scored(self) -> tuple[Group, ...]:
@@ -294,6 +263,18 @@ class Study:
         candidates = [group for group in self.scored if group.is_ad == ad]
         return max(candidates, key=lambda group: group.score or 0.0, default=None)
 
+    def featured(self, most: int) -> tuple[Group, ...]:
+        """The references and the best other models, at most ``most``, in the report's order."""
+        best = sorted(self.scored, key=lambda group: (group not in self.references, -(group.score or 0.0)))
+        return tuple(group for group in self.scored if group in best[:most])
+
+    @property
+    def references(self) -> tuple[Group, ...]:
+        """Groups that others are compared with: the best AD, and the chosen one where it has a result."""
+        best = self.best(ad=True)
+        chosen = [group for group in self.scored if group.label == self.reference_label]
+        return tuple(dict.fromkeys([*([best] if best is not None else []), *chosen]))
+
     @property
     def reference_config(self) -> Config | None:
         """Config of the first cell, for the words that all cells share."""
@@ -301,10 +282,35 @@ class Study:
 
 
 def make_study(
-    name: str, title: str, question: str, results: Sequence[CellResult], source: SourceCurve | None
+    name: str,
+    title: str,
+    question: str,
+    results: Sequence[CellResult],
+    source: SourceCurve | None,
+    *,
+    reference: str | None = None,
+    unequal: Unequal = "apart",
 ) -> Study:
-    """Aggregate cells; raises :class:`CadError` on a cell given twice."""
-    cells = tuple(summarise_cell(result) for result in results)
+    """Aggregate cells; ``reference`` is the label of a group to compare with, beside the best AD.
+
+    Cells that were evaluated on unequal tasks or numbers of episodes are not compared ("apart"), refused,
+    or cut to what they share.  Raises :class:`CadError` on a cell given twice, on cells that are refused or
+    share no task, and :class:`UsageError` on a reference that is not there.
+    """
+    labels = dict.fromkeys(result.label for result in results)
+    if reference is not None and reference not in labels:
+        raise UsageError(
+            f"--reference {reference!r} is no model of {name}; choose one of: {'; '.join(labels)}"
+        )
+    cells, trimmed = tuple(summarise_cell(result) for result in results), ""
+    n_rosters = len({roster for cell in cells if (roster := roster_of(cell)) is not None})
+    if n_rosters > 1 and unequal == "refuse":
+        raise CadError(
+            f"the cells of {name} were evaluated on {n_rosters} different sets of tasks or numbers of "
+            "episodes, so their means do not compare; --allow-unequal compares them on what they share"
+        )
+    if unequal == "cut":
+        cells, trimmed = cut_to_shared(cells)
     optimum = {task.task_id: task.optimum for cell in cells for task in cell.per_task}
     normalised = None
     if source is not None:
@@ -319,7 +325,9 @@ def make_study(
         cells=cells,
         groups=group_cells(cells),
         source=normalised,
-        n_rosters=len({roster for cell in cells if (roster := _roster(cell)) is not None}),
+        n_rosters=len({roster for cell in cells if (roster := roster_of(cell)) is not None}),
+        reference_label=reference,
+        trimmed=trimmed,
     )
 
 

@@ -31,13 +31,14 @@ from cad.reports.style import (
 ONE_PANEL = 6  # groups that one panel of curves can hold and be read
 MOST_ROWS = 30  # of a heat table
 MOST_MAPS = 6
+MOST_PANELS = 24
 _COLOURS = colormaps["cividis"]
 
 
 def band_words(study: Study) -> str:
     """What the shaded bands are, for captions."""
     seeds = max((len(group.done) for group in study.scored), default=0)
-    text = "Bands: 95% bootstrap intervals over tasks and the roll-outs in them"
+    text = "Bands: 95% bootstrap intervals over tasks"
     if seeds > FEW_SEEDS:
         return text + ", and over training seeds where there are more than three."
     if seeds > 1:
@@ -123,7 +124,10 @@ def draw_learning(study: Study) -> Drawing | None:
     else:
         figure = _many_curves(study, styles, n_episodes, top)
         how = "Dashed in each panel: the best AD; grey: source PPO; dotted: the optimum. "
-    ends = "; ".join(f"{g.label}: {g.curve[0]:.2f} to {g.curve[-1]:.2f}" for g in groups)
+        if len(groups) > MOST_PANELS:
+            how += f"References and best models; {len(groups) - MOST_PANELS} further are in the CSV file. "
+    shown = study.featured(MOST_PANELS)
+    ends = "; ".join(f"{g.label}: {g.curve[0]:.2f} to {g.curve[-1]:.2f}" for g in shown)
     svg, png = render(figure, "learning")
     return Drawing(
         "learning",
@@ -146,7 +150,7 @@ def draw_learning(study: Study) -> Drawing | None:
 
 def _many_curves(study: Study, styles: dict[str, LineStyle], n_episodes: int, top: float) -> Figure:
     """One small panel a group, with the best AD in each."""
-    groups = study.scored
+    groups = study.featured(MOST_PANELS)
     columns = 4
     rows = math.ceil(len(groups) / columns)
     figure = new_figure(0.5 + 1.75 * rows)

@@ -16,6 +16,17 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class TrainingPart:
+    """One stage of a model's training: its own, or one before it that it started from."""
+
+    kind: str  # "pre-training", "AD to start from" or "training"
+    seconds: float | None  # wall time
+    updates: int | None
+    supervised_actions: int | None  # of a pre-training: steps reconstructed
+    cores: int  # CPU threads that worked or waited on it
+
+
+@dataclass(frozen=True)
 class CellResult:
     """One point of the grid with one seed, as far as it got.
 
@@ -34,7 +45,7 @@ class CellResult:
     optimal: tuple[float, ...]  # best possible return of each task
     state_bytes: int | None  # kept for one roll-out: key/value cache and latents
     n_parameters: int | None
-    train_seconds: float | None
+    train_seconds: float | None  # of the model's own training; `parts` has what came before
     evaluation_seconds: float | None
     evaluation_steps_per_second: float | None
     metrics: Sequence[Mapping[str, Any]] | None  # lines of the training's metrics.jsonl, in order
@@ -44,6 +55,27 @@ class CellResult:
     # What `cad probe` found; and the actions (rollouts, steps) of one task, read only if they are drawn.
     probe: LatentProbe | None = None
     actions: Callable[[int], npt.NDArray[np.uint8]] | None = None
+    experiment: str = ""  # named where several are put side by side; then `label` begins with it and ": "
+    parts: tuple[TrainingPart, ...] = ()  # in order, the model's own training last
+    pretrain_metrics: Sequence[Mapping[str, Any]] | None = None  # lines of the pre-training's metrics.jsonl
+
+    @property
+    def core_minutes(self) -> float | None:
+        """CPU-core-minutes of all parts of the training; None unless all are known."""
+        known = [part.seconds * part.cores / 60 for part in self.parts if part.seconds is not None]
+        return sum(known) if known and len(known) == len(self.parts) else None
+
+    @property
+    def updates(self) -> int | None:
+        """Updates of all parts."""
+        known = [part.updates for part in self.parts if part.updates is not None]
+        return sum(known) if known and len(known) == len(self.parts) else None
+
+    @property
+    def supervised_actions(self) -> int | None:
+        """Actions, and in a pre-training steps, that all parts were trained on."""
+        known = [part.supervised_actions for part in self.parts if part.supervised_actions is not None]
+        return sum(known) if known and len(known) == len(self.parts) else None
 
 
 @dataclass(frozen=True)

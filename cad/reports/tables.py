@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cad.reports import cost_figures, differences, finding, lasting, marginals, profile_figure, side_by_side
 from cad.reports.aggregate import FEW_SEEDS, CellSummary, Group, Study, grid_panels
-from cad.reports.cost_figures import by_depth
 from cad.reports.figures import goal_text
 from cad.reports.region_figure import choosing_groups, closed_regions, counts
+from cad.reports.results import CellResult
+from cad.reports.training_figures import metric_table
 from cad.storage import sha256_json
 
 Value = str | int | float | None
@@ -64,12 +66,15 @@ def cell_record(cell: CellSummary) -> dict[str, Any]:
         "return_first_episode": cell.return_first_episode,
         "return_last10": cell.return_last10,
         "normalised_last10": cell.normalised_last10,
+        "normalised_iqm": cell.normalised_iqm,
+        "normalised_history10": cell.normalised_history10,
         "per_task": [
             {
                 "task_id": int(task.task_id),
                 "goal": [int(part) for part in task.goal],
                 "optimum": task.optimum,
                 "normalised_last10": task.normalised_last10,
+                "never_found": task.never_found,
             }
             for task in cell.per_task
         ],
@@ -80,13 +85,16 @@ def cell_record(cell: CellSummary) -> dict[str, Any]:
         "compressions": cell.compressions,
         "state_bytes": result.state_bytes,
         "n_parameters": result.n_parameters,
+        "updates": result.updates,
+        "supervised_actions": result.supervised_actions,
+        "core_minutes": finite(result.core_minutes),
         "train_seconds": finite(result.train_seconds),
         "evaluation_seconds": finite(result.evaluation_seconds),
         "evaluation_steps_per_second": finite(result.evaluation_steps_per_second),
     }
 
 
-TIMINGS = ("train_seconds", "evaluation_seconds", "evaluation_steps_per_second")
+TIMINGS = ("core_minutes", "train_seconds", "evaluation_seconds", "evaluation_steps_per_second")
 
 
 def fingerprint(study: Study, tables: dict[str, Table]) -> str:
@@ -96,14 +104,9 @@ def fingerprint(study: Study, tables: dict[str, Table]) -> str:
     ]
     for cell in cells:  # a failure's message may name a path
         cell["status"] = str(cell["status"]).split(":", maxsplit=1)[0]
-    exact = {name: table.as_json() for name, table in tables.items() if name != "cost"}
+    exact = {name: table.as_json() for name, table in tables.items() if name not in ("cost", "pareto")}
     exact.pop("cells", None)
     return sha256_json({"cells": cells, "tables": exact})
-
-
-def _metric_names(cell: CellSummary) -> list[str]:
-    names = ["loss", "accuracy", "validation_return"]
-    return names + [name for metric in ("loss", "accuracy") for name in by_depth(cell, metric).values()]
 
 
 def data_tables(study: Study) -> dict[str, Table]:
@@ -112,10 +115,10 @@ def data_tables(study: Study) -> dict[str, Table]:
     flat = [key for key in cell_record_keys() if key != "per_task"]
     tables = {"cells": Table(tuple(flat), [tuple(record[key] for key in flat) for record in records])}
     tables["per_task"] = Table(
-        ("label", "seed", "task_id", "goal", "optimum", "normalised_last10"),
+        ("label", "seed", "task_id", "goal", "optimum", "normalised_last10", "never_found"),
         [
             (cell.result.label, cell.result.config.seed, int(task.task_id), goal_text(task.goal),
-             task.optimum, task.normalised_last10)
+             task.optimum, task.normalised_last10, task.never_found)
             for cell in study.cells for task in cell.per_task
         ],
     )  # fmt: skip
@@ -134,22 +137,28 @@ def data_tables(study: Study) -> dict[str, Table]:
          "n_cells"),
         [
             (title, group.label, group.depth, group.n_latent, group.window, group.score,
-             *(group.score_interval if group.done else (None, None)), len(group.done), len(group.cells))
+             *(map(finite, group.score_interval) if group.done else (None, None)), len(group.done),
+             len(group.cells))
             for title, group in _grid_groups(study)
         ],
     )  # fmt: skip
-    costs = ("label", "seed", "normalised_last10", "n_parameters", "state_bytes", *TIMINGS)
+    tables["models"] = Table(_MODEL_COLUMNS, [_model_row(group) for group in study.groups])
+    costs = ("label", "seed", "normalised_last10", "n_parameters", "state_bytes", "updates",
+             "supervised_actions", *TIMINGS)  # fmt: skip
     tables["cost"] = Table(costs, [tuple(record[key] for key in costs) for record in records])
-    rows: list[tuple[Value, ...]] = []
-    for cell in study.cells:
-        for line in cell.result.metrics or ():
-            for name in _metric_names(cell):
-                value = line.get(name)
-                if isinstance(value, int | float) and isinstance(line.get("step"), int):
-                    rows.append(
-                        (cell.result.label, cell.result.config.seed, line["step"], name, finite(value))
-                    )
-    tables["training"] = Table(("label", "seed", "step", "metric", "value"), rows)
+    tables["training"] = Table(*metric_table(study, lambda result: result.metrics))
+    optional = {
+        "pretraining": metric_table(study, lambda result: result.pretrain_metrics),
+        "side_by_side": (side_by_side.COLUMNS, side_by_side.rows(study)),
+        "differences": (differences.COLUMNS, differences.rows(study)),
+        "profile": (profile_figure.COLUMNS, profile_figure.rows(study)),
+        "marginals": (marginals.COLUMNS, marginals.rows(study)),
+        "pareto": (cost_figures.COLUMNS, cost_figures.rows(study)),
+        "never_found": (finding.COLUMNS, finding.rows(study)),
+        "found": (finding.CURVE_COLUMNS, finding.curve_rows(study)),
+        "return_by_compressions": (lasting.COLUMNS, lasting.rows(study)),
+    }
+    tables |= {name: Table(columns, list(rows)) for name, (columns, rows) in optional.items() if rows}
     if choosing := choosing_groups(study):
         for name, value, part in (("region_moments", "step", 0), ("region_lengths", "length", 1)):
             tables[name] = Table(
@@ -169,7 +178,8 @@ def cell_record_keys() -> tuple[str, ...]:
     return (
         "label", "arm", "model", "window", "max_compression_depth", "n_latent", "seed", "status",
         "return_first_episode", "return_last10", "normalised_last10", "per_task", "n_tasks", "n_rollouts",
-        "n_episodes", "returns_sha256", "compressions", "state_bytes", "n_parameters", *TIMINGS,
+        "n_episodes", "returns_sha256", "compressions", "state_bytes", "n_parameters",
+        "normalised_iqm", "normalised_history10", "updates", "supervised_actions", *TIMINGS,
     )  # fmt: skip
 
 
@@ -178,12 +188,31 @@ def _grid_groups(study: Study) -> list[tuple[str, Group]]:
     return inside + [(group.arm, group) for group in study.groups if group.is_ad]
 
 
+_MODEL_COLUMNS = (
+    "label", "mean", "mean_low_95", "mean_high_95", "iqm", "iqm_low_95", "iqm_high_95",
+    "mean_at_history_end", "never_found", "n_seeds", "n_cells",
+)  # fmt: skip
+
+
+def _model_row(group: Group) -> tuple[Value, ...]:
+    """Numbers of one model over its seeds; None where none is done."""
+    numbers: list[float | None] = [None] * 8
+    if group.done:
+        history = group.history_scores
+        never = [task.never_found for task in group.task_scores]
+        numbers = [
+            group.score, *group.score_interval, group.iqm, *group.iqm_interval,
+            None if history is None else float(history.mean()), sum(never) / len(never),
+        ]  # fmt: skip
+    return (group.label, *map(finite, numbers), len(group.done), len(group.cells))
+
+
 def _curve_rows(group: Group) -> list[tuple[Value, ...]]:
     """Rows of each seed, and with seed "mean" those of the line and band that are drawn."""
     rows: list[tuple[Value, ...]] = []
     low, high = group.band
     for i, value in enumerate(group.curve):
-        rows.append((group.label, "mean", i + 1, float(value), float(low[i]), float(high[i])))
+        rows.append((group.label, "mean", i + 1, float(value), finite(low[i]), finite(high[i])))
     for cell, curve in zip(group.done, group.seed_curves, strict=True):
         seed = cell.result.config.seed
         rows.extend((group.label, seed, i + 1, float(value), None, None) for i, value in enumerate(curve))
@@ -222,14 +251,24 @@ def number(value: float | None, form: str = ".3f", scale: float = 1.0) -> Shown:
     return Shown(format(value * scale, form), float(value))
 
 
+def interval(ends: tuple[float, float], sign: str = "") -> Shown:
+    """Both ends of an interval; a dash where there is none."""
+    low, high = ends
+    return Shown(f"{low:{sign}.3f} to {high:{sign}.3f}", low) if math.isfinite(low) else Shown("-", None)
+
+
 def results_table(study: Study) -> ShownTable:
-    """Groups with mean, interval and single seeds; those without a result too."""
+    """Groups with means, intervals and single seeds; those without a result too."""
     few = any(1 < len(group.done) <= FEW_SEEDS for group in study.scored)
-    headers = ("model", "window", "depth", "latents", "return / optimum", "95% interval", "first episode",
-               "lowest task", "seeds", *(("single seeds",) if few else ()))  # fmt: skip
+    long = lasting.is_long(study)
+    at_history = tuple(dict.fromkeys(f"episodes {max(1, g.history - 9)}-{g.history}" for g in study.scored))[
+        :1
+    ]
+    headers = ("model", "window", "depth", "latents", "return / optimum", "95% interval", "IQM",
+               "95% interval of the IQM", *(at_history if long else ()), "first episode", "lowest task",
+               "seeds", *(("single seeds",) if few else ()))  # fmt: skip
     rows = []
     for group in study.groups:
-        seeds = f"{len(group.done)} of {len(group.cells)}"
         cells = [
             words(group.label),
             number(group.window, ".0f"),
@@ -238,12 +277,18 @@ def results_table(study: Study) -> ShownTable:
             number(group.score),
         ]
         if group.done:
-            low, high = group.score_interval
-            lowest = min(task.normalised_last10 for task in group.task_scores)
-            cells += [Shown(f"{low:.3f} to {high:.3f}", low), number(float(group.curve[0])), number(lowest)]
+            history = group.history_scores
+            cells += [
+                interval(group.score_interval),
+                number(group.iqm),
+                interval(group.iqm_interval),
+                *([number(None if history is None else float(history.mean()))] if long else []),
+                number(float(group.curve[0])),
+                number(min(task.normalised_last10 for task in group.task_scores)),
+            ]
         else:
-            cells += [number(None)] * 3
-        cells.append(Shown(seeds, float(len(group.done))))
+            cells += [number(None)] * (len(headers) - len(cells) - 1 - few)
+        cells.append(Shown(f"{len(group.done)} of {len(group.cells)}", float(len(group.done))))
         if few:
             cells.append(Shown(" ".join(f"{score:.3f}" for score in group.seed_scores) or "-", group.score))
         rows.append(tuple(cells))
@@ -276,16 +321,31 @@ def cost_table(study: Study) -> ShownTable:
             number(group.score),
             number(group.mean(lambda r: r.n_parameters), ",.0f"),
             number(group.mean(lambda r: r.state_bytes), ",.1f", 1 / 1024),
-            number(group.mean(lambda r: r.train_seconds), ",.1f"),
-            number(group.mean(lambda r: r.evaluation_seconds), ",.1f"),
+            number(group.mean(lambda r: r.updates), ",.0f"),
+            number(group.mean(lambda r: r.supervised_actions), ",.2f", 1e-6),
+            number(group.mean(lambda r: r.core_minutes), ",.1f"),
+            number(group.mean(_minutes_before), ",.1f"),
             number(group.mean(lambda r: r.evaluation_steps_per_second), ",.0f"),
             number(_mean_compressions(group), ",.1f"),
         )
         for group in study.groups
     ]
-    headers = ("model", "return / optimum", "parameters", "state, KiB a roll-out", "training, s",
-               "evaluation, s", "evaluation, steps / s", "compressions a roll-out")  # fmt: skip
-    return ShownTable("cost-table", "What each model costs, means over its done seeds", headers, rows)
+    headers = ("model", "return / optimum", "parameters", "state, KiB a roll-out", "updates",
+               "supervised actions, millions", "training, core-minutes", "of it before its own training",
+               "evaluation, steps / s", "compressions a roll-out")  # fmt: skip
+    return ShownTable(
+        "cost-table",
+        "What each model costs, means over done seeds; with the pre-training or the AD that it starts from",
+        headers,
+        rows,
+    )
+
+
+def _minutes_before(result: CellResult) -> float | None:
+    """Core-minutes of what a training started from; None where unknown."""
+    if result.core_minutes is None:
+        return None
+    return sum((part.seconds or 0.0) * part.cores / 60 for part in result.parts[:-1])
 
 
 def _mean_compressions(group: Group) -> float | None:

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from cad.reports.aggregate import FEW_SEEDS, LAST_EPISODES, Group, Panel, Study, grid_panels, last_episodes
+import math
+from collections.abc import Callable
+
+from cad.reports import (
+    cost_figures,
+    differences,
+    finding,
+    lasting,
+    marginals,
+    probe_figure,
+    profile_figure,
+    region_figure,
+    side_by_side,
+    training_figures,
+)
+from cad.reports.aggregate import LAST_EPISODES, Group, Study, last_episodes
 from cad.reports.figures import goal_text
 
 _WEAK = 0.6  # share of the optimum below which a goal is called weak
@@ -74,12 +89,10 @@ def qualification(study: Study) -> str:
     if best is None:
         return ""
     low, high = best.score_interval
-    parts = [f"95% interval {low:.2f} to {high:.2f} over tasks and roll-outs"]
-    seeds = max(len(group.done) for group in study.scored)
-    if seeds <= FEW_SEEDS:
-        parts.append(f"{plural(seeds, 'training seed')}: no significance is claimed")
-    else:
-        parts[0] += ", and seeds"
+    over = "seeds and tasks" if best.many_seeds else "tasks"
+    parts = [f"95% interval {low:.2f} to {high:.2f} over {over}"] if math.isfinite(low) else []
+    if not best.many_seeds:
+        parts.append(f"{plural(len(best.done), 'training seed')}: no significance is claimed")
     if len(study.scored) > 2:
         parts.append("the best was chosen on these same held-out tasks, which flatters it a little")
     return "; ".join(parts) + "."
@@ -87,16 +100,30 @@ def qualification(study: Study) -> str:
 
 def notices(study: Study) -> list[str]:
     """What a reader must know before the first figure: missing and failed cells, unequal rosters."""
+    undone: dict[tuple[str, str], list[int]] = {}
+    for cell in study.cells:
+        if not cell.done:
+            undone.setdefault((cell.result.label, " ".join(cell.status.split())), []).append(
+                cell.result.config.seed
+            )
     lines = [
-        f"{cell.result.label}, seed {cell.result.config.seed}: {' '.join(cell.status.split())}"
-        for cell in study.cells
-        if not cell.done
+        f"{label}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, sorted(seeds)))}: {status}"
+        for (label, status), seeds in undone.items()
     ]
+    if lines:
+        count = sum(map(len, undone.values()))
+        verb = "is" if count == 1 else "are"
+        lines.insert(
+            0, f"{count} of {plural(len(study.cells), 'cell')} {verb} missing or failed and in no mean:"
+        )
     if study.n_rosters > 1:
         lines.append(
             f"The done cells were evaluated on {study.n_rosters} different sets of tasks or numbers of "
-            "episodes; figures that compare them are left out."
+            "episodes; figures that compare them are left out. --allow-unequal compares them on what they "
+            "share."
         )
+    if study.trimmed:
+        lines.append(study.trimmed)
     fewest = min((len(group.curve) for group in study.scored), default=LAST_EPISODES)
     if fewest < LAST_EPISODES:
         lines.append(f"Only {plural(fewest, 'episode')} a roll-out: “last 10” is the mean over all of them.")
@@ -117,34 +144,6 @@ def learning_sentence(study: Study) -> str:
         last = last_episodes(len(curve))
         text += f"; source PPO goes from {curve[0]:.2f} to {curve[-last:].mean():.2f} in as many episodes"
     return text + "."
-
-
-def _marginal(panel: Panel, axis: int) -> str:
-    """Means along one axis of a complete grid, as words."""
-    values = panel.depths if axis == 0 else panel.latents
-    parts = []
-    for value in values:
-        scores = [g.score for spot, g in panel.spots.items() if spot[axis] == value and g.score is not None]
-        where = f"at depth {value}" if axis == 0 else f"with {plural(value, 'latent')}"
-        parts.append(f"{sum(scores) / len(scores):.2f} {where}")
-    return ", ".join(parts)
-
-
-def grid_sentence(study: Study) -> str:
-    """How does the final reward depend on depth and latents?"""
-    texts = []
-    panels = grid_panels(study)
-    for panel in panels:
-        name = f"{panel.title}: " if len(panels) > 1 else ""
-        complete = len(panel.spots) == len(panel.depths) * len(panel.latents)
-        if not complete or any(group.score is None for group in panel.spots.values()):
-            texts.append(f"{name}The grid has gaps, so no means along its axes are given.")
-            continue
-        if len(panel.depths) > 1:
-            texts.append(f"{name}Mean over latents: {_marginal(panel, 0)}.")
-        if len(panel.latents) > 1:
-            texts.append(f"{name}Mean over depths: {_marginal(panel, 1)}.")
-    return " ".join(texts)
 
 
 def goals_sentence(study: Study) -> str:
@@ -174,19 +173,29 @@ def cost_sentence(study: Study) -> str:
             f"{describe(best)} keeps {ours / 1024:,.1f} KiB for a roll-out, {ours / theirs:.2f} times what "
             f"{describe(reference)} keeps ({theirs / 1024:,.1f} KiB)"
         )
-        ours, theirs = (group.mean(lambda result: result.train_seconds) for group in (best, reference))
+        ours, theirs = (group.mean(lambda result: result.core_minutes) for group in (best, reference))
         if ours and theirs:
-            text += f", after {ours / theirs:.2f} times the training time"
+            text += f", after {ours / theirs:.2f} times the core-minutes of training ({ours:,.1f})"
         text += "."
     return text
 
 
 def sentences(study: Study) -> dict[str, str]:
     """The answer to each section's question, by its anchor; empty where nothing can be compared."""
-    answers = {
-        "learning-in-context": learning_sentence,
-        "depth-and-latents": grid_sentence,
-        "where-it-fails": goals_sentence,
-        "cost-of-compression": cost_sentence,
+    answers: dict[str, tuple[Callable[[Study], str], ...]] = {
+        "side-by-side": (side_by_side.sentence,),
+        "learning-in-context": (learning_sentence, profile_figure.sentence),
+        "against-references": (differences.sentence,),
+        "depth-and-latents": (marginals.sentence,),
+        "cost-of-compression": (cost_sentence, cost_figures.front_sentence),
+        "where-it-fails": (goals_sentence, finding.sentence),
+        "does-it-last": (lasting.sentence,),
+        "when-it-compresses": (region_figure.regions_sentence,),
+        "what-latents-hold": (probe_figure.probe_sentence,),
+        "how-training-went": (training_figures.sentence,),
     }
-    return {anchor: answer(study) if study.comparable else "" for anchor, answer in answers.items()}
+    if not study.comparable:
+        return dict.fromkeys(answers, "")
+    return {
+        anchor: " ".join(text for part in parts if (text := part(study))) for anchor, parts in answers.items()
+    }

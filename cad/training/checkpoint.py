@@ -12,6 +12,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -94,6 +95,12 @@ def _load(path: Path, run_id: str) -> Checkpoint:
     if run != run_id:
         raise CadError(f"{path} belongs to another config; choose another folder for this run")
     return found
+
+
+def newest_meta(folder: Path) -> dict[str, Any]:
+    """What stands beside the newest checkpoint's tensors, which are not read; empty without any."""
+    steps = _steps(folder)
+    return dict(read_json(steps[-1] / "meta.json")) if steps else {}
 
 
 def _steps(folder: Path) -> list[Path]:

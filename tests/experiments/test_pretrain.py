@@ -70,6 +70,15 @@ def test_two_stages(cad, experiment):
     assert done(root) == {"evaluate": 6, "histories": 1, "pretrain": 1, "train": 6}
     report = json.loads((root / "stages2" / "report" / "report.json").read_text())
     assert [cell["status"] for cell in report["cells"]] == ["done"] * 6
+    # What a training started from is part of its cost, although cells share it.
+    scratch, tuned, frozen, warm, _, ad = report["cells"]
+    assert [cell["updates"] for cell in report["cells"]] == [20, 40, 40, 40, 20, 20]
+    assert all(cell["core_minutes"] > cell["train_seconds"] / 60 for cell in (tuned, frozen, warm))
+    assert scratch["core_minutes"] == pytest.approx(scratch["train_seconds"] / 60)
+    assert warm["core_minutes"] == pytest.approx((warm["train_seconds"] + ad["train_seconds"]) / 60)
+    assert warm["supervised_actions"] == scratch["supervised_actions"] + ad["supervised_actions"]
+    assert {"loss", "accuracy"} < set(report["tables"]["pretraining"]["columns"])
+    assert (root / "stages2" / "report" / "figures" / "pretraining.png").exists()
 
     record = json.loads((root / "stages2" / "experiment.json").read_text())
     trained = [

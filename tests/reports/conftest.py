@@ -10,7 +10,7 @@ import pytest
 
 from cad.config.schema import Config
 from cad.reports import CellResult, Provenance, SourceCurve
-from cad.reports.results import StageRecord
+from cad.reports.results import StageRecord, TrainingPart
 
 GOALS = ((4, 2), (5, 6), (6, 8), (7, 2), (3, 6), (0, 5), (5, 8), (5, 4))
 TASK_IDS = tuple(9 * row + column for row, column in GOALS)
@@ -44,6 +44,7 @@ def metrics(level: float, n_depths: int) -> list[dict[str, Any]]:
         fall = np.exp(-step / 300)
         line: dict[str, Any] = {"step": step, "loss": 1.7 - level * (1 - fall), "learning_rate": 1e-3}
         line["accuracy"] = 0.2 + 0.62 * level * (1 - fall)
+        line["gradient_norm"] = 0.2 + fall
         for depth in range(n_depths):
             line[f"loss_depth_{depth}"] = line["loss"] + 0.05 * depth * (1 + fall)
             line[f"accuracy_depth_{depth}"] = line["accuracy"] - 0.03 * depth
@@ -71,6 +72,7 @@ def make_cell(
         "state_bytes": 2 * 4 * 64 * 4 * (window + (n_latent if compressed else 0)),
         "n_parameters": 310_000 if compressed else 208_000,
         "train_seconds": 260.0 + 35 * depth + n_latent if compressed else 201.5,
+        "parts": (TrainingPart("training", 260.0 + 35 * depth + n_latent, 1500, 3_840_000, 1),),
         "evaluation_seconds": 9.5,
         "evaluation_steps_per_second": 7100.0 - 20 * n_latent if compressed else 5200.0,
         "metrics": metrics(level, depth + 1 if compressed else 1),

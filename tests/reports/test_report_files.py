@@ -77,8 +77,10 @@ def test_all_files_are_there_and_equal_when_written_twice(
     first = digests(tmp_path / "a")
     assert first == digests(tmp_path / "b")
     tables = ("cells", "per_task", "return_by_episode", "source", "depth_latents", "cost", "training",
+              "models", "differences", "profile", "marginals", "pareto", "never_found", "found",
               "stages")  # fmt: skip
-    figures = ("learning", "grid", "goals", "maps", "cost", "training", "training_by_depth")
+    figures = ("learning", "profile", "differences", "grid", "marginals", "cost", "goals", "maps", "found",
+               "training", "training_by_depth")  # fmt: skip
     assert set(first) == {
         "report.html", "report.md", "report.json", *(f"csv/{name}.csv" for name in tables),
         *(f"figures/{name}.{ending}" for name in figures for ending in ("png", "pdf")),
@@ -154,18 +156,16 @@ def test_a_figure_that_is_no_longer_drawn_goes(tmp_path: Path, cell: Make, origi
 def test_many_groups_and_seeds_and_unknown_costs(tmp_path: Path, cell: Make, origin: Provenance) -> None:
     cells = [
         cell(depth=depth, n_latent=n_latent, seed=seed, shape=(4, 2, 12), metrics=None,
-             state_bytes=None, train_seconds=None, evaluation_steps_per_second=None, compressions=None)
+             state_bytes=None, train_seconds=None, parts=(), evaluation_steps_per_second=None,
+             compressions=None)
         for depth in range(2) for n_latent in (4, 8, 16, 32) for seed in range(2)
     ]  # fmt: skip
     write_report("many", ReportConfig(title="Many"), cells, None, origin, tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["title"] == "Many"
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
-        "learning",
-        "grid",
-        "goals",
-        "maps",
-    }
+        "learning", "profile", "grid", "marginals", "goals", "maps", "found"
+    }  # fmt: skip
     assert written["cells"][0]["state_bytes"] is None
     assert written["cells"][0]["compressions"] is None
     assert "2 training seeds: no significance is claimed" in written["qualification"]

@@ -1,0 +1,158 @@
+"""How long `cad report` takes on a sweep of 1,000 cells, and how much memory.
+
+``python benchmarks/report_speed.py`` writes the stored results of a made-up sweep, as its stages would have
+left them (10 seeds of AD at 4 windows and of CompressedAD over depth x latents x learning rate, 8 held-out
+tasks, 8 roll-outs, 50 episodes), runs the command on them in a process of its own, and fails when it takes
+more than 60 s or 2 GB.  Writing the sweep takes about a minute and 300 MB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cad.envs import split_tasks, task_family
+from cad.evaluation.results import save_results
+from cad.evaluation.rollout import RolloutResult
+from cad.experiments.directory import StageDirectory
+from cad.experiments.opened import OpenExperiment, open_experiment
+from cad.experiments.plan import Cell
+from cad.experiments.stages import HISTORIES_FILE, RESULTS_FILE
+from cad.histories.collect import collect
+
+MOST_SECONDS, MOST_GB = 60.0, 2.0
+EXPERIMENT = """
+name: made-up
+base:
+  env: {{name: darkroom, size: {size}, n_heldout: 8, n_validation: 0}}
+  source: {{n_streams: 2, n_steps: 80, batch_size: 160, n_epochs: 1}}
+  train: {{validate_every: 0}}
+  model: {{n_transit: 40}}
+arms:
+  - name: AD
+    set: {{model.kind: ad}}
+    grid: {{model.n_transit: {windows}}}
+  - name: CompressedAD
+    set: {{model.kind: compressed_ad}}
+    grid:
+      model.max_compression_depth: {depths}
+      model.n_latent: {latents}
+      train.learning_rate: {rates}
+seeds: {seeds}
+"""
+FULL: dict[str, Any] = {
+    "size": 5, "windows": [20, 40, 80, 160], "depths": [0, 1, 2, 3], "latents": [1, 2, 4, 8, 16, 32],
+    "rates": [0.001, 0.002, 0.004, 0.008], "seeds": list(range(10)),
+}  # fmt: skip
+QUICK: dict[str, Any] = {
+    "size": 4, "windows": [40], "depths": [1], "latents": [4], "rates": [0.004], "seeds": [0],
+}  # fmt: skip
+
+
+def write_sweep(folder: Path, sizes: dict[str, Any]) -> tuple[Path, int]:
+    """Stage directories under ``folder/runs`` with made-up results; the experiment file, number of cells."""
+    file = folder / "made-up.yaml"
+    file.write_text(EXPERIMENT.format(**sizes), encoding="utf-8")
+    opened = open_experiment(file, [], folder / "runs")
+    _write_histories(opened)
+    for number, cell in enumerate(opened.cells):
+        _write_training(opened.root, cell)
+        _write_returns(opened.root, cell, number)
+    return file, len(opened.cells)
+
+
+def _write_histories(opened: OpenExperiment) -> None:
+    directory = StageDirectory(opened.root, opened.cells[0].histories)
+    directory.claim()
+    config = directory.stage.config
+    collect(config.env, config.source, directory.file(HISTORIES_FILE), workers=1)
+    directory.finish({})
+
+
+def _write_training(root: Path, cell: Cell) -> None:
+    directory = StageDirectory(root, cell.training)
+    directory.claim()
+    n_updates, depths = cell.config.train.n_updates, cell.config.model.n_depths
+    lines = []
+    for step in range(0, n_updates + 1, cell.config.train.log_every):
+        loss = 0.8 + 0.8 * float(np.exp(-step / 300))
+        line = {"step": step, "loss": loss, "accuracy": 1 - loss / 2, "gradient_norm": loss / 3}
+        for depth in range(depths):
+            line |= {f"loss_depth_{depth}": loss, f"accuracy_depth_{depth}": 1 - loss / 2}
+        lines.append(json.dumps(line))
+    directory.file("metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    facts = {"parameters": 300_000, "train_seconds": 200.0 + 40 * depths, "updates": n_updates}
+    directory.finish({**facts, "supervised_actions": 40 * 64 * n_updates, "cores": 1})
+
+
+def _write_returns(root: Path, cell: Cell, number: int) -> None:
+    """Returns that rise to a level which depends on the model, the task and the seed."""
+    directory = StageDirectory(root, cell.evaluation)
+    directory.claim()
+    config, model = cell.config, cell.config.model
+    tasks, family = split_tasks(config.env).heldout, task_family(config.env)
+    optimal = np.array([family.optimal_return(task) for task in tasks])[:, None, None]
+    rng = np.random.default_rng(number)
+    shape = (len(tasks), config.evaluation.n_rollouts, config.evaluation.n_episodes)
+    level = 0.6 + 0.05 * (model.kind != "ad") * (1 + model.max_compression_depth) + rng.normal(0, 0.03)
+    rise = 1 - np.exp(-np.arange(shape[2]) / rng.uniform(4, 10, (len(tasks), 1, 1)))
+    returns = rng.binomial(optimal.astype(int), np.broadcast_to(np.clip(level * rise, 0, 1), shape))
+    steps = shape[2] * config.env.steps_per_episode
+    times = np.arange(model.n_transit, steps, model.n_transit) if model.kind != "ad" else np.empty(0)
+    moments = np.broadcast_to(times.astype(np.int32), (*shape[:2], len(times)))
+    result = RolloutResult(
+        task_ids=tasks,
+        returns=returns.astype(np.float32),
+        compressions=np.full(shape[:2], len(times), dtype=np.int64),
+        horizon=config.env.steps_per_episode,
+        state_bytes=2048 * (model.n_transit + (model.n_latent if model.kind != "ad" else 0)),
+        seconds=float(rng.uniform(3, 6)),
+        moments=moments,
+        chosen=np.zeros(moments.shape, dtype=np.bool_),
+    )
+    save_results(directory.file(RESULTS_FILE), result)
+    directory.finish({"steps_per_second": result.steps_per_second})
+
+
+def measure(file: Path, root: Path) -> dict[str, float]:
+    """Wall and CPU seconds and the largest memory (GB) of ``cad report`` on a written sweep."""
+    words = [sys.executable, "-m", "cad.cli", "report", str(file), "--root", str(root)]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_seconds": wall, "cpu_seconds": cpu, "memory_gb": after.ru_maxrss * 1024 / 1e9}
+
+
+def main() -> int:
+    """Write, measure, print; 1 where it is too slow or too large."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="2 cells, to see that it runs")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--folder", type=Path, help="write the sweep there, and keep it")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        file, n_cells = write_sweep(folder, QUICK if arguments.quick else FULL)
+        numbers = {"cells": n_cells, **measure(file, folder / "runs")}
+    numbers["ok"] = numbers["wall_seconds"] <= MOST_SECONDS and numbers["memory_gb"] <= MOST_GB
+    text = json.dumps(numbers, indent=2)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    sys.stdout.write(text + "\n")
+    return 0 if numbers["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

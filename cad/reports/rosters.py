@@ -1,0 +1,72 @@
+"""What cells were evaluated on: only on the same tasks and episodes are their means compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cad.errors import CadError
+from cad.reports.cells import CellSummary, summarise_cell
+from cad.reports.results import CellResult
+
+_Task = tuple[str, int, tuple[int, ...], float]
+
+
+def _tasks(cell: CellResult) -> list[_Task]:
+    """Family, id, goal and optimum of each task, in the cell's order."""
+    family = [cell.config.env.name] * len(cell.task_ids)
+    return list(zip(family, cell.task_ids, cell.goals, cell.optimal, strict=True))
+
+
+def _episodes(cell: CellSummary) -> int:
+    return 0 if cell.normalised is None else cell.normalised.shape[2]
+
+
+def roster_of(cell: CellSummary) -> tuple[object, ...] | None:
+    """What must be equal for two means to be comparable: the tasks and the number of episodes."""
+    return None if cell.normalised is None else (tuple(sorted(_tasks(cell.result))), _episodes(cell))
+
+
+def cut_to_shared(cells: tuple[CellSummary, ...]) -> tuple[tuple[CellSummary, ...], str]:
+    """Done cells cut to the tasks and the first episodes that all of them have; and what that left out.
+
+    Raises :class:`CadError` where they share no task.
+    """
+    done = [cell for cell in cells if cell.done]
+    if len({roster_of(cell) for cell in done}) <= 1:
+        return cells, ""
+    shared = set.intersection(*(set(_tasks(cell.result)) for cell in done))
+    if not shared:
+        raise CadError("the cells share no held-out task: there is nothing to compare, whatever is allowed")
+    first, most = min(map(_episodes, done)), max(map(_episodes, done))
+    left_out = len(set.union(*(set(_tasks(cell.result)) for cell in done))) - len(shared)
+    cut = tuple(summarise_cell(_cut(cell.result, shared, first)) if cell.done else cell for cell in cells)
+    return cut, (
+        "Cells were evaluated on unequal tasks or numbers of episodes. As asked for, they are compared on "
+        f"the {len(shared)} tasks that all share ({left_out} left out) and their first {first} episodes "
+        f"(of up to {most})."
+    )
+
+
+def _cut(cell: CellResult, shared: set[_Task], n_episodes: int) -> CellResult:
+    own = _tasks(cell)
+    # In one order, so that a task is paired with itself.
+    kept = sorted((i for i, task in enumerate(own) if task in shared), key=own.__getitem__)
+    changes: dict[str, Any] = {
+        name: tuple(getattr(cell, name)[i] for i in kept) for name in ("task_ids", "goals", "optimal")
+    }
+    if cell.returns is not None:
+        changes["returns"] = cell.returns[kept, :, :n_episodes]
+        if n_episodes < cell.returns.shape[2]:
+            changes["compressions"] = None  # of the whole roll-out, unless the moments tell better
+    if "compressions" not in changes and cell.compressions is not None:
+        changes["compressions"] = cell.compressions[kept]
+    if cell.moments is not None and cell.chosen is not None:
+        end = n_episodes * cell.config.env.steps_per_episode
+        within = cell.moments[kept] < end
+        changes["moments"] = np.where(within, cell.moments[kept], -1)
+        changes["chosen"] = cell.chosen[kept] & within
+        changes["compressions"] = (changes["moments"] > 0).sum(axis=2)
+    return dataclasses.replace(cell, **changes)

@@ -1,0 +1,53 @@
+"""`cad report` with a reference and with several experiments, and `cad export-table`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="module")
+def other(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment with two of the small one's cells, and one that was never run."""
+    settings = yaml.safe_load(small.read_text(encoding="utf-8"))
+    settings["name"] = "other"
+    settings["arms"][1]["grid"] = {"model.max_compression_depth": [2, 1]}
+    file = tmp_path_factory.mktemp("other") / "other.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return file
+
+
+def test_two_experiments_side_by_side(cad, small, other, finished):
+    alone = cad("report", small, other, "--root", finished)
+    assert alone.returncode == 2 and "--compare" in alone.stderr
+    one = cad("report", small, "--root", finished, "--compare")
+    assert one.returncode == 2 and "two or more" in one.stderr
+    both = cad("report", small, other, "--compare", "--root", finished)
+    assert both.returncode == 0, both.stderr
+    report = json.loads((finished / "small-vs-other" / "report" / "report.json").read_text())
+    table = report["tables"]["side_by_side"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert [(row["model"], row["experiment"]) for row in rows] == [
+        ("AD", "small"), ("AD", "other"),
+        ("CompressedAD, depth 2", "small"), ("CompressedAD, depth 2", "other"),
+    ]  # fmt: skip
+    assert [row["difference"] for row in rows] == [None, 0, None, 0]
+    assert any("other: CompressedAD, depth 1, seed 0: missing" in line for line in report["notices"])
+    commands = report["provenance"]["commands"]
+    assert commands[:2] == [f"cad run {small}", f"cad run {other}"] and "--compare" in commands[2]
+
+
+def test_a_table_and_a_reference(cad, small, finished, tmp_path):
+    file = tmp_path / "table.tex"
+    written = cad(
+        "export-table", small, "--format", "latex", "--out", file, "--reference", "CompressedAD, depth 0",
+        "--root", finished,
+    )  # fmt: skip
+    assert written.returncode == 0, written.stderr
+    assert "minus CompressedAD, depth 0" in file.read_text()
+    wrong = cad("report", small, "--reference", "CompressedAD", "--root", finished)
+    assert wrong.returncode == 2
+    assert "choose one of: AD; CompressedAD, depth 0; CompressedAD, depth 2" in wrong.stderr
