@@ -31,22 +31,29 @@ def gather_provenance(experiment: OpenExperiment, *, public: bool = False) -> Pr
     """
     version, dirty = code_version()
     stages = distinct_stages(experiment.cells)
+    records = _stage_records(experiment.root, stages, public=public)
     return Provenance(
         code_version=version,
         dirty=dirty,
         packages=package_versions(),
         hardware=machine_in_words(machine(), public=public),
-        commands=_commands(experiment, version, public=public),
+        commands=_commands(experiment, records, version, public=public),
         protocol=protocol(experiment.cells[0].config),
         inputs=_checksums(experiment, stages, public=public),
-        stages=tuple(_stage_records(experiment.root, stages, public=public)),
+        stages=tuple(records),
     )
 
 
-def _commands(experiment: OpenExperiment, version: str, *, public: bool) -> list[str]:
-    """From the code to the report; on a cluster `cad submit` does what `cad run` does."""
+def _commands(
+    experiment: OpenExperiment, records: list[StageRecord], version: str, *, public: bool
+) -> list[str]:
+    """From the code to the report; on a cluster `cad submit` does what `cad run` does.
+
+    The code is that of the stages where they agree, else that of the report.
+    """
     file = str(_shown(experiment.file, public=public))
-    commit = version.partition("+")[2]
+    versions = {record.code_version for record in records if record.code_version is not None}
+    commit = (versions.pop() if len(versions) == 1 else version).partition("+")[2]
     return [
         *([f"git checkout {commit}"] if commit else []),
         shlex.join(["cad", "run", file, *experiment.overrides]),

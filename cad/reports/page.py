@@ -46,7 +46,7 @@ def _method() -> str:
 
 
 def report_json(
-    study: Study, tables: dict[str, Table], sections: Sequence[Section], provenance: Provenance
+    study: Study, tables: dict[str, Table], provenance: Provenance, sections: Sequence[Section] = ()
 ) -> dict[str, Any]:
     """Every number and sentence of the report, as ``report.json`` holds them."""
     shared = differing_keys([group.config for group in study.groups])
@@ -170,7 +170,7 @@ def write_report(
     )
     tables = data_tables(study) | probe_figure.probe_tables(study) | rollout_figure.rollout_tables(study)
     sections = make_sections(study)
-    numbers = report_json(study, tables, sections, provenance)
+    numbers = report_json(study, tables, provenance, sections)
     tables = _with_stages(tables, provenance)
     drawings = [drawing for section in sections for drawing in section.drawings]
     _remove_stale(out_dir, [drawing.name for drawing in drawings], list(tables))

@@ -88,6 +88,10 @@ def test_stages_of_before_this_was_recorded(small, finished, tmp_path):
     root = tmp_path / "runs"
     shutil.copytree(finished, root)
     for marker in (root / "stages").glob("*/DONE"):
+        made = json.loads(marker.read_text())["made_by"] | {"code_version": "0.1.0+fedcba"}
+        write_json(marker, {"made_by": made})
+    assert gather_provenance(open_experiment(small, [], root)).commands[0] == "git checkout fedcba"
+    for marker in (root / "stages").glob("*/DONE"):
         write_json(
             marker, {"wall_seconds": 5.0, "train_seconds": 4.0, "parameters": 10, "steps_per_second": 1.0}
         )
