@@ -381,8 +381,9 @@ def grid_panels(study: Study) -> list[Panel]:
                 break
         else:
             panels.append(((group.arm, rest), group.config, Panel(group.arm, {spot: group})))
-    differ = [key for key in differing_keys([config for _, config, _ in panels]) if key not in axes]
-    return [
-        Panel(", ".join([panel.title, *(f"{key}={flatten(config)[key]}" for key in differ)]), panel.spots)
-        for _, config, panel in panels
-    ]
+    named = []
+    for (arm, _), config, panel in panels:  # the arm's name does, unless it has several panels
+        differ = differing_keys([other for (its_arm, _), other, _ in panels if its_arm == arm])
+        values = (f"{key}={flatten(config)[key]}" for key in differ if key not in axes)
+        named.append(Panel(", ".join([panel.title, *values]), panel.spots))
+    return named

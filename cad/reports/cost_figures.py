@@ -198,8 +198,9 @@ def _plain_log_ticks(ax: Axes) -> None:
     for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,)):
         ticks = [digit * 10.0**power for power in powers for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= 6:
+        labels = [f"{tick:,g}" if tick < 1e5 else f"{tick:.0e}" for tick in ticks]
+        if len(ticks) <= 6 and sum(map(len, labels)) <= 20:
             break
     ax.set_xlim(low, high)
-    ax.set_xticks(ticks, [f"{tick:,g}" if tick < 1e5 else f"{tick:.0e}" for tick in ticks])
+    ax.set_xticks(ticks, labels)
     ax.set_xticks([], minor=True)

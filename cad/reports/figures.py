@@ -106,7 +106,8 @@ def draw_learning(study: Study) -> Drawing | None:
     if not groups:
         return None
     styles = line_styles(study)
-    n_episodes = max(len(group.curve) for group in groups)
+    # Longer roll-outs are the matter of "Does it last?".
+    n_episodes = max(min(len(group.curve), 2 * group.history) for group in groups)
     top = max(1.06, 1.02 * max(float(group.band[1].max()) for group in groups))
     title = "Return by in-context episode"
     if len(groups) <= ONE_PANEL:
@@ -115,7 +116,7 @@ def draw_learning(study: Study) -> Drawing | None:
         labels = _reference_lines(ax, study, n_episodes)
         for group in groups:
             _curve(ax, group, styles[group.label])
-            labels.append((float(group.curve[-1]), group.label, styles[group.label].colour))
+            labels.append((float(group.curve[:n_episodes][-1]), group.label, styles[group.label].colour))
         _episode_axes(ax, n_episodes, top)
         _end_labels(ax, labels, n_episodes, 4.6)
         ax.set_xlabel("episode in context")
@@ -127,13 +128,14 @@ def draw_learning(study: Study) -> Drawing | None:
         if len(groups) > MOST_PANELS:
             how += f"References and best models; {len(groups) - MOST_PANELS} further are in the CSV file. "
     shown = study.featured(MOST_PANELS)
-    ends = "; ".join(f"{g.label}: {g.curve[0]:.2f} to {g.curve[-1]:.2f}" for g in shown)
+    ends = "; ".join(f"{g.label}: {g.curve[0]:.2f} to {g.curve[:n_episodes][-1]:.2f}" for g in shown)
     svg, png = render(figure, "learning")
     return Drawing(
         "learning",
         title,
         "Held-out return divided by each task's optimum, mean over roll-outs, then tasks, then seeds. "
         + how
+        + (f"The first {n_episodes} episodes. " if any(len(g.curve) > n_episodes for g in groups) else "")
         + band_words(study)
         + (
             " Source PPO: the learning of the reinforcement-learning agents on the same tasks, by their own "
@@ -235,7 +237,8 @@ def _told(group: Group | None) -> str:
 
 def draw_grid(study: Study) -> Drawing | None:
     """Depth x latents heat map, AD beside it; None without a compressed model or equal rosters."""
-    panels = grid_panels(study)
+    every = grid_panels(study)
+    panels = [panel for panel in every if len(panel.spots) > 1] or every
     scores = [group.score for group in study.scored if group.score is not None]
     if not panels or not study.comparable or not any(g.depth is not None for g in study.scored):
         return None
@@ -262,7 +265,7 @@ def draw_grid(study: Study) -> Drawing | None:
         ax.set_yticks(np.arange(len(panel.depths)) + 0.5, [str(n) for n in panel.depths])
         ax.set_xlabel("latents")
         ax.set_ylabel("compression depth")
-        ax.set_title(wrap(panel.title, 60))
+        ax.set_title(wrap(panel.title, max(24, 15 * len(panel.latents))))
         for other in axes[row, 1:]:
             other.set_visible(False)
     if references:
@@ -293,7 +296,8 @@ def draw_grid(study: Study) -> Drawing | None:
         "grid",
         "Compression depth and latents",
         f"Mean normalised return over the last {last} episodes; n is the number of training seeds in a mean. "
-        "AD, which has neither depth nor latents, stands beside it.",
+        "AD, which has neither depth nor latents, stands beside it."
+        + (" Models that are no part of a grid are in the table below." if len(panels) < len(every) else ""),
         f"Heat map of return by compression depth and latents; highest {best.score:.2f} "
         f"at depth {best.depth}, {best.n_latent} latents."
         if best and best.score is not None

@@ -95,7 +95,9 @@ def draw_found(study: Study) -> Drawing | None:
             linestyle=style.dash,
             label=wrap(group.label, LEGEND_WIDTH),
         )
-    ax.set_xlim(1, max(2, *(len(group.curve) for group in groups)))
+    last = [int(np.argmax(found_by_episode(group) == found_by_episode(group)[-1])) + 1 for group in groups]
+    longest = max(len(group.curve) for group in groups)
+    ax.set_xlim(1, max(2, min(longest, round(1.2 * max(last)))))  # what comes after changes nothing
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("episode in context")
     ax.set_ylabel("share of roll-outs\nwith a reward so far")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -103,7 +105,7 @@ def draw_lasting(study: Study) -> Drawing | None:
         return None
     figure = new_figure(4.3)
     panels = [*(["episodes"] if long else []), *(["compressions"] if folding else [])]
-    axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], strict=True))
+    axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
     groups = study.featured(MOST_GROUPS) if long else tuple(folding)
     styles = featured_styles(study, groups)
     if long:
@@ -124,9 +126,12 @@ def draw_lasting(study: Study) -> Drawing | None:
         ax.set_xticks([], minor=True)
         ax.set_xlim(0, most)
         ax.set_xlabel("compressions before the episode")
-    for ax in axes.values():
+    for name, ax in axes.items():
         ax.axhline(1.0, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
-        ax.set_ylim(0, max(1.05, *(1.02 * float(group.curve.max()) for group in groups)))
+        ax.set_ylim(
+            _lowest(groups) if name == "episodes" else 0,
+            max(1.05, *(1.02 * float(group.curve.max()) for group in groups)),
+        )
         ax.set_ylabel("return / optimum")
     handles = [
         axes[panels[0]].plot([], [], color=styles[g.label].colour, linestyle=styles[g.label].dash)[0]
@@ -140,8 +145,8 @@ def draw_lasting(study: Study) -> Drawing | None:
         "Beyond what training saw",
         (
             f"Return by episode, means over blocks of {_BLOCK} episodes in long roll-outs; the shaded part "
-            "is beyond the end of a source history, which training never saw; triangles: how many episodes "
-            "one training window shows. "
+            "is beyond the end of a source history, which training never saw, and chooses the scale; "
+            "triangles: how many episodes one training window shows. "
             if long
             else ""
         )
@@ -159,6 +164,13 @@ def draw_lasting(study: Study) -> Drawing | None:
     )
 
 
+def _lowest(groups: tuple[Group, ...]) -> float:
+    """A lower limit that shows what happens after the history's end; the rise before has its own figure."""
+    late = [_blocks(group.curve[group.history :], 10)[1] for group in groups]
+    least = min((float(means.min()) for means in late if len(means)), default=0.0)
+    return max(0.0, math.floor(10 * least) / 10 - 0.1)
+
+
 def _draw_episodes(ax: Axes, groups: tuple[Group, ...], styles: dict[str, LineStyle]) -> None:
     n_episodes = max(len(group.curve) for group in groups)
     ax.axvspan(min(group.history for group in groups), n_episodes, color=MUTED, alpha=0.10, linewidth=0)
@@ -169,6 +181,6 @@ def _draw_episodes(ax: Axes, groups: tuple[Group, ...], styles: dict[str, LineSt
         low, high = (_blocks(end, n)[1] for end in group.band)
         ax.fill_between(at, low, high, color=style.colour, alpha=0.10, linewidth=0)
         ax.plot(at, curve, color=style.colour, linestyle=style.dash, linewidth=1.4)
-        ax.plot(window_episodes(group), 0.015, "^", color=style.colour, markersize=6, clip_on=False)
+        ax.plot(window_episodes(group), _lowest(groups), "^", color=style.colour, markersize=6, clip_on=False)
     ax.set_xlim(0, n_episodes)
     ax.set_xlabel("episode in context")

@@ -99,7 +99,7 @@ def _in_words(panel: Panel, found: list[Marginal]) -> str:
 def sentence(study: Study) -> str:
     """How does the final return depend on depth and on latents?"""
     texts = []
-    panels = [p for p in grid_panels(study) if len(p.spots) > 1 or any(g.done for g in p.spots.values())]
+    panels = [panel for panel in grid_panels(study) if len(panel.spots) > 1]
     for panel in panels[:_MOST_TOLD]:
         name = f"{panel.title}: " if len(panels) > 1 else ""
         if not shared_seeds(panel):
@@ -108,7 +108,8 @@ def sentence(study: Study) -> str:
         texts += [name + _in_words(panel, found) for axis in (0, 1) if (found := marginals(panel, axis))]
         seeds = len(shared_seeds(panel))
         if seeds < max(len(group.cells) for group in panel.spots.values()):
-            texts.append(f"{name}These means are over the {seeds} seeds that every cell of the grid has.")
+            which = "one seed" if seeds == 1 else f"{seeds} seeds"
+            texts.append(f"{name}These means are over the {which} that every cell of the grid has.")
     if len(panels) > _MOST_TOLD:
         texts.append(f"{len(panels) - _MOST_TOLD} further grids are in the figure and in csv/marginals.csv.")
     return " ".join(texts)

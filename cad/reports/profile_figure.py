@@ -12,7 +12,7 @@ from cad.reports.results import FloatArray
 from cad.reports.style import Drawing, new_figure, render, wrap
 
 COLUMNS = ("label", "threshold", "share", "low_95", "high_95")
-THRESHOLDS = np.round(np.linspace(0, 1, 51), 10)
+THRESHOLDS = np.round(np.linspace(0, 1, 201), 10)
 MOST_GROUPS = 6
 
 

@@ -95,7 +95,7 @@ def sentence(study: Study) -> str:
         if deepest:
             deep, shallow_mean = (sum(values) / len(deepest) for values in zip(*deepest, strict=True))
             texts.append(
-                f"At depth {lead.depth} its accuracy is {deep:.3f}, at depth 0, without latents, "
+                f"At depth {lead.depth} the accuracy of {lead.label} is {deep:.3f}, at depth 0, without latents, "
                 f"{shallow_mean:.3f}."
             )
     found = [

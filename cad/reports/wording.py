@@ -45,11 +45,14 @@ def last_words(study: Study) -> str:
 
 def describe(group: Group) -> str:
     """A group with its window, depth and latents, and its seeds where some are missing."""
+    # The label is the arm and the grid's values, of which some are said in full here.
+    told = (f"window {group.window}", f"depth {group.depth}", f"{group.n_latent} latents")
+    name = ", ".join(part for part in group.label.split(", ") if part not in told)
     if group.depth is None:
-        text = f"{group.arm} with window {group.window}"
+        text = f"{name} with window {group.window}"
     else:
         latents = plural(group.n_latent or 0, "latent")
-        text = f"{group.arm} (window {group.window}, depth {group.depth}, {latents})"
+        text = f"{name} (window {group.window}, depth {group.depth}, {latents})"
     return text + (
         f" [{len(group.done)} of {len(group.cells)} seeds]" if len(group.done) < len(group.cells) else ""
     )
@@ -142,7 +145,9 @@ def learning_sentence(study: Study) -> str:
     if study.source is not None:
         curve = study.source.mean(axis=0)[: len(lead.curve)]
         last = last_episodes(len(curve))
-        text += f"; source PPO goes from {curve[0]:.2f} to {curve[-last:].mean():.2f} in as many episodes"
+        text += (
+            f"; source PPO goes from {curve[0]:.2f} to {curve[-last:].mean():.2f} in {len(curve)} episodes"
+        )
     return text + "."
 
 

@@ -123,7 +123,7 @@ def test_marginals_use_the_seeds_of_a_complete_grid(cell: Make) -> None:
     assert rows["latents", 4][0] == pytest.approx((scores[1, 4] + scores[3, 4]) / 2)
     assert all(low < mean < high and seeds == 2 for mean, low, high, seeds in rows.values())
     cells[-1] = dataclasses.replace(cells[-1], status="missing", returns=None)
-    assert "over the 1 seeds that every cell of the grid has" in marginals_sentence(study_of(cells))
+    assert "over the one seed that every cell of the grid has" in marginals_sentence(study_of(cells))
     assert "grid has gaps" in marginals_sentence(study_of(cells[2:]))
 
 
