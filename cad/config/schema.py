@@ -142,6 +142,14 @@ class ModelConfig(Section):
         description="compressed_ad: longest segment that training compresses, and the number of steps that "
         "a roll-out gathers before it compresses them; default n_transit.",
     )
+    min_uncompressed_length: PositiveInt | None = Field(
+        None,
+        description="compressed_ad: shortest last segment of a training window, the one that is not "
+        "compressed; default: as long as the others, which are drawn from the range above.",
+    )
+    max_uncompressed_length: PositiveInt | None = Field(
+        None, description="compressed_ad: longest last segment; min_uncompressed_length goes with it."
+    )
 
     drop_block: PositiveInt | None = Field(
         None,
@@ -219,6 +227,13 @@ class ModelConfig(Section):
         low = self.min_compress_length or max(1, self.n_transit // 2)
         return low, self.max_compress_length or self.n_transit
 
+    @property
+    def uncompressed_lengths(self) -> tuple[int, int] | None:
+        """Shortest and longest last segment, in steps; None: as long as the others."""
+        if self.min_uncompressed_length is None or self.max_uncompressed_length is None:
+            return None
+        return self.min_uncompressed_length, self.max_uncompressed_length
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
         if self.n_embd % self.n_head:
@@ -234,6 +249,7 @@ class ModelConfig(Section):
                     f"max_compress_length={high} is above the window n_transit={self.n_transit}: "
                     "such a segment would never be compressed"
                 )
+            self._check_uncompressed()
         if self.kind == "region_ad":
             needed = self.n_regions * (self.compress_interval + 2)
             if self.n_transit < needed:
@@ -244,6 +260,15 @@ class ModelConfig(Section):
             if self.folds_regions and not self.max_compression_depth:
                 raise ValueError("on_compress=latents needs max_compression_depth of at least 1")
         return self
+
+    def _check_uncompressed(self) -> None:
+        low, high = self.min_uncompressed_length, self.max_uncompressed_length
+        if (low is None) != (high is None):
+            raise ValueError("set both min_uncompressed_length and max_uncompressed_length, or neither")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_uncompressed_length={low} is above max_uncompressed_length={high}")
+        if high is not None and high > self.n_transit:
+            raise ValueError(f"max_uncompressed_length={high} is above the window n_transit={self.n_transit}")
 
 
 class LoopConfig(Section):
@@ -521,7 +546,9 @@ def training_window(model: ModelConfig) -> int:
         return model.n_transit
     if model.kind == "region_ad":
         return model.training_regions * model.compress_interval
-    return (model.max_compression_depth + 1) * model.compress_lengths[1]
+    longest = model.compress_lengths[1]
+    last = model.uncompressed_lengths
+    return model.max_compression_depth * longest + (last[1] if last else longest)
 
 
 class Arm(Section):

@@ -43,13 +43,22 @@ _ADDED_TO_TRAIN: dict[str, object] = {
     "freeze_encoder": False,
     "loss_on": "all",
 }
-_ADDED_TO_MODEL: dict[str, object] = {"step_embedding": "row_column", "embedding_norm": True, "norm": "pre"}
+_ADDED_TO_EMBEDDING: dict[str, object] = {
+    "step_embedding": "row_column",
+    "embedding_norm": True,
+    "norm": "pre",
+}
+_ADDED_TO_MODEL: dict[str, object] = {
+    **_ADDED_TO_EMBEDDING,
+    "min_uncompressed_length": None,
+    "max_uncompressed_length": None,
+}
 
 # What an encoder and its pre-training are made of; the decoder's settings are not among it.
 _ENCODER = (
     "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
     "encoder_n_layer", "min_compress_length", "max_compress_length",
-    *_ADDED_TO_MODEL,
+    *_ADDED_TO_EMBEDDING,
 )  # fmt: skip
 _RECONSTRUCTION = ("objective", "decoder_n_layer", "depth_weights")
 
@@ -252,7 +261,9 @@ def _checksum(key: str, path: Path) -> str:
 
 def _relevant_model(model: dict[str, Any]) -> dict[str, Any]:
     encoder = {"n_latent", "max_compression_depth", "encoder_n_layer"}
-    lengths = {"min_compress_length", "max_compress_length"}
+    lengths = {
+        "min_compress_length", "max_compress_length", "min_uncompressed_length", "max_uncompressed_length",
+    }  # fmt: skip
     regions = {"compress_interval", "n_regions", "on_compress"}
     unused = {
         "ad": encoder | lengths | regions,

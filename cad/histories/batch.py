@@ -35,13 +35,20 @@ class Batch:
     """Windows to learn from: ``steps`` and the actions (B, T) int64 that were taken in them.
 
     The first ``burn_in`` of the window's segments of ``segment_length`` steps only feed the
-    encoder; for models without segments ``segment_length`` is T and ``burn_in`` 0.
+    encoder; for models without segments ``segment_length`` is T and ``burn_in`` 0.  The last
+    segment has ``last_length`` steps.
     """
 
     steps: Steps
     actions: Tensor
     segment_length: int
     burn_in: int = 0
+    uncompressed_length: int | None = None
+
+    @property
+    def last_length(self) -> int:
+        """Steps of the last segment; as many as the others have unless it is said."""
+        return self.uncompressed_length or self.segment_length
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device, without waiting for the copy."""
@@ -50,4 +57,5 @@ class Batch:
             self.actions.to(device, non_blocking=True),
             self.segment_length,
             self.burn_in,
+            self.uncompressed_length,
         )

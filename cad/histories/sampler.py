@@ -109,6 +109,8 @@ class WindowSampler:
     def __init__(self, config: Config, arrays: HistoryArrays, segments: int | None = None) -> None:
         """``segments`` of a window; default: those that action training unrolls."""
         self._segments = config.model.max_compression_depth + 1 if segments is None else segments
+        # Pre-training, which says how many segments it wants, compresses all of them.
+        self._last = config.model.uncompressed_lengths if segments is None else None
         self._seed = config.seed
         self._arrays = arrays
         self._batch = config.train.batch_size
@@ -148,12 +150,20 @@ class WindowSampler:
             return self._gather(rng, share, self._regions.window, self._model.compress_interval, 0)
         low, high = self._model.compress_lengths
         length = int(rng.integers(low, high + 1))
-        room = self._steps // length - self._segments
+        last = int(rng.integers(self._last[0], self._last[1] + 1)) if self._last else None
+        room = (self._steps - (last or length)) // length - (self._segments - 1)
         burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
-        return self._gather(rng, share, (self._segments + burn_in) * length, length, burn_in)
+        window = (self._segments - 1 + burn_in) * length + (last or length)
+        return self._gather(rng, share, window, length, burn_in, last)
 
     def _gather(
-        self, rng: np.random.Generator, share: slice, window: int, segment_length: int, burn_in: int
+        self,
+        rng: np.random.Generator,
+        share: slice,
+        window: int,
+        segment_length: int,
+        burn_in: int,
+        last_length: int | None = None,
     ) -> Batch:
         B, horizon = self._batch, self._arrays.horizon
         history = rng.integers(0, self._tasks * self._streams, B)
@@ -191,4 +201,4 @@ class WindowSampler:
             previous_reward=torch.from_numpy(previous_reward),
             first=torch.from_numpy((position % horizon == 0).astype(np.int64)),
         )
-        return Batch(steps, torch.from_numpy(actions), segment_length, burn_in)
+        return Batch(steps, torch.from_numpy(actions), segment_length, burn_in, last_length)

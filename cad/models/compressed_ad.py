@@ -83,21 +83,38 @@ class CompressedAD(Compressor):
             # Without a compression nothing reaches the encoder; engines must not wait for its gradients.
             self.encoder.requires_grad_(False)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Action logits (B, segments, T, actions) of the segments behind the burn-in."""
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Action logits of the segments behind the burn-in: blocks of :meth:`decode`."""
         return self.decode(*self.compress(batch))
 
-    def compress(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Embedded segments (B, segments, L, n_embd) behind the burn-in, and the latents behind each."""
-        segments = self.embed(batch.steps).unflatten(1, (-1, batch.segment_length))
+    def compress(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Fold every segment but the last one.
+
+        Returns the embedded segments behind the burn-in that were folded (B, depths, L, n_embd), the
+        last one (B, U, n_embd), and the latents behind each of them all.
+        """
+        embedded = self.embed(batch.steps)
+        segments = embedded[:, : -batch.last_length].unflatten(1, (-1, batch.segment_length))
         latents = self.initial_latents(segments.shape[0])
         with torch.no_grad():
             for k in range(batch.burn_in):
                 latents = self.encoder(latents, segments[:, k])
         segments = segments[:, batch.burn_in :]
-        return segments, self.unroll(segments[:, :-1], latents)
+        return segments, embedded[:, -batch.last_length :], self.unroll(segments, latents)
 
-    def decode(self, segments: Tensor, behind: list[Tensor]) -> Tensor:
-        """Logits (B, segments, L, actions): all segments in one call, the batch is (B x segments)."""
-        logits: Tensor = self.decoder(segments.flatten(0, 1), torch.stack(behind, dim=1).flatten(0, 1))
-        return logits.view(*segments.shape[:3], -1)
+    def decode(self, folded: Tensor, last: Tensor, behind: list[Tensor]) -> tuple[Tensor, ...]:
+        """Logits (B, segments, T, actions) in blocks of segments of one length.
+
+        One call, whose batch is (B x segments), decodes a block: that is one block for all segments,
+        or one for those that were folded and one for a last segment of another length.
+        """
+        blocks, latents = [folded, last[:, None]], torch.stack(behind, dim=1)
+        if folded.shape[2] == last.shape[1]:
+            blocks = [torch.cat(blocks, dim=1)]
+        logits, start = [], 0
+        for block in filter(Tensor.numel, blocks):
+            end = start + block.shape[1]
+            decoded = self.decoder(block.flatten(0, 1), latents[:, start:end].flatten(0, 1))
+            logits.append(decoded.view(*block.shape[:3], -1))
+            start = end
+        return tuple(logits)

@@ -100,8 +100,8 @@ class WithReconstruction(nn.Module):
         self.model = model
         self.reconstruction = Reconstructor(config)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Reconstruction]:
-        """CompressedAD's logits (B, segments, T, actions), and the reconstruction."""
-        segments, behind = self.model.compress(batch)
-        logits = self.model.decode(segments, behind)
-        return logits, self.reconstruction.all_depths(segments[:, :-1], behind[1:])
+    def forward(self, batch: Batch) -> tuple[tuple[Tensor, ...], Reconstruction]:
+        """CompressedAD's logits, and the reconstruction."""
+        folded, last, behind = self.model.compress(batch)
+        logits = self.model.decode(folded, last, behind)
+        return logits, self.reconstruction.all_depths(folded, behind[1:])

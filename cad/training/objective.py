@@ -48,16 +48,26 @@ class Objective(Protocol):
         """Raise :class:`CadError` where the training cannot succeed, and say what to try."""
 
 
-def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+def action_loss(blocks: Sequence[Tensor], batch: Batch, config: Config) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of every action of every segment (of its last one with ``loss_on: last``).
 
-    ``logits`` is (B, segments, T, actions).  Returns the weighted loss to descend (scalar, label
-    smoothing included), and the mean cross-entropy and accuracy of each segment (segments,),
-    without gradient and without smoothing.
+    ``blocks`` are logits (B, segments, T, actions), together of all segments behind the burn-in.
+    Returns the weighted loss to descend (scalar, label smoothing included), and the mean
+    cross-entropy and accuracy of each segment (segments,), without gradient and without smoothing.
     """
-    B, segments, T, _ = logits.shape
-    logits = logits.float()
-    actions = batch.actions.view(B, -1, T)[:, batch.burn_in :]
+    taken = batch.actions[:, batch.burn_in * batch.segment_length :]
+    judged, start = [], 0
+    for logits in blocks:
+        end = start + logits.shape[1] * logits.shape[2]
+        judged.append(_judge_segments(logits.float(), taken[:, start:end].view(logits.shape[:3]), config))
+        start = end
+    smoothed, by_segment, accuracy = (torch.cat(parts) for parts in zip(*judged, strict=True))
+    weights = smoothed.new_tensor(depth_weights(config, len(smoothed)))
+    return (smoothed * weights).sum(), by_segment, accuracy
+
+
+def _judge_segments(logits: Tensor, actions: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed cross-entropy, cross-entropy and accuracy, each (segments,), of segments of one length."""
     if config.train.loss_on == "last":
         logits, actions = logits[:, :, -1:], actions[:, :, -1:]
     log_probabilities = F.log_softmax(logits, dim=-1)
@@ -66,11 +76,9 @@ def action_loss(logits: Tensor, batch: Batch, config: Config) -> tuple[Tensor, T
     smoothed = (1 - smoothing) * by_segment
     if smoothing:
         smoothed = smoothed - smoothing * log_probabilities.mean(dim=(0, 2, 3))
-    weights = smoothed.new_tensor(depth_weights(config, segments))
-    loss = (smoothed * weights).sum()
     with torch.no_grad():
         accuracy = (logits.argmax(-1) == actions).float().mean(dim=(0, 2))
-    return loss, by_segment.detach(), accuracy
+    return smoothed, by_segment.detach(), accuracy
 
 
 def depth_weights(config: Config, segments: int) -> list[float]:
@@ -90,11 +98,17 @@ class ActionObjective:
         self._weights = depth_weights(config, self._depths)
         self.n_columns = 2 * self._depths
 
-    def __call__(self, output: Tensor, batch: Batch) -> Outcome:
-        """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth."""
-        loss, by_depth, accuracy = action_loss(output, batch, self._config)
-        B, segments, T, _ = output.shape
-        supervised = B * segments * (T if self._config.train.loss_on == "all" else 1)
+    def __call__(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Outcome:
+        """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth.
+
+        ``output`` is logits (B, segments, T, actions), or blocks of them with a T each.
+        """
+        blocks = (output,) if isinstance(output, Tensor) else output
+        loss, by_depth, accuracy = action_loss(blocks, batch, self._config)
+        every = self._config.train.loss_on == "all"
+        supervised = sum(
+            B * segments * (T if every else 1) for B, segments, T, _ in (block.shape for block in blocks)
+        )
         return Outcome(loss, torch.cat([by_depth, accuracy]), supervised)
 
     def constants(self) -> dict[str, float]:

@@ -12,28 +12,37 @@ from pathlib import Path
 EVENTS = {"started", "saved", "crashed", "done", "ended"}
 
 
-def running(cluster, grid, root, kind):
-    """Stages of a kind that run and have moved, and have some way to go."""
-    return {
-        name: stage
-        for name, stage in cluster.stages(grid, root, kind).items()
-        if stage["state"] == "running" and stage["done_share"] and stage["done_share"] < 0.7
-    }
-
-
-def wait_running(wait_for, cluster, grid, root, kind, but=()):
-    found = {}
-
-    def there():
-        found.update({n: s for n, s in running(cluster, grid, root, kind).items() if n not in but})
-        return found
-
-    wait_for(there, 90)
-    return min(found.items(), key=lambda item: item[1]["done_share"])
-
-
 def worker_of(root: Path, stage: str) -> int:
     return int(re.search(r"process (\d+)", (root / "stages" / stage / ".lock").read_text())[1])
+
+
+def hold(wait_for, root, kind, but=()):
+    """Stop a worker of a kind of stage in mid-work, so that it stays there however fast the machine is."""
+    held = []
+
+    def caught():
+        for progress in (root / "stages").glob(f"{kind}-*/progress.json"):
+            note, name = json.loads(progress.read_text()), progress.parent.name
+            if name not in but and 0 < note["done"] < 0.7 * note["total"]:
+                os.kill(worker_of(root, name), signal.SIGSTOP)
+                held.append(name)
+                return True
+        return False
+
+    wait_for(caught, 90, every=0.02)
+    return held[0]
+
+
+def signalled(process: int) -> bool:
+    """Whether a worker was told to end: a signal waits for it, or has woken it."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    waiting = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    told = any(waiting >> (number - 1) & 1 for number in (signal.SIGUSR2, signal.SIGTERM))
+    return told or not status["State"].startswith("T")
+
+
+def job_of(root: Path, stage: str) -> str:
+    return json.loads((root / "stages" / stage / "job.json").read_text())["job_id"]
 
 
 def events(root: Path) -> dict[str, list[str]]:
@@ -72,28 +81,36 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, wait_for, tmp_p
     assert "joined: 13 stages" in again and "nothing to submit" in again
 
     # scontrol requeue, while histories are collected
-    histories, stage = wait_running(wait_for, cluster, grid, root, "histories")
-    cluster.call("scontrol", "requeue", stage["job_id"])
+    histories = hold(wait_for, root, "histories")
+    cluster.call("scontrol", "requeue", job_of(root, histories))
+
+    killed = hold(wait_for, root, "train")
+    warned = hold(wait_for, root, "train", but=(killed,))
+    preempted = hold(wait_for, root, "train", but=(killed, warned))
 
     # The job controller dies and comes again; the same for a node's daemon.
-    _, stage = wait_running(wait_for, cluster, grid, root, "train")
     cluster.kill("slurmctld")
     cluster.call("slurmctld")
     wait_for(lambda: cluster.call("squeue", check=False).returncode == 0, 20)
-    node = stage["node"]
+    node = cluster.stages(grid, root, "train")[killed]["node"]
     cluster.kill(f"slurmd.{node}")
     cluster.call("slurmd", "-N", node)
 
-    # SIGKILL of a worker; the warning before a time limit, twice
-    killed, _ = wait_running(wait_for, cluster, grid, root, "train")
+    # SIGKILL of a worker
     os.kill(worker_of(root, killed), signal.SIGKILL)
-    warned, stage = wait_running(wait_for, cluster, grid, root, "train", but=(killed,))
-    for _ in range(2):
-        cluster.call("scancel", "--signal=USR2", stage["job_id"])
+
+    # The warning before a time limit, twice
+    worker = worker_of(root, warned)
+    cluster.call("scancel", "--signal=USR2", job_of(root, warned))
+    wait_for(lambda: signalled(worker), 30, every=0.1)
+    os.kill(worker, signal.SIGCONT)
+    cluster.call("scancel", "--signal=USR2", job_of(root, warned), check=False)
 
     # Preemption by a job of higher priority
-    wait_running(wait_for, cluster, grid, root, "train", but=(killed, warned))
+    worker = worker_of(root, preempted)
     cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    wait_for(lambda: signalled(worker), 60, every=0.1)
+    os.kill(worker, signal.SIGCONT)
 
     def finished():
         stages = cluster.stages(grid, root)
@@ -111,18 +128,14 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, wait_for, tmp_p
 
     cluster.settle()
     noted = events(root)
+    jobs = {name: job_of(root, name) for name in (histories, killed, warned, preempted)}
     assert len(noted) == 13
     assert all(Counter(job)["done"] == 1 and job[-1] == "done" for job in noted.values()), noted
     assert set().union(*noted.values()) <= EVENTS
-    jobs = {
-        name: json.loads((root / "stages" / name / "job.json").read_text())["job_id"]
-        for name in (histories, killed, warned)
-    }
     assert "crashed" in noted[jobs[killed]]
     assert "saved" in noted[jobs[warned]]
+    assert "saved" in noted[jobs[preempted]]
     assert noted[jobs[histories]].count("started") == 2
-    # Nobody but the job of higher priority told these to save.
-    assert any("saved" in told for job, told in noted.items() if job not in jobs.values())
     for metrics in (root / "stages").glob("train-*/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
         assert steps == [0, *range(5, 301, 5)]

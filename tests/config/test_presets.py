@@ -22,6 +22,8 @@ def test_the_presets_are_there() -> None:
         "env/darkroom_permuted",
         "env/dark_key_to_door",
         "source/ppo",
+        "source/ppo_key_to_door",
+        "source/ppo_permuted",
         "model/ad",
         "model/compressed_ad",
         "model/compressed_ad_60",
@@ -62,16 +64,17 @@ def test_published_sizes_are_what_they_are_said_to_be() -> None:
         model, train = value.model, value.train
         return (
             (model.n_embd, model.n_layer, model.n_head, model.n_inner, model.encoder_n_layer, model.n_latent),
-            (model.max_compression_depth, model.n_transit, model.compress_lengths),
+            (model.max_compression_depth, model.n_transit),
+            (model.compress_lengths, model.uncompressed_lengths),
             (train.batch_size, train.learning_rate, train.num_warmup_steps, train.label_smoothing),
         )
 
     assert numbers("compressed_ad") == (
-        (64, 3, 4, None, 2, 20), (2, 40, (20, 40)), (256, 3e-4, 2000, 0.1),
+        (64, 3, 4, None, 2, 20), (2, 40), ((20, 40), None), (256, 3e-4, 2000, 0.1),
     )  # fmt: skip
     assert numbers("compressed_ad_large") == (
-        (128, 4, 8, 512, 3, 40), (3, 100, (15, 60)), (256, 1e-4, 5000, 0.1),
+        (128, 4, 8, 512, 3, 40), (3, 100), ((15, 60), (10, 100)), (256, 1e-4, 5000, 0.1),
     )  # fmt: skip
     assert numbers("compressed_ad_60") == (
-        (64, 3, 4, None, 2, 60), (3, 100, (10, 50)), (256, 3e-4, 2000, 0.1),
+        (64, 3, 4, None, 2, 60), (3, 100), ((10, 50), (5, 30)), (256, 3e-4, 2000, 0.1),
     )  # fmt: skip

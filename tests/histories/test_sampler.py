@@ -247,6 +247,20 @@ def test_segment_lengths_cover_their_range(tiny_config, labelled):
     assert lengths == {3, 4, 5, 6, 7}
 
 
+def test_the_last_segment_may_have_a_range_of_its_own(tiny_config, labelled):
+    model = {"min_uncompressed_length": 2, "max_uncompressed_length": 6, "min_compress_length": 7}
+    config = tiny_config(model=model, train={"burn_in": 2})
+    seen = set()
+    for batch, *_ in windows(WindowSampler(config, labelled), 200):
+        assert batch.actions.shape[1] == (2 + batch.burn_in) * batch.segment_length + batch.last_length
+        seen.add((batch.segment_length, batch.last_length))
+    assert seen == {(length, last) for length in (7, 8) for last in range(2, 7)}
+    for batch, *_ in windows(WindowSampler(config, labelled, segments=2), 10):
+        assert (
+            batch.actions.shape[1] == (2 + batch.burn_in) * batch.last_length
+        )  # pre-training compresses all
+
+
 def test_burn_in_adds_segments_as_far_as_the_history_goes(tiny_config, labelled):
     config = tiny_config(train={"burn_in": 4})
     seen = set()

@@ -53,8 +53,8 @@ def test_roll_outs_decide_as_training_does(settings, kind, tiny_config, loud_mod
     steps = batch.steps
     with torch.inference_mode():
         expected = model(batch)[:, 0] if kind == "ad" else model.decode(
-            model.embed(steps)[:, None], [model.initial_latents(4)]
-        )[:, 0]  # fmt: skip
+            model.embed(steps)[:, None][:, :0], model.embed(steps), [model.initial_latents(4)]
+        )[0][:, 0]  # fmt: skip
         for t in range(8):
             one = Steps(*(field[:, t : t + 1] for field in vars(steps).values()))
             torch.testing.assert_close(memory.observe(one), expected[:, t], atol=1e-4, rtol=1e-4)
@@ -92,7 +92,7 @@ def test_where_a_block_normalises(norm, tiny_config):
 def test_the_last_token_alone_carries_loss(tiny_config, random_batch):
     config, batch = tiny_config(train={"loss_on": "last"}), random_batch(4, 24, 8)
     logits = torch.randn(4, 3, 8, 5, requires_grad=True)
-    loss, by_segment, accuracy = action_loss(logits, batch, config)
+    loss, by_segment, accuracy = action_loss([logits], batch, config)
     last = logits[:, :, -1].log_softmax(-1).gather(-1, batch.actions.view(4, 3, 8)[:, :, -1:])
     torch.testing.assert_close(by_segment, -last.mean(dim=(0, 2)).detach())
     loss.backward()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cad.config.schema import training_window
 from cad.histories.batch import Batch
 
 L, N_LATENT = 8, 3
@@ -24,10 +25,16 @@ def changed(batch: Batch, t: int) -> Batch:
     return dataclasses.replace(batch, steps=type(batch.steps)(**steps))
 
 
+def forward(model, batch: Batch) -> Tensor:
+    """Logits (B, segments, T, actions) of segments of one length."""
+    output = model(batch)
+    return output if isinstance(output, Tensor) else torch.cat(output, dim=1)
+
+
 def movement(model, batch: Batch, t: int) -> Tensor:
     """How far the logits of each position move when step ``t`` changes, (T,)."""
     with torch.no_grad():
-        difference = (model(changed(batch, t)) - model(batch)).abs()
+        difference = (forward(model, changed(batch, t)) - forward(model, batch)).abs()
     return difference.amax(dim=(0, -1)).flatten()
 
 
@@ -60,16 +67,33 @@ def test_a_segment_is_decoded_behind_the_latents_of_all_before_it(tiny_config, l
         latents = model.initial_latents(4)
         for k in range(3):
             segment = tokens[:, k * L : (k + 1) * L]
-            torch.testing.assert_close(model(batch)[:, k], model.decoder(segment, latents))
+            torch.testing.assert_close(forward(model, batch)[:, k], model.decoder(segment, latents))
             latents = model.encoder(latents, segment)
+
+
+@pytest.mark.parametrize("last", [3, L])
+def test_a_last_segment_of_its_own_length(last, tiny_config, loud_model, random_batch):
+    model = loud_model(tiny_config())
+    batch = dataclasses.replace(random_batch(4, 3 * 5 + last, 5, 1), uncompressed_length=last)
+    with torch.no_grad():
+        folded, decoded = model(batch)
+        tokens = model.embed(batch.steps)
+        latents = model.initial_latents(4)
+        for k in range(3):
+            latents = model.encoder(latents, tokens[:, 5 * k : 5 * k + 5])
+            segment = tokens[:, 5 * k + 5 : 5 * k + 10]
+            if k < 2:
+                torch.testing.assert_close(folded[:, k], model.decoder(segment, latents))
+        torch.testing.assert_close(decoded[:, 0], model.decoder(tokens[:, 15:], latents))
+    assert (folded.shape[1], decoded.shape[1:3]) == (2, (1, last))
 
 
 def test_shorter_segments_use_the_same_weights(tiny_config, loud_model, random_batch):
     model = loud_model(tiny_config())
     with torch.no_grad():
-        assert model(random_batch(4, 15, 5)).shape == (4, 3, 5, 5)
-        whole = model(random_batch(4, L, L))
-        part = model(random_batch(4, L, L // 2))
+        assert forward(model, random_batch(4, 15, 5)).shape == (4, 3, 5, 5)
+        whole = forward(model, random_batch(4, L, L))
+        part = forward(model, random_batch(4, L, L // 2))
     # The first segment is the beginning of the longer one.
     torch.testing.assert_close(part[:, 0], whole[:, 0, : L // 2])
 
@@ -116,7 +140,7 @@ def test_the_last_segments_loss_teaches_the_encoder_and_the_first_segment(
     tiny_config, loud_model, random_batch
 ):
     model = loud_model(tiny_config())
-    model(rows_apart(random_batch))[:, -1].square().mean().backward()
+    forward(model, rows_apart(random_batch))[:, -1].square().mean().backward()
     assert (gradient_of_rows(model)[:3] > 1e-6).all()
     assert all(
         p.grad.abs().sum() > 0 for name, p in model.encoder.named_parameters() if "qkv.bias" not in name
@@ -126,7 +150,7 @@ def test_the_last_segments_loss_teaches_the_encoder_and_the_first_segment(
 
 def test_the_first_segments_loss_teaches_no_later_one(tiny_config, loud_model, random_batch):
     model = loud_model(tiny_config())
-    model(rows_apart(random_batch))[:, 0].square().mean().backward()
+    forward(model, rows_apart(random_batch))[:, 0].square().mean().backward()
     assert gradient_of_rows(model)[0] > 1e-6
     assert (gradient_of_rows(model)[1:3] == 0).all()
     assert all(p.grad is None or (p.grad == 0).all() for p in model.encoder.parameters())
@@ -135,7 +159,7 @@ def test_the_first_segments_loss_teaches_no_later_one(tiny_config, loud_model, r
 def test_burn_in_feeds_the_latents_without_gradient(tiny_config, loud_model, random_batch):
     model = loud_model(tiny_config())
     batch = rows_apart(random_batch, burn_in=2)
-    logits = model(batch)
+    logits = forward(model, batch)
     assert logits.shape == (4, 3, L, 5)
     logits.square().mean().backward()
     gradient = gradient_of_rows(model)
@@ -143,7 +167,7 @@ def test_burn_in_feeds_the_latents_without_gradient(tiny_config, loud_model, ran
     assert (gradient[2:] > 1e-6).all()
     # The values are those of a window without burn-in that is as long.
     with torch.no_grad():
-        whole = model(dataclasses.replace(batch, burn_in=0))
+        whole = forward(model, dataclasses.replace(batch, burn_in=0))
     torch.testing.assert_close(logits, whole[:, 2:])
 
 
@@ -151,15 +175,35 @@ def test_burn_in_feeds_the_latents_without_gradient(tiny_config, loud_model, ran
 def test_dropout_is_on_in_training_only(kind, tiny_config, loud_model, random_batch):
     model = loud_model(tiny_config(kind, model={"dropout": 0.3}))
     batch = random_batch(2, L)
-    assert torch.equal(model(batch), model(batch))
+    assert torch.equal(forward(model, batch), forward(model, batch))
     model.train()
     torch.manual_seed(1)
-    first = model(batch)
-    assert not torch.equal(first, model(batch))
+    first = forward(model, batch)
+    assert not torch.equal(first, forward(model, batch))
     torch.manual_seed(1)
-    assert torch.equal(first, model(batch))
+    assert torch.equal(first, forward(model, batch))
 
 
 def test_heads_must_divide_the_width(tiny_config):
     with pytest.raises(pydantic.ValidationError, match="n_head=3 does not divide n_embd=16"):
         tiny_config(model={"n_head": 3})
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ((3, None), "set both"),
+        ((None, 3), "set both"),
+        ((4, 3), "min_uncompressed_length=4 is above max_uncompressed_length=3"),
+        ((3, 9), "max_uncompressed_length=9 is above the window n_transit=8"),
+    ],
+)
+def test_uncompressed_lengths_must_fit(lengths, message, tiny_config):
+    keys = ("min_uncompressed_length", "max_uncompressed_length")
+    with pytest.raises(pydantic.ValidationError, match=message):
+        tiny_config(model=dict(zip(keys, lengths, strict=True)))
+
+
+def test_uncompressed_lengths_count_in_the_training_window(tiny_config):
+    model = tiny_config(model={"min_uncompressed_length": 2, "max_uncompressed_length": 3}).model
+    assert training_window(model) == 2 * 8 + 3

@@ -20,7 +20,7 @@ from cad.interrupt import InterruptedRun, StopFlag
 from cad.models import build_model
 from cad.training.loop import train
 from cad.training.metrics import read_metrics
-from cad.training.objective import action_loss
+from cad.training.objective import ActionObjective, action_loss
 from cad.training.regions import model_objective
 
 CPU = torch.device("cpu")
@@ -297,12 +297,12 @@ def test_depth_weights_weigh(tiny_config, random_batch):
     log_p = logits.log_softmax(-1).flatten(1, 2).gather(-1, batch.actions[..., None])[..., 0]
     by_hand = -log_p.view(4, 3, 8).mean(dim=(0, 2)).detach()
     assert len(set(by_hand.tolist())) == 3
-    equal, by_segment, accuracy = action_loss(logits, batch, tiny_config())
+    equal, by_segment, accuracy = action_loss([logits], batch, tiny_config())
     torch.testing.assert_close(by_segment, by_hand)
     torch.testing.assert_close(equal.detach(), by_hand.mean())
     right = (logits.argmax(-1).flatten(1) == batch.actions).float().view(4, 3, 8).mean(dim=(0, 2))
     torch.testing.assert_close(accuracy, right)
-    weighted, *_ = action_loss(logits, batch, tiny_config(train={"depth_weights": (0, 1, 3)}))
+    weighted, *_ = action_loss([logits], batch, tiny_config(train={"depth_weights": (0, 1, 3)}))
     torch.testing.assert_close(weighted.detach(), (by_hand[1] + 3 * by_hand[2]) / 4)
     weighted.backward()
     reached = logits.grad.abs().sum(dim=(0, 2, 3))
@@ -310,12 +310,32 @@ def test_depth_weights_weigh(tiny_config, random_batch):
     assert (reached[1:] > 0).all()
 
 
+def test_a_last_segment_of_another_length_counts_as_one_segment(tiny_config, random_batch):
+    batch = dataclasses.replace(random_batch(4, 3 * 8 + 3, 8, 1), uncompressed_length=3)
+    rng = torch.Generator().manual_seed(3)
+    blocks = [torch.randn(4, 2, 8, 5, generator=rng), torch.randn(4, 1, 3, 5, generator=rng)]
+    log_p = torch.cat([block.log_softmax(-1).flatten(1, 2) for block in blocks], dim=1)
+    by_step = -log_p.gather(-1, batch.actions[:, 8:, None])[..., 0]
+    by_hand = torch.stack([by_step[:, :8].mean(), by_step[:, 8:16].mean(), by_step[:, 16:].mean()])
+    loss, by_segment, accuracy = action_loss(blocks, batch, tiny_config())
+    torch.testing.assert_close(by_segment, by_hand)
+    torch.testing.assert_close(loss, by_hand.mean())
+    assert accuracy.shape == (3,)
+    assert ActionObjective(tiny_config())(tuple(blocks), batch).supervised == 4 * (2 * 8 + 3)
+
+
+def test_trains_with_a_last_segment_of_its_own_length(tiny_config, toy_histories, tmp_path):
+    lengths = {"min_uncompressed_length": 2, "max_uncompressed_length": 4}
+    run(tiny_config(model=lengths), toy_histories, tmp_path)
+    assert all(math.isfinite(record["loss"]) for record in records(tmp_path)[1:])
+
+
 def test_segments_of_the_burn_in_carry_no_loss(tiny_config, random_batch):
     batch = random_batch(4, 40, 8, 2)
     logits = random_logits(random_batch(4, 24, 8), 3)
     shortened = dataclasses.replace(batch, actions=batch.actions[:, 16:], burn_in=0)
     config = tiny_config()
-    assert torch.equal(action_loss(logits, batch, config)[0], action_loss(logits, shortened, config)[0])
+    assert torch.equal(action_loss([logits], batch, config)[0], action_loss([logits], shortened, config)[0])
 
 
 def test_label_smoothing_mixes_in_all_actions(tiny_config, random_batch):
@@ -323,7 +343,7 @@ def test_label_smoothing_mixes_in_all_actions(tiny_config, random_batch):
     logits = random_logits(batch, 1)
     log_p = logits.detach().log_softmax(-1)[:, 0]
     plain = -log_p.gather(-1, batch.actions[..., None]).mean()
-    smooth, by_segment, _ = action_loss(logits, batch, tiny_config("ad", train={"label_smoothing": 0.3}))
+    smooth, by_segment, _ = action_loss([logits], batch, tiny_config("ad", train={"label_smoothing": 0.3}))
     torch.testing.assert_close(smooth.detach(), 0.7 * plain - 0.3 * log_p.mean())
     # What is reported is comparable between settings: without the smoothing's share.
     torch.testing.assert_close(by_segment[0], plain)
