@@ -216,7 +216,9 @@ def run(
     inline: Annotated[
         bool, typer.Option("--inline", help="One stage after the other, in this process.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and stages; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells, stages and an estimate; run nothing.")
+    ] = False,
     until: Annotated[Kind, typer.Option("--until", help="Stop after the stages of this kind.")] = "evaluate",
     first: Annotated[
         Kind, typer.Option("--from", help="Start from this kind; stages before it have to be done.")
@@ -224,7 +226,7 @@ def run(
 ) -> None:
     """Run an experiment on this machine, skipping what is done, and report on it."""
     from cad.experiments.plan import STAGE_KINDS
-    from cad.experiments.session import dry_run_text, open_experiment, run_experiment
+    from cad.experiments.session import dry_run_text, open_experiment, run_cost, run_experiment
     from cad.experiments.stages import Resources
 
     if STAGE_KINDS.index(first) > STAGE_KINDS.index(until):
@@ -232,6 +234,8 @@ def run(
     opened = open_experiment(experiment, overrides or [], root)
     if dry_run:
         typer.echo(dry_run_text(opened, first, until))
+        if (cost := run_cost(opened, workers, device, first, until)) is not None:
+            typer.echo(f"estimate: {cost}")
         return
     page = run_experiment(
         opened,

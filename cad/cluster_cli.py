@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +21,16 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
     @app.command()
     def submit(
         experiment: Experiment,
+        profile: Annotated[Path, typer.Option(help="What the cluster offers (slurm/profiles/*.yaml).")],
         overrides: Overrides = None,
-        profile: Annotated[Path, typer.Option(help="What the cluster offers (slurm/profiles/*.yaml).")] = ...,  # type: ignore[assignment]
         root: Root = RUNS,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Write and print the job scripts; submit nothing.")
         ] = False,
+        max_hours: Annotated[
+            float | None,
+            typer.Option(min=0, help="Ask before spending more core-hours or GPU-hours than this."),
+        ] = None,
     ) -> None:
         """Submit an experiment's unfinished stages as Slurm job arrays, and return at once."""
         from cad.config import load
@@ -34,13 +39,24 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
 
         opened = open_experiment(experiment, overrides or [], root)
         settings = load(Profile, [profile]).value
-        from cad.launch.submit import dry_run as show_scripts
+        from cad.launch.cost import require_approval, submission_cost
+        from cad.launch.dry_run import dry_run as show_scripts
+        from cad.launch.submit import Plan, plan_submission
         from cad.launch.submit import submit as submit_experiment
 
         if dry_run:
-            typer.echo(show_scripts(opened, settings))
+            plan = plan_submission(opened, settings)
+            typer.echo(show_scripts(opened, settings, plan))
+            if plan.arrays:
+                typer.echo(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
             return
-        _tell(submit_experiment(opened, settings), opened.file)
+
+        def approve(plan: Plan) -> None:
+            cost = submission_cost(plan.arrays, settings, opened.root)
+            typer.echo(f"estimate: {cost}")
+            require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
+
+        _tell(submit_experiment(opened, settings, approve=approve), opened.file)
 
     @app.command()
     def status(
@@ -53,11 +69,12 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
         from cad.experiments.opened import open_experiment
         from cad.launch import commands
 
-        cells = commands.cell_statuses(open_experiment(experiment, overrides or [], root))
+        opened = open_experiment(experiment, overrides or [], root)
+        cells = commands.cell_statuses(opened)
         if as_json:
             typer.echo(commands.as_json(cells))
             return
-        console.print(commands.status_table(cells))
+        console.print(commands.status_table(cells, opened.root))
         for line in commands.problems(cells):
             typer.echo(line)
 
@@ -65,6 +82,7 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
     def logs(
         experiment: Experiment,
         cell: Annotated[int, typer.Argument(help="The cell's number in `cad status`.")],
+        overrides: Overrides = None,
         root: Root = RUNS,
         stage: Annotated[str | None, typer.Option(help="Kind of stage; default: the latest one.")] = None,
         follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
@@ -73,7 +91,7 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
         from cad.experiments.opened import open_experiment
         from cad.launch import commands
 
-        path = commands.log_of(open_experiment(experiment, [], root), cell, stage)
+        path = commands.log_of(open_experiment(experiment, overrides or [], root), cell, stage)
         typer.echo(f"{path}:", err=True)
         if follow:
             commands.follow(path)
@@ -82,8 +100,11 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
     @app.command()
     def cancel(
         experiment: Experiment,
-        cells: Annotated[
-            list[int] | None, typer.Argument(help="Numbers of cells in `cad status`; default: all.")
+        words: Annotated[
+            list[str] | None,
+            typer.Argument(
+                metavar="[CELL]... [KEY=VALUE]...", help="Numbers of cells in `cad status`; default: all."
+            ),
         ] = None,
         root: Root = RUNS,
     ) -> None:
@@ -91,7 +112,9 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
         from cad.experiments.opened import open_experiment
         from cad.launch import commands
 
-        own, foreign = commands.cancel(open_experiment(experiment, [], root), cells or [])
+        overrides = [word for word in words or [] if "=" in word]
+        cells = commands.cell_numbers([word for word in words or [] if "=" not in word])
+        own, foreign = commands.cancel(open_experiment(experiment, overrides, root), cells)
         typer.echo(f"cancelled {len(own)} jobs{': ' if own else ''}{' '.join(own)}")
         if foreign:
             typer.echo(f"left alone, since others need them: {' '.join(foreign)}")
@@ -142,14 +165,15 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
 
 
 def _tell(submission: object, file: Path) -> None:
+    from cad.launch.dry_run import left_out
     from cad.launch.submit import Submission
 
     assert isinstance(submission, Submission)
     for entry in submission.arrays:
         n = len(entry.array.stages)
         typer.echo(f"submitted {entry.array.kind}: job {entry.job_id} ({n} task{'s' if n > 1 else ''})")
-    if submission.joined:
-        typer.echo(f"joined: {len(submission.joined)} stages that are queued or running already")
+    for line in left_out(submission.plan):
+        typer.echo(line)
     if not submission.arrays:
         typer.echo("nothing to submit")
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -79,6 +80,8 @@ class Keys:
                 found = fixed[part] if part < len(fixed) else option.get("items")
             else:
                 found = option.get("properties", {}).get(part, option.get("additionalProperties"))
+                for pattern, below in option.get("patternProperties", {}).items():
+                    found = below if re.search(pattern, part) else found
             if isinstance(found, dict):
                 return found
         return None

@@ -15,12 +15,14 @@ from cad.errors import CadError
 from cad.evaluation.moments import replay
 from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
+from cad.experiments.estimate import Allocation, Estimate, estimate
 from cad.experiments.gather import gather_cell, gather_provenance, gather_source
+from cad.experiments.measure import measured_paces
 from cad.experiments.opened import OpenExperiment, open_experiment
 from cad.experiments.plan import Cell, StageKind, distinct_stages
 from cad.experiments.ranks import require_ranks_of_cells
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
-from cad.experiments.stages import RESULTS_FILE, Resources
+from cad.experiments.stages import RESULTS_FILE, Resources, pick_device
 from cad.experiments.table import ChangeLines, run_table
 from cad.interrupt import stop_on_signals
 from cad.reports import write_report
@@ -33,6 +35,7 @@ __all__ = [
     "dry_run_text",
     "open_experiment",
     "run_cell",
+    "run_cost",
     "run_experiment",
     "write_experiment_report",
 ]
@@ -50,6 +53,33 @@ def dry_run_text(
         state = "done" if StageDirectory(experiment.root, stage).done else "to do"
         lines.append(f"  {stage.name}  {state}")
     return "\n".join(lines)
+
+
+def run_cost(
+    experiment: OpenExperiment,
+    workers: int,
+    device: str,
+    first: StageKind = "histories",
+    last: StageKind = "evaluate",
+) -> Estimate | None:
+    """What :func:`run_experiment` would take; None where all is done."""
+    stages = [
+        stage
+        for stage in distinct_stages(experiment.cells, first, last)
+        if not StageDirectory(experiment.root, stage).done
+    ]
+    if not stages:
+        return None
+    kind = pick_device(device).type
+    given = Allocation(device=kind, gpus=int(kind == "cuda"))
+    # A collection has all workers, and nothing runs beside it.
+    alone = Allocation(cores=workers, workers=workers, pool="histories")
+    return estimate(
+        stages,
+        lambda stage: alone if stage.kind == "histories" else given,
+        measured_paces(experiment.root, stages, lambda _: kind),
+        {"": workers, "histories": 1},
+    )
 
 
 def run_experiment(

@@ -101,7 +101,8 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag, ranks:
     directory.claim()
     started = time.perf_counter()
     facts = _work(directory, resources, stop, ranks)
-    directory.finish({"wall_seconds": time.perf_counter() - started, **facts})
+    device = pick_device(resources.device).type
+    directory.finish({"wall_seconds": time.perf_counter() - started, "device": device, **facts})
 
 
 def _work(directory: StageDirectory, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
@@ -120,15 +121,25 @@ def _work(directory: StageDirectory, resources: Resources, stop: StopFlag, ranks
 def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
     config = directory.stage.config
     out = directory.file(HISTORIES_FILE)
+    counts: list[int] = []
+    started = time.perf_counter()
 
     def progress(done: int, total: int) -> None:
+        counts.append(done)
         directory.report(done, total)
         stop.raise_if_set(f"collection ({done} of {total} tasks)")
 
     if not out.exists():
         collect(config.env, config.source, out, workers=resources.workers, progress=progress)
+    seconds = time.perf_counter() - started
     require_sound(out, config.env)
-    return {}
+    # Tasks that this process collected, of how many at a time: what an estimate goes by.
+    collected = counts[-1] - counts[0] if counts else 0
+    return {
+        "collect_seconds": seconds,
+        "collected": collected,
+        "workers": min(resources.workers, max(1, collected)),
+    }
 
 
 def _input(directory: StageDirectory, kind: StageKind) -> StageDirectory | None:

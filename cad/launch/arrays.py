@@ -70,6 +70,11 @@ def plan_arrays(
     return tuple(plan.arrays)
 
 
+def fitting(wanted: tuple[Stage, ...], room: int | None) -> tuple[Stage, ...]:
+    """The first ``room`` of ``wanted``, which come cell by cell: whole cells, but for the last one."""
+    return wanted if room is None else wanted[:room]
+
+
 def dependency(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> str | None:
     """The value of sbatch's ``--dependency``; ``job_ids`` are those of the arrays submitted so far."""
     if array.pairwise is not None:

@@ -59,8 +59,8 @@ def as_json(cells: tuple[CellStatus, ...]) -> str:
     return json.dumps([asdict(cell) for cell in cells], indent=2, allow_nan=False)
 
 
-def status_table(cells: tuple[CellStatus, ...]) -> Table:
-    """One row a cell, one column a kind of stage; what went wrong in a row of its own."""
+def status_table(cells: tuple[CellStatus, ...], root: Path) -> Table:
+    """One row a cell, one column a kind of stage, and the log of the latest job that is not done."""
     kinds = list(dict.fromkeys(stage.kind for cell in cells for stage in cell.stages))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("cell", justify="right")
@@ -68,14 +68,17 @@ def status_table(cells: tuple[CellStatus, ...]) -> Table:
     for kind in kinds:
         table.add_column(kind)
     table.add_column("latest", style="dim")
+    table.add_column(f"log under {root}", style="dim", overflow="fold")
     for cell in cells:
         by_kind = {stage.kind: stage for stage in cell.stages}
         latest = {key: value for stage in cell.stages for key, value in stage.latest.items()}
+        logs = [str(Path(stage.log).relative_to(root)) for stage in cell.stages if stage.log]
         table.add_row(
             str(cell.number),
             f"{cell.label}, seed {cell.seed}",
             *(_in_words(by_kind[kind]) if kind in by_kind else "" for kind in kinds),
             ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in latest.items()),
+            logs[-1] if logs else "",
         )
     return table
 
@@ -150,6 +153,14 @@ def cancel(experiment: OpenExperiment, numbers: list[int]) -> tuple[list[str], l
             (own if mine else foreign).append(status.job_id)
     cancel_jobs(own)
     return own, foreign
+
+
+def cell_numbers(words: list[str]) -> list[int]:
+    """Words as numbers of cells.  Raises :class:`UsageError` for one that is none."""
+    wrong = [word for word in words if not word.isdecimal()]
+    if wrong:
+        raise UsageError(f"{wrong[0]!r} is neither the number of a cell nor an override (KEY=VALUE)")
+    return [int(word) for word in words]
 
 
 def pick_cell(experiment: OpenExperiment, number: int) -> Cell:

@@ -48,7 +48,7 @@ def queued_jobs(job_ids: Iterable[str]) -> dict[str, QueuedJob]:
         "--format",
         form,
     ]
-    done = _run(command)
+    done = run_command(command)
     if done.returncode != 0:
         # Asked for one job only, squeue fails when it does not know that one any more.
         if "Invalid job id" in done.stderr:
@@ -76,7 +76,7 @@ def ended_jobs(job_ids: Iterable[str]) -> dict[str, str]:
         "--starttime=1970-01-01",
     ]
     try:
-        done = _run([*command, f"--jobs={','.join(sorted(_bases(wanted)))}"])
+        done = run_command([*command, f"--jobs={','.join(sorted(_bases(wanted)))}"])
     except CadError:
         return {}
     return {} if done.returncode else {k: v for k, v in parse_sacct(done.stdout).items() if k in wanted}
@@ -90,7 +90,7 @@ def parse_sacct(text: str) -> dict[str, str]:
 
 def max_array_size() -> int:
     """Tasks that one array may have: Slurm's ``MaxArraySize`` is one above the largest index."""
-    done = _run(["scontrol", "show", "config"])
+    done = run_command(["scontrol", "show", "config"])
     if done.returncode != 0:
         raise CadError(f"scontrol does not answer: {done.stderr.strip()}")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
@@ -99,7 +99,7 @@ def max_array_size() -> int:
 
 def test_only(script: str) -> str:
     """What ``sbatch --test-only`` says of a job script."""
-    done = _run(["sbatch", "--test-only"], script)
+    done = run_command(["sbatch", "--test-only"], script)
     return (done.stderr or done.stdout).strip()
 
 
@@ -107,7 +107,7 @@ def cancel_jobs(job_ids: Iterable[str]) -> None:
     """End queued and running jobs; those that are gone are no mistake."""
     ids = sorted(job_ids)
     for start in range(0, len(ids), 500):
-        done = _run(["scancel", "--quiet", *ids[start : start + 500]])
+        done = run_command(["scancel", "--quiet", *ids[start : start + 500]])
         if done.returncode != 0 and "Invalid job id" not in done.stderr:
             raise CadError(f"scancel failed: {done.stderr.strip()}")
 
@@ -116,7 +116,8 @@ def _bases(job_ids: set[str]) -> set[str]:
     return {job.partition("_")[0] for job in job_ids}
 
 
-def _run(command: list[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_command(command: list[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands; :class:`CadError` where it is missing or does not answer."""
     try:
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=_PATIENCE, check=False

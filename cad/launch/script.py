@@ -76,8 +76,8 @@ def executor_parameters(
         "constraint": asked.constraint,
         "time": max(1, round(asked.minutes * scale.minutes)),
         "mem": None if asked.memory_gb is None else f"{round(asked.memory_gb * scale.memory * 1024)}M",
-        "nodes": 1,
-        "ntasks_per_node": 1,
+        "nodes": asked.nodes,
+        "ntasks_per_node": asked.tasks_per_node,
         "cpus_per_task": asked.cpus,
         "gpus_per_node": asked.gpus or None,
         "dependency": depends,
@@ -87,8 +87,10 @@ def executor_parameters(
         # False leaves out a line that is there by default: sbatch has no options with "=False".
         "additional_parameters": {key: value for key, value in extra.items() if value is not False},
         # Slurm 22.05 and later do not hand the job's CPUs on to its steps.
+        # No --kill-on-bad-exit: ranks notice by themselves when one is gone, and a rank that saved and ends
+        # first must not have the others killed, which would look like a crash.
         "srun_args": [f"--cpus-per-task={asked.cpus}"],
-        "setup": _before(profile, place),
+        "setup": _before(profile, asked.nodes, place),
         "teardown": _after(profile),
     }
     return {key: value for key, value in parameters.items() if value is not None}
@@ -107,7 +109,7 @@ def job_script(
     )
 
 
-def _before(profile: Profile, place: Place) -> list[str]:
+def _before(profile: Profile, nodes: int, place: Place) -> list[str]:
     return [
         "# Signals are for the worker; this script lives on to decide what comes next.",
         "trap : TERM USR2",
@@ -118,6 +120,8 @@ def _before(profile: Profile, place: Place) -> list[str]:
         "export OMP_NUM_THREADS=1",
         # Caches of compilers: on the node, and nobody else's.
         f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
+        # This script runs on the first node alone.
+        *(['srun --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
         'export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"',
         'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         f'attempts={shlex.quote(str(place.folder))}/"$task"{ATTEMPTS_SUFFIX}',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import getpass
 import os
 import shlex
@@ -20,16 +19,19 @@ from cad.errors import CadError
 from cad.experiments.directory import StageDirectory
 from cad.experiments.gather import code_version
 from cad.experiments.opened import OpenExperiment
-from cad.experiments.plan import distinct_stages
+from cad.experiments.plan import Stage, distinct_stages
+from cad.experiments.ranks import engine_settings
 from cad.experiments.stages import Resources
-from cad.launch.arrays import Scale, StageArray, dependency, plan_arrays
+from cad.launch.arrays import Scale, StageArray, dependency, fitting, plan_arrays
+from cad.launch.limits import submit_room
 from cad.launch.profile import Profile
-from cad.launch.queue import has_slurm, max_array_size, test_only
+from cad.launch.queue import has_slurm, max_array_size
 from cad.launch.records import JobNote, read_note, write_note
-from cad.launch.script import Place, check_path, executor_parameters, job_script, python_command
+from cad.launch.script import Place, check_path, executor_parameters, python_command
 from cad.launch.status import StageStatus, stage_statuses
 from cad.launch.worker import slurm_task
-from cad.storage import folder_lock, make_dirs, sha256_file, write_json, write_text
+from cad.storage import folder_lock, make_dirs, sha256_file, write_json
+from cad.training.engines import require_ranks
 
 Choose = Callable[[StageStatus], bool]
 ScaleOf = Callable[[StageStatus], Scale]
@@ -53,6 +55,21 @@ def scale_of(root: Path, memory: float, minutes: float) -> ScaleOf:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a submission does: the same for :func:`submit` and for a dry run."""
+
+    arrays: tuple[StageArray, ...]
+    statuses: dict[str, StageStatus]
+    left_over: tuple[Stage, ...] = ()
+    """Stages that are to be submitted when there is room for more jobs."""
+
+    @property
+    def joined(self) -> tuple[StageStatus, ...]:
+        """Stages that are queued or running already."""
+        return tuple(status for status in self.statuses.values() if status.alive)
+
+
+@dataclass(frozen=True)
 class SubmittedArray:
     """One array that Slurm has taken."""
 
@@ -66,8 +83,43 @@ class Submission:
 
     folder: Path
     arrays: tuple[SubmittedArray, ...]
-    joined: tuple[StageStatus, ...]
-    """Stages that were queued or running already."""
+    plan: Plan
+
+
+def plan_submission(
+    experiment: OpenExperiment,
+    profile: Profile,
+    choose: Choose = lambda _status: True,
+    scale: ScaleOf = lambda _status: Scale(),
+) -> Plan:
+    """What is to be submitted, in which arrays, of what is neither done nor queued nor running.
+
+    ``choose`` and ``scale`` see where a stage stands and say whether it is submitted, and with how
+    much more memory and time.  Raises :class:`CadError` where the profile or the cluster rules it out.
+    """
+    _check(experiment, profile)
+    stages = distinct_stages(experiment.cells)
+    statuses = stage_statuses(experiment.root, [stage.name for stage in stages])
+    wanted = tuple(
+        stage
+        for stage in stages
+        if (status := statuses[stage.name]).state not in ("done", "unknown")
+        and not status.alive
+        and choose(status)
+    )
+    size, room = sys.maxsize, None
+    if wanted and has_slurm():
+        size = max_array_size()
+        room = submit_room(profile.for_stage(kind) for kind in {stage.kind for stage in wanted})
+    now = fitting(wanted, room)
+    if wanted and not now:
+        raise CadError(
+            f"your limit of jobs in the queue (MaxSubmitJobs) is reached: none of {len(wanted)} stages can "
+            "be submitted; do so again when some jobs have ended"
+        )
+    alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
+    arrays = plan_arrays(now, alive, size, lambda stage: scale(statuses[stage.name]))
+    return Plan(arrays, statuses, wanted[len(now) :])
 
 
 def submit(
@@ -76,63 +128,32 @@ def submit(
     *,
     choose: Choose = lambda _status: True,
     scale: ScaleOf = lambda _status: Scale(),
+    approve: Callable[[Plan], None] = lambda _plan: None,
 ) -> Submission:
-    """Submit what is neither done nor queued nor running, and return at once.
+    """Submit what :func:`plan_submission` says, and return at once.
 
-    ``choose`` and ``scale`` see where a stage stands and say whether it is submitted, and with how
-    much more memory and time.  Raises :class:`CadError` when Slurm refuses or does not answer; what
-    it had taken until then stays submitted, and is joined by the next submission.
+    ``approve`` is shown the plan first and raises to prevent it.  Raises :class:`CadError` when Slurm
+    refuses or does not answer; what it had taken until then stays submitted, and is joined by the
+    next submission.
     """
     if not has_slurm():
         raise CadError("there is no Slurm on this machine (no sbatch, no squeue); `cad run` runs here")
-    _check(experiment, profile)
     # One submission at a time in a folder of runs: two would submit shared stages twice.
     with folder_lock(experiment.root / "stages", "the folder of stages"):
-        statuses = _statuses(experiment)
-        arrays = _plan(experiment, statuses, choose, scale, max_array_size())
-        joined = tuple(status for status in statuses.values() if status.alive)
+        plan = plan_submission(experiment, profile, choose, scale)
+        if plan.arrays:
+            approve(plan)
         write_json(experiment.folder / "experiment.json", experiment.record())
         place = _new_place(experiment)
-        if not arrays:
-            return Submission(place.folder, (), joined)
+        if not plan.arrays:
+            return Submission(place.folder, (), plan)
         _freeze(experiment, profile, place)
         submitted: list[SubmittedArray] = []
-        for array in arrays:
-            depends = dependency(array, arrays, [done.job_id for done in submitted])
+        for array in plan.arrays:
+            depends = dependency(array, plan.arrays, [done.job_id for done in submitted])
             submitted.append(_submit_array(experiment, profile, place, array, depends))
             _write_arrays(place, submitted)
-    return Submission(place.folder, tuple(submitted), joined)
-
-
-def dry_run(experiment: OpenExperiment, profile: Profile) -> str:
-    """Write the job scripts that :func:`submit` would submit, and show them with Slurm's verdict."""
-    _check(experiment, profile)
-    statuses = _statuses(experiment)
-    slurm = has_slurm()
-    size = max_array_size() if slurm else sys.maxsize
-    arrays = _plan(experiment, statuses, lambda _status: True, lambda _status: Scale(), size)
-    place = Place(experiment.folder / "jobs" / "dry-run", experiment.root, sys.executable)
-    shutil.rmtree(place.folder, ignore_errors=True)
-    labels = {stage.name: cell for cell in experiment.cells for stage in cell.stages}
-    lines = []
-    ids = [f"JOB{number}" for number in range(1, len(arrays) + 1)]
-    for number, array in enumerate(arrays):
-        make = functools.partial(
-            job_script, profile, array.kind, job_name(experiment, array.kind), place, array.scale
-        )
-        text = make(dependency(array, arrays, ids), len(array.stages))
-        file = place.folder / f"{number + 1}-{array.kind}.sh"
-        write_text(file, text)
-        # The jobs that it would wait for do not exist, so its verdict is on the rest.
-        verdict = test_only(make(None, len(array.stages))) if slurm else "no sbatch here to ask"
-        lines += [f"{ids[number]}: {file}", *(f"    {line}" for line in text.splitlines())]
-        lines.append(f"sbatch --test-only: {verdict}")
-        for index, stage in enumerate(array.stages):
-            cell = labels[stage.name]
-            lines.append(f"  task {index}: {stage.name}  {cell.label}, seed {cell.config.seed}")
-    left = [status for status in statuses.values() if status.state == "done" or status.alive]
-    lines.append(f"{len(left)} of {len(statuses)} stages are done, queued or running and are not submitted")
-    return "\n".join(lines)
+    return Submission(place.folder, tuple(submitted), plan)
 
 
 def job_name(experiment: OpenExperiment, kind: str) -> str:
@@ -140,30 +161,12 @@ def job_name(experiment: OpenExperiment, kind: str) -> str:
     return f"cad-{experiment.config.name}-{kind}"
 
 
-def _statuses(experiment: OpenExperiment) -> dict[str, StageStatus]:
-    return stage_statuses(experiment.root, [stage.name for stage in distinct_stages(experiment.cells)])
-
-
-def _plan(
-    experiment: OpenExperiment,
-    statuses: dict[str, StageStatus],
-    choose: Choose,
-    scale: ScaleOf,
-    size: int,
-) -> tuple[StageArray, ...]:
-    wanted = tuple(
-        stage
-        for stage in distinct_stages(experiment.cells)
-        if (status := statuses[stage.name]).state not in ("done", "unknown")
-        and not status.alive
-        and choose(status)
-    )
-    alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
-    return plan_arrays(wanted, alive, size, lambda stage: scale(statuses[stage.name]))
-
-
 def _check(experiment: OpenExperiment, profile: Profile) -> None:
     check_path(experiment.root, "the folder of runs")
+    for stage in distinct_stages(experiment.cells):
+        settings = engine_settings(stage)
+        if settings is not None:
+            require_ranks(settings, stage.kind, profile.for_stage(stage.kind).ranks)
     if profile.image is None:
         return
     if shutil.which("apptainer") is None and has_slurm():

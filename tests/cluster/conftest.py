@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from cad.evaluation.results import load_results
+from cad.experiments.opened import open_experiment
 
 REPOSITORY = Path(__file__).parents[2]
 TESTCLUSTER = REPOSITORY / "slurm" / "testcluster"
@@ -72,7 +79,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0 or not check, done.stdout + done.stderr
@@ -160,3 +167,134 @@ def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "cad.cli", "run", str(grid), "--root", str(root), "--inline"]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return root
+
+
+NO_ACCOUNTING = [name for name in ("slurmdbd", "mariadbd", "sacctmgr") if shutil.which(name) is None]
+
+
+@pytest.fixture(scope="session")
+def accounted() -> Iterator[Cluster]:
+    """A cluster with accounting, beside the one without."""
+    if WHY_NOT or NO_ACCOUNTING:
+        missing = f"not installed: {', '.join(NO_ACCOUNTING)}; apt-get install slurmdbd mariadb-server"
+        pytest.skip(WHY_NOT or f"needs Slurm's accounting ({missing})")
+    # Users other than root come here, who may not look into pytest's folders.
+    folder = Path(tempfile.mkdtemp(prefix="cad-accounted-", dir="/tmp"))
+    folder.chmod(0o755)
+    (folder / "profile.yaml").write_text(PROFILE)
+    cluster = Cluster(folder / "home", folder / "profile.yaml")
+    cluster.call(TESTCLUSTER / "up", "--accounting")
+    try:
+        yield cluster
+    finally:
+        cluster.call(TESTCLUSTER / "down", "--delete")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def with_histories(undisturbed: Path) -> Callable[[Path], Path]:
+    """``with_histories(root)``: a folder of runs whose histories are there already."""
+
+    def link(root: Path) -> Path:
+        (histories,) = (undisturbed / "stages").glob("histories-*")
+        (root / "stages").mkdir(parents=True)
+        (root / "stages" / histories.name).symlink_to(histories)
+        return root
+
+    return link
+
+
+class Pauser(threading.Thread):
+    """Stops a training in its middle, so that its time limit comes while it is there.
+
+    With ``until_warned`` it goes on once the signal before the limit waits for it, else never.
+    """
+
+    def __init__(self, stage: Path, attempts: Path, *, until_warned: bool) -> None:
+        super().__init__(daemon=True)
+        self._stage, self._attempts, self._until_warned = stage, attempts, until_warned
+
+    def run(self) -> None:
+        """Until Slurm has ended the attempt."""
+        paused = None
+        while not self._is_over():
+            worker = self._worker() if paused is None else paused
+            if worker is not None and paused is None:
+                os.kill(worker, signal.SIGSTOP)
+                paused = worker
+            if paused is not None and self._until_warned and warned(paused):
+                os.kill(paused, signal.SIGCONT)
+                return
+            time.sleep(0.01)
+
+    def _is_over(self) -> bool:
+        noted = "".join(file.read_text() for file in self._attempts.glob("*-slurm/*.attempts"))
+        return re.search("saved|too-many-requeues|done", noted) is not None
+
+    def _worker(self) -> int | None:
+        """The process that trains, when it is past the first checkpoint."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            done = json.loads((self._stage / "progress.json").read_text())["done"]
+            owner = re.search(r"process (\d+)", (self._stage / ".lock").read_text())
+            return int(owner[1]) if owner and done > 50 else None
+        return None
+
+
+def warned(process: int) -> bool:
+    """Whether SIGUSR2 waits for a stopped process; True too when it is gone."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{process}/status").read_text()
+        pending = [int(mask, 16) for mask in re.findall(r"^S(?:ig|hd)Pnd:\s*(\w+)", text, re.MULTILINE)]
+        return any(mask >> (signal.SIGUSR2 - 1) & 1 for mask in pending)
+    return True
+
+
+@dataclass
+class Limited:
+    """A cell that meets its time limit: its experiment, its folder of runs, its stages' names."""
+
+    file: Path
+    root: Path
+    train: str
+    evaluate: str
+
+    def same_results(self, undisturbed: Path) -> bool:
+        files = (f"{self.train}/model.safetensors", f"{self.evaluate}/returns.h5")
+        return all(
+            contents(self.root / "stages" / file) == contents(undisturbed / "stages" / file) for file in files
+        )
+
+
+def contents(file: Path) -> bytes:
+    """Of a model the file; of an evaluation its returns (its file also holds how long it took)."""
+    return file.read_bytes() if file.suffix == ".safetensors" else load_results(file).returns.tobytes()
+
+
+@pytest.fixture(scope="session")
+def limited(
+    accounted: Cluster,
+    grid: Path,
+    with_histories: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Limited]:
+    """Two cells under a real limit of one minute, which passes while other tests run.
+
+    ``warned`` hears of it, saves and goes on; ``deaf`` is killed and may not be requeued.
+    """
+    folder = tmp_path_factory.mktemp("limited")
+    found = {}
+    for depth, name, requeues in ((0, "warned", 50), (1, "deaf", 0)):
+        settings = yaml.safe_load(grid.read_text()) | {"name": name, "seeds": [0]}
+        settings["arms"][0]["grid"] = {"model.max_compression_depth": [depth]}
+        file, profile = folder / f"{name}.yaml", folder / f"{name}-profile.yaml"
+        file.write_text(yaml.safe_dump(settings))
+        profile.write_text(
+            f"resources: {{minutes: 1, memory_gb: 1}}\nsignal_seconds: 10\nmax_requeues: {requeues}\n"
+        )
+        root = with_histories(folder / f"runs-{name}")
+        cell = open_experiment(file, [], root).cells[0]
+        found[name] = Limited(file, root, cell.training.name, cell.evaluation.name)
+        stage = root / "stages" / cell.training.name
+        Pauser(stage, root / name / "jobs", until_warned=name == "warned").start()
+        accounted.cad("submit", file, "--profile", profile, "--root", root)
+    return found

@@ -70,14 +70,6 @@ def one_cell(grid: Path, tmp_path: Path) -> Path:
     return file
 
 
-def with_histories(undisturbed: Path, root: Path) -> Path:
-    """A folder of runs whose histories are there already."""
-    (histories,) = (undisturbed / "stages").glob("histories-*")
-    (root / "stages").mkdir(parents=True)
-    (root / "stages" / histories.name).symlink_to(histories)
-    return root
-
-
 def settled(cluster, file, root):
     return lambda: (
         not any(stage["state"] in ("queued", "running") for stage in cluster.stages(file, root).values())
@@ -88,8 +80,8 @@ def states(cluster, file, root):
     return {stage["kind"]: stage["state"] for stage in cluster.stages(file, root).values()}
 
 
-def test_permanent_failure_is_not_requeued(cluster, one_cell, undisturbed, wait_for, tmp_path):
-    root = with_histories(undisturbed, tmp_path / "runs")
+def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wait_for, tmp_path):
+    root = with_histories(tmp_path / "runs")
     settings = yaml.safe_load(one_cell.read_text())
     settings["base"]["train"] |= {"learning_rate": 1e30, "num_warmup_steps": 0}
     one_cell.write_text(yaml.safe_dump(settings))
@@ -103,8 +95,8 @@ def test_permanent_failure_is_not_requeued(cluster, one_cell, undisturbed, wait_
     assert "diverged" in cluster.cad("status", one_cell, "--root", root).stdout
 
 
-def test_cancel_then_retry(cluster, one_cell, undisturbed, wait_for, tmp_path):
-    root = with_histories(undisturbed, tmp_path / "runs")
+def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path):
+    root = with_histories(tmp_path / "runs")
     never = cluster.cad("retry", one_cell, "--root", root, check=False)
     assert never.returncode == 1 and "never submitted" in never.stderr
     cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
@@ -134,8 +126,8 @@ def test_cancel_then_retry(cluster, one_cell, undisturbed, wait_for, tmp_path):
     assert not [path for path in root.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o002]
 
 
-def test_out_of_memory_is_seen_and_more_of_it_helps(cluster, one_cell, undisturbed, wait_for, tmp_path):
-    root = with_histories(undisturbed, tmp_path / "runs")
+def test_out_of_memory_is_seen_and_more_of_it_helps(cluster, one_cell, with_histories, wait_for, tmp_path):
+    root = with_histories(tmp_path / "runs")
     profile = tmp_path / "narrow.yaml"
     profile.write_text("resources: {minutes: 5, memory_gb: 0.05}\nsignal_seconds: 30\n")
     cluster.cad("submit", one_cell, "--profile", profile, "--root", root)
@@ -155,9 +147,9 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_a_thousand_cells(cluster, one_cell, undisturbed, tmp_path):
+def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
     """Held jobs: what is measured is submission and the table."""
-    root = with_histories(undisturbed, tmp_path / "runs")
+    root = with_histories(tmp_path / "runs")
     settings = yaml.safe_load(one_cell.read_text())
     settings["seeds"] = list(range(1000))
     one_cell.write_text(yaml.safe_dump(settings))

@@ -6,7 +6,7 @@ import pytest
 
 from cad.config import ExperimentConfig, from_mapping
 from cad.experiments.plan import Stage, distinct_stages, expand
-from cad.launch.arrays import Planned, Scale, dependency, plan_arrays
+from cad.launch.arrays import Planned, Scale, dependency, fitting, plan_arrays
 
 
 @pytest.fixture
@@ -54,6 +54,16 @@ def test_split_at_the_largest_array(stages):
     # The last pair is of ordinary jobs, which have no index.
     assert arrays[6].after == (Planned(3, 0),)
     assert dependency(arrays[6], arrays, ["10", "11", "12", "13", "14", "15"]) == "afterok:13"
+
+
+def test_what_there_is_no_room_for_is_left_over(stages):
+    assert fitting(stages, None) == stages and fitting(stages, 0) == ()
+    for room in range(1, len(stages)):
+        now = {stage.name for stage in fitting(stages, room)}
+        assert len(now) == room
+        assert all(needed.name in now for stage in stages if stage.name in now for needed in stage.inputs)
+    # Whole cells: the histories, two trainings, two evaluations.
+    assert [stage.kind for stage in fitting(stages, 5)].count("evaluate") == 2
 
 
 def test_every_stage_once_whatever_the_size(stages):

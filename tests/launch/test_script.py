@@ -71,6 +71,15 @@ def test_one_job_with_everything():
     compare("everything.sh", text)
 
 
+def test_trainings_over_several_nodes():
+    profile = load(Profile, [PROFILES / "multinode.yaml"]).value
+    text = job_script(profile, "train", "cad-small-train", PLACE, Scale(), "afterok:1", 3)
+    parsed(text)
+    compare("multinode.sh", text)
+    one = job_script(profile, "evaluate", "cad-small-evaluate", PLACE, Scale(), None, 3)
+    assert "--nodes=1\n#SBATCH --ntasks-per-node=1\n" in one
+
+
 def test_stages_differ_only_in_what_is_said():
     profile = from_mapping(Profile, EVERYTHING, "profile")
     histories, train = (
@@ -107,12 +116,16 @@ def test_paths_with_spaces_and_semicolons_are_fine():
     [
         ({"resources": {"partition": "a\nb"}}, "partition"),
         ({"resources": {"sbatch": {"--nice": 1}}}, "sbatch"),
+        ({"resources": {"sbatch": {"comment": "a\\b"}}}, r"resources\.sbatch\.comment: "),
+        ({"resources": {"account": "a\\b"}}, "account"),
         ({"environment": {"A B": "c"}}, "environment"),
         ({"environment": {"A": "b\nc"}}, "environment"),
         ({"binds": ["/a,/b"]}, "binds"),
         ({"image": "relative.sif"}, "image"),
         ({"stages": {"training": {}}}, "stages"),
         ({"resources": {"minuts": 3}}, "minutes"),
+        ({"resources": {"nodes": 2}}, "histories"),
+        ({"stages": {"evaluate": {"tasks_per_node": 2}}}, "evaluate"),
     ],
 )
 def test_bad_profiles(settings, key):

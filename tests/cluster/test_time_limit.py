@@ -1,0 +1,44 @@
+"""Real time limits: a training that is told of one goes on behind it; one that is not is ended, and retried.
+
+They began long before, with the fixture ``limited``.
+"""
+
+from __future__ import annotations
+
+
+def done(cluster, cell):
+    return lambda: all(s["state"] == "done" for s in cluster.stages(cell.file, cell.root).values())
+
+
+def events(cell, name):
+    notes = sorted(
+        (cell.root / name / "jobs").glob("*-slurm/*.attempts"), key=lambda path: path.stat().st_mtime
+    )
+    return [[line.split()[2] for line in path.read_text().splitlines()] for path in notes]
+
+
+def test_a_training_that_is_warned_saves_and_goes_on(accounted, limited, undisturbed, wait_for):
+    cell = limited["warned"]
+    wait_for(done(accounted, cell), 240, every=1)
+    assert cell.same_results(undisturbed)
+    train = events(cell, "warned")[0]
+    assert train[:2] == ["started", "saved"] and train[-1] == "done"
+    log = accounted.cad("logs", cell.file, "1", "--stage", "train", "--root", cell.root).stdout
+    assert "stopped by SIGUSR2" in log and "resuming at update" in log
+
+
+def test_a_training_that_is_killed_is_known_and_gets_more_time(accounted, limited, undisturbed, wait_for):
+    cell = limited["deaf"]
+
+    def train():
+        return accounted.stages(cell.file, cell.root, "train")[cell.train]
+
+    wait_for(lambda: train()["state"] == "dead", 240, every=1)
+    # Slurm may need a moment to tell the accounting.
+    wait_for(lambda: train()["reason"] == "time limit", 20)
+    assert events(cell, "deaf") == [["started", "too-many-requeues"]]
+    accounted.cad("retry", cell.file, "--root", cell.root, "--time", "x10")
+    asked = accounted.call("squeue", "-h", "-o", "%j %l").stdout.splitlines()
+    assert "cad-deaf-train 10:00" in asked, asked
+    wait_for(done(accounted, cell), 120)
+    assert cell.same_results(undisturbed)
