@@ -39,6 +39,7 @@ class DeepSpeedEngine:
     def __init__(self, settings: TrainConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
         deepspeed = _import(device)
         if not dist.is_initialized():  # one rank that met nobody
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group("gloo", store=store, rank=0, world_size=1)
         deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=False)
