@@ -231,9 +231,9 @@ class CountingSampler(WindowSampler):
 
     actions_given = 0
 
-    def batch(self, update: int) -> Batch:
+    def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
         """As the parent's."""
-        batch = super().batch(update)
+        batch = super().batch(update, part, parts)
         self.actions_given += batch.actions.numel()
         return batch
 

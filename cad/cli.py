@@ -43,6 +43,12 @@ Words = Annotated[
 Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+RanksOption = Annotated[
+    int,
+    typer.Option(
+        "--ranks", min=1, help="Processes that share one training (train.engine accelerate or deepspeed)."
+    ),
+]
 Kind = Literal["histories", "pretrain", "train", "evaluate"]
 RUNS = Path("runs")
 CORES = os.cpu_count() or 1
@@ -83,21 +89,31 @@ def config_schema(
 @app.command()
 def collect(words: Words = None, root: Root = RUNS, workers: Workers = CORES) -> None:
     """Let PPO learn every task and keep its learning histories (HDF5)."""
-    _run_cell(words, "histories", root, workers, "cpu")
+    _run_cell(words, "histories", root, workers, "cpu", 1)
 
 
 @app.command()
 def pretrain(
-    words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto"
+    words: Words = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    ranks: RanksOption = 1,
 ) -> None:
     """Pre-train one encoder; cells with pretrain.enabled and the same settings use it."""
-    _run_cell([*(words or []), "pretrain.enabled=true"], "pretrain", root, workers, device)
+    _run_cell([*(words or []), "pretrain.enabled=true"], "pretrain", root, workers, device, ranks)
 
 
 @app.command()
-def train(words: Words = None, root: Root = RUNS, workers: Workers = CORES, device: Device = "auto") -> None:
+def train(
+    words: Words = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    ranks: RanksOption = 1,
+) -> None:
     """Train one model, after collecting its histories if they are not there yet."""
-    _run_cell(words, "train", root, workers, device)
+    _run_cell(words, "train", root, workers, device, ranks)
 
 
 @app.command()
@@ -106,21 +122,55 @@ def evaluate(
     root: Root = RUNS,
     workers: Workers = CORES,
     device: Device = "auto",
+    ranks: RanksOption = 1,
     trace: Annotated[bool, typer.Option("--trace", help="Print every compression as it happens.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Evaluate this file of `cad export` instead; nothing is trained.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --model: keep the returns here (HDF5).")] = None,
 ) -> None:
     """Put one model into the held-out tasks, after training it if that was not done yet."""
-    _run_cell(words, "evaluate", root, workers, device, trace=trace)
+    if model is None:
+        if out is not None:
+            raise UsageError("--out is for --model; a stage keeps its returns in its own directory")
+        _run_cell(words, "evaluate", root, workers, device, ranks, trace=trace)
+        return
+    files, overrides = _split_words(words)
+    if files or trace or ranks > 1:
+        raise UsageError("--model brings its config: give only overrides of evaluation.* beside it")
+    from cad.experiments.exported import evaluate_exported
+
+    console.print(evaluate_exported(model, overrides, device, out), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    stage: Annotated[str, typer.Argument(help="A training: its directory, or its name under --root.")],
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    root: Root = RUNS,
+) -> None:
+    """Write a training's newest weights, whole, to one file that `cad evaluate --model` reads."""
+    from cad.experiments.exported import export_training
+
+    console.print(export_training(stage, root, out), highlight=False, soft_wrap=True)
 
 
 def _run_cell(
-    words: list[str] | None, last: str, root: Path, workers: int, device: str, *, trace: bool = False
+    words: list[str] | None,
+    last: str,
+    root: Path,
+    workers: int,
+    device: str,
+    ranks: int,
+    *,
+    trace: bool = False,
 ) -> None:
     config = load(Config, *_split_words(words)).value
     # Only now: a mistake in the config is told without waiting for torch.
     from cad.experiments.plan import Cell
     from cad.experiments.session import run_cell
 
-    path = run_cell(Cell("", "", config), last, root, workers, device, console, trace=trace)
+    path = run_cell(Cell("", "", config), last, root, workers, device, console, trace=trace, ranks=ranks)
     console.print(f"{path}", highlight=False, soft_wrap=True)
 
 
@@ -164,6 +214,7 @@ def run(
     root: Root = RUNS,
     workers: Workers = CORES,
     device: Device = "auto",
+    ranks: RanksOption = 1,
     inline: Annotated[
         bool, typer.Option("--inline", help="One stage after the other, in this process.")
     ] = False,
@@ -178,6 +229,7 @@ def run(
     """Run an experiment on this machine, skipping what is done, and report on it."""
     from cad.experiments.plan import STAGE_KINDS
     from cad.experiments.session import dry_run_text, open_experiment, run_cost, run_experiment
+    from cad.experiments.stages import Resources
 
     if STAGE_KINDS.index(first) > STAGE_KINDS.index(until):
         raise UsageError(f"--from {first} comes after --until {until}: nothing is left to run")
@@ -188,7 +240,12 @@ def run(
             typer.echo(f"estimate: {cost}")
         return
     page = run_experiment(
-        opened, workers=workers, device=device, inline=inline, console=console, first=first, last=until
+        opened,
+        resources=Resources(workers=workers, device=device, ranks=ranks),
+        inline=inline,
+        console=console,
+        first=first,
+        last=until,
     )
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 

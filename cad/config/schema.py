@@ -18,6 +18,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 EnvName = Literal["darkroom", "darkroom_permuted", "dark_key_to_door"]
 ModelKind = Literal["ad", "compressed_ad", "region_ad"]
+Engine = Literal["plain", "accelerate", "deepspeed"]
 
 DEFAULT_HORIZON: dict[str, int] = {"darkroom": 20, "darkroom_permuted": 50, "dark_key_to_door": 50}
 N_ACTIONS = 5
@@ -292,9 +293,51 @@ class LoopConfig(Section):
     )
     log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
     checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
-    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; the newest ones.")
+    keep_checkpoints: PositiveInt = Field(
+        2, description="Newest checkpoints kept, beside that of the best validation."
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
     compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+    stream: bool = Field(
+        False, description="Histories larger than memory: windows are read from an uncompressed copy on disk."
+    )
+    engine: Engine = Field(
+        "plain",
+        description="plain: one process; accelerate: data parallel over ranks; deepspeed: ZeRO over ranks. "
+        "Ranks come from --ranks or from the job, and share out batch_size.",
+    )
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
+        None, description="engine=deepspeed: ZeRO stage, what ranks share out; default 1."
+    )
+    gradient_accumulation: PositiveInt = Field(
+        1, description="Parts that a rank's share of the batch is worked through in: less memory."
+    )
+
+    @property
+    def zero(self) -> int:
+        """``zero_stage`` with its default filled in."""
+        return 1 if self.zero_stage is None else self.zero_stage
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> LoopConfig:
+        if self.zero_stage is not None and self.engine != "deepspeed":
+            raise ValueError(
+                f"zero_stage={self.zero_stage} needs engine=deepspeed; engine={self.engine} has no ZeRO "
+                "(accelerate's own DeepSpeed plugin is not used: on a CPU it silently trains without it)"
+            )
+        if self.engine == "deepspeed" and self.optimizer != "adamw":
+            raise ValueError(
+                "engine=deepspeed needs optimizer=adamw: ZeRO shares out flattened parameters, and Muon "
+                "needs whole matrices; or use engine=accelerate"
+            )
+        if self.engine != "plain" and self.compile:
+            raise ValueError(f"compile=true needs engine=plain, not {self.engine}")
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"gradient_accumulation={self.gradient_accumulation} does not divide "
+                f"batch_size={self.batch_size}"
+            )
+        return self
 
 
 class TrainConfig(LoopConfig):

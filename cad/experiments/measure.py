@@ -26,7 +26,8 @@ from cad.interrupt import InterruptedRun, StopFlag
 from cad.models import CompressedAD, EncoderPretraining, build_model
 from cad.models.reconstruction import WithReconstruction
 from cad.process import prepare_process
-from cad.training.loop import Objective, train
+from cad.training.loop import train
+from cad.training.objective import Objective
 from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
 from cad.training.regions import model_objective
 
@@ -195,7 +196,7 @@ def _update_seconds(
     # What is learned is of no interest here, and must not diverge.
     harmless = {"n_updates": 1000, "log_every": 1, "checkpoint_every": 1000, "validate_every": 0,
                 "watchdog_share": None, "learning_rate": 1e-6, "muon_learning_rate": 1e-6,
-                "compile": False}  # fmt: skip
+                "compile": False, "engine": "plain", "zero_stage": None}  # fmt: skip
     short = config.model_copy(update={"train": config.train.model_copy(update=harmless)})
     watch = _Stopwatch(device)
     with (

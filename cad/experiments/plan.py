@@ -28,8 +28,12 @@ STAGE_VERSION: dict[StageKind, int] = {"histories": 1, "pretrain": 1, "train": 1
 # The value of train.init_from_ad that means a stage, not a file.
 WARM_START_STAGE = "stage"
 
-# Settings of a training that change how it is run, not what comes out.
-_NOT_RESULTS = {"checkpoint_every", "keep_checkpoints"}
+# Settings of a training that change how it is run, not what comes out.  Engines and numbers of ranks
+# agree but for rounding and, with dropout, masks (docs/scaling.md), as devices do: a training that was
+# begun with one engine goes on with another.
+_NOT_RESULTS = {
+    "checkpoint_every", "keep_checkpoints", "stream", "engine", "zero_stage", "gradient_accumulation",
+}  # fmt: skip
 
 # Settings that came later: at these values they change nothing, and older directories stay valid.
 _ADDED_TO_TRAIN: dict[str, object] = {

@@ -20,6 +20,7 @@ from cad.experiments.measure import measured_paces
 from cad.experiments.opened import OpenExperiment, open_experiment
 from cad.experiments.plan import Cell, StageKind, distinct_stages
 from cad.experiments.provenance import gather_provenance
+from cad.experiments.ranks import require_ranks_of_cells
 from cad.experiments.runner import Run, Show, run_in_processes, run_inline
 from cad.experiments.stages import RESULTS_FILE, Resources, pick_device
 from cad.experiments.table import ChangeLines, run_table
@@ -86,8 +87,7 @@ def run_cost(
 def run_experiment(
     experiment: OpenExperiment,
     *,
-    workers: int,
-    device: str,
+    resources: Resources,
     inline: bool,
     console: Console,
     first: StageKind = "histories",
@@ -99,16 +99,16 @@ def run_experiment(
     Raises :class:`CadError` when stages failed (the report says which, and is written first), when
     the experiment is running already, or when it was asked to stop.
     """
+    require_ranks_of_cells(experiment.cells, resources.ranks)
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
         write_json(experiment.folder / "experiment.json", experiment.record())
         run = Run(experiment.root, experiment.cells)
         run.limit(first, last)
-        resources = Resources(workers=workers, device=device)
         with _live_table(run, console) as show:
             if inline:
                 run_inline(run, resources, stop, show)
             else:
-                run_in_processes(run, resources, workers, experiment.folder / "jobs", stop, show)
+                run_in_processes(run, resources, resources.workers, experiment.folder / "jobs", stop, show)
         page = write_experiment_report(experiment)
     if run.failures:
         reasons = "\n".join(f"  {entry.directory.path}: {entry.message}" for entry in run.failures)
@@ -117,13 +117,22 @@ def run_experiment(
 
 
 def run_cell(
-    cell: Cell, last: str, root: Path, workers: int, device: str, console: Console, *, trace: bool = False
+    cell: Cell,
+    last: str,
+    root: Path,
+    workers: int,
+    device: str,
+    console: Console,
+    *,
+    trace: bool = False,
+    ranks: int = 1,
 ) -> Path:
     """Run one cell's stages up to the one of kind ``last``; that stage's directory.
 
     With ``trace`` every compression of its evaluation is printed as it happens; those of an
     evaluation that was done before, from its results.
     """
+    require_ranks_of_cells([cell], ranks)
     run = Run(root.absolute(), (cell,))
     wanted = [stage for stage in cell.stages if stage.kind == last][-1]
     needed = cell.stages[: cell.stages.index(wanted) + 1]
@@ -132,7 +141,7 @@ def run_cell(
     traced = _printer(console) if trace else None
     done_before = run.stages[wanted.name].state == "done"
     with stop_on_signals() as stop, _live_table(run, console) as show:
-        run_inline(run, Resources(workers=workers, device=device, trace=traced), stop, show)
+        run_inline(run, Resources(workers=workers, device=device, ranks=ranks, trace=traced), stop, show)
     for entry in run.failures:
         raise CadError(f"{entry.directory.path}: {entry.message}")
     if traced:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,15 +30,17 @@ from cad.experiments.plan import Stage, StageKind
 from cad.histories.audit import require_sound
 from cad.histories.collect import collect
 from cad.histories.file import open_histories
-from cad.histories.sampler import HistoryArrays, WindowSampler, read_arrays
+from cad.histories.sampler import HistoryArrays, WindowSampler, read_arrays, stream_arrays
 from cad.interrupt import StopFlag
 from cad.models import CompressedAD, EncoderPretraining, SequenceModel, build_model
 from cad.models.reconstruction import WithReconstruction
 from cad.process import prepare_process
 from cad.storage import BusyError, folder_lock
-from cad.training.loop import train
+from cad.training.loop import TrainingSummary, train
+from cad.training.ranks import ALONE, Ranks
 from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
 from cad.training.regions import model_objective
+from cad.training.rendezvous import device_of_rank
 from cad.training.transfer import freeze_encoder, load_ad, load_encoder, save_weights
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ ENCODER_FILE = "encoder.safetensors"
 MODEL_FILE = "model.safetensors"
 RESULTS_FILE = "returns.h5"
 ACTIONS_FILE = "actions.h5"
+STREAMED = "streamed"
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,37 @@ class Resources:
     workers: int = 1
     device: str = "cpu"
     threads: int = 1
+    ranks: int = 1  # processes that share one training, where its engine can
     trace: Callable[[str], None] | None = None  # is told of every compression of an evaluation
     provenance: Mapping[str, str] = field(default_factory=dict)  # code and image, noted in ``DONE``
 
 
-def run_stage(root: Path, stage: Stage, resources: Resources, stop: StopFlag, *, wait: bool = False) -> None:
+def run_stage(
+    root: Path,
+    stage: Stage,
+    resources: Resources,
+    stop: StopFlag,
+    *,
+    wait: bool = False,
+    ranks: Ranks = ALONE,
+) -> None:
     """Run one stage in its directory, or go on where an earlier run left off; nothing if it is done.
 
-    With ``wait`` a stage that another process is working on is waited for, otherwise refused.
+    With ``wait`` a stage that another process is working on is waited for, otherwise refused.  All
+    ``ranks`` call this alike; the first one alone holds the directory and writes.
     Raises :class:`CadError` when an input is missing.
     """
     directory = StageDirectory(root, stage)
+    if not ranks.first:
+        if ranks.tell():
+            _work(directory, resources, stop, ranks)
+        return
     while True:
         try:
             with folder_lock(directory.path, f"stage {stage.name}"):
-                if not directory.done:
-                    _run(directory, resources, stop)
+                todo = not directory.done
+                if ranks.tell(todo):
+                    _run(directory, resources, stop, ranks)
                 return
         except BusyError:
             if not wait:
@@ -80,14 +99,13 @@ def run_stage(root: Path, stage: Stage, resources: Resources, stop: StopFlag, *,
             time.sleep(1)
 
 
-def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> None:
+def _run(directory: StageDirectory, resources: Resources, stop: StopFlag, ranks: Ranks) -> None:
     for needed in directory.stage.inputs:
         if not StageDirectory(directory.root, needed).done:
             raise CadError(f"{directory.stage.name} needs {needed.name}, which is not complete")
     directory.claim()
-    prepare_process(resources.threads)
     started = time.perf_counter()
-    facts = _WORK[directory.stage.kind](directory, resources, stop)
+    facts = _work(directory, resources, stop, ranks)
     seconds = directory.seconds_before + time.perf_counter() - started
     took = {
         "wall_seconds": seconds,
@@ -96,6 +114,19 @@ def _run(directory: StageDirectory, resources: Resources, stop: StopFlag) -> Non
         "device": pick_device(resources.device).type,
     }
     directory.finish({**took, **facts, "made_by": {**made_by(), **resources.provenance}})
+
+
+def _work(directory: StageDirectory, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
+    """What every rank does; only trainings are shared out."""
+    prepare_process(resources.threads)
+    if directory.stage.kind == "pretrain":
+        return _pretrain(directory, resources, stop, ranks)
+    if directory.stage.kind == "train":
+        return _train(directory, resources, stop, ranks)
+    if not ranks.first:
+        return {}
+    work = _histories if directory.stage.kind == "histories" else _evaluate
+    return work(directory, resources, stop)
 
 
 def _histories(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
@@ -128,16 +159,24 @@ def _input(directory: StageDirectory, kind: StageKind) -> StageDirectory | None:
     return StageDirectory(directory.root, found[0]) if found else None
 
 
-def _training_arrays(directory: StageDirectory) -> HistoryArrays:
+def _training_arrays(directory: StageDirectory, config: Config, ranks: Ranks) -> HistoryArrays:
+    """The training tasks' histories, audited and, where it is asked for, copied by the first rank."""
     source = StageDirectory(directory.root, directory.stage.inputs[0])
     histories = source.file(HISTORIES_FILE)
-    require_sound(histories, source.stage.config.env)
-    return load_training_arrays(directory.stage.config, histories)
+    copy = directory.file(STREAMED) if config.train.stream else None
+    arrays = None
+    if ranks.first:
+        require_sound(histories, source.stage.config.env)
+        arrays = load_training_arrays(config, histories, copy)
+    ranks.tell(True)
+    return arrays or load_training_arrays(config, histories, copy)
 
 
-def _pretrain(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
+def _pretrain(
+    directory: StageDirectory, resources: Resources, stop: StopFlag, ranks: Ranks
+) -> dict[str, Any]:
     config = pretraining_config(directory.stage.config)
-    arrays = _training_arrays(directory)
+    arrays = _training_arrays(directory, config, ranks)
     torch.manual_seed(config.seed)
     model = EncoderPretraining(config)
     summary = train(
@@ -146,23 +185,21 @@ def _pretrain(directory: StageDirectory, resources: Resources, stop: StopFlag) -
         WindowSampler(config, arrays, segments=config.model.max_compression_depth),
         directory.path,
         run_id=directory.stage.name,
-        device=pick_device(resources.device),
+        device=device_of_rank(pick_device(resources.device), ranks.local_rank),
         stop=stop,
         objective=PretrainingObjective(config),
         progress=lambda step, values: directory.report(step, config.train.n_updates, **values),
+        ranks=ranks,
     )
-    save_weights(directory.file(ENCODER_FILE), directory.stage.config, model, model.SHARED)
-    return {
-        "train_seconds": summary.seconds,
-        "updates": summary.updates,
-        "supervised_actions": summary.supervised_actions,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    if ranks.first:
+        save_weights(directory.file(ENCODER_FILE), directory.stage.config, model, model.SHARED)
+        shutil.rmtree(directory.file(STREAMED), ignore_errors=True)
+    return _training_facts(summary, model, config, ranks)
 
 
-def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> dict[str, Any]:
+def _train(directory: StageDirectory, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
     config = directory.stage.config
-    sampler = WindowSampler(config, _training_arrays(directory))
+    sampler = WindowSampler(config, _training_arrays(directory, config, ranks))
     torch.manual_seed(config.seed)
     model = build_model(config)
     learner: nn.Module = model
@@ -177,19 +214,31 @@ def _train(directory: StageDirectory, resources: Resources, stop: StopFlag) -> d
         sampler,
         directory.path,
         run_id=directory.stage.name,
-        device=pick_device(resources.device),
+        device=device_of_rank(pick_device(resources.device), ranks.local_rank),
         stop=stop,
         objective=objective,
-        validate=lambda _: validation_return(config, model),
+        validate=lambda _: validation_return(config, model, ranks),
         progress=lambda step, values: directory.report(step, config.train.n_updates, **values),
+        ranks=ranks,
     )
-    save_weights(directory.file(MODEL_FILE), config, model)
-    return {
+    if ranks.first:
+        save_weights(directory.file(MODEL_FILE), config, model)
+        shutil.rmtree(directory.file(STREAMED), ignore_errors=True)
+    return _training_facts(summary, model, config, ranks)
+
+
+def _training_facts(
+    summary: TrainingSummary, model: nn.Module, config: Config, ranks: Ranks
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
         "supervised_actions": summary.supervised_actions,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+    if config.train.engine != "plain":
+        facts |= {"engine": config.train.engine, "ranks": ranks.size}
+    return facts
 
 
 def _take_over(directory: StageDirectory, model: CompressedAD) -> None:
@@ -251,14 +300,6 @@ def evaluate(
     )
 
 
-_WORK: dict[str, Callable[[StageDirectory, Resources, StopFlag], dict[str, Any]]] = {
-    "histories": _histories,
-    "pretrain": _pretrain,
-    "train": _train,
-    "evaluate": _evaluate,
-}
-
-
 def pick_device(name: str) -> torch.device:
     """``auto`` is the first CUDA device where there is one, else the CPU."""
     if name == "auto":
@@ -266,26 +307,39 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_training_arrays(config: Config, histories: Path) -> HistoryArrays:
-    """The histories of the training tasks alone: held-out and validation tasks are never read."""
+def load_training_arrays(config: Config, histories: Path, copy: Path | None = None) -> HistoryArrays:
+    """The histories of the training tasks alone: held-out and validation tasks are never read.
+
+    With ``copy``, a folder, they are not held in memory but read from there.
+    """
+    tasks, horizon = split_tasks(config.env).train, config.env.steps_per_episode
     with open_histories(histories) as file:
-        return read_arrays(file, split_tasks(config.env).train, config.env.steps_per_episode)
+        if copy is not None:
+            return stream_arrays(file, tasks, horizon, copy)
+        return read_arrays(file, tasks, horizon)
 
 
-def validation_return(config: Config, model: SequenceModel) -> float:
-    """Mean return, as a share of the optimum, in the last half of a validation roll-out."""
+def validation_return(config: Config, model: SequenceModel, ranks: Ranks = ALONE) -> float:
+    """Mean return, as a share of the optimum, in the last half of a validation roll-out.
+
+    Ranks share out the tasks; all of them get the same answer.
+    """
     family, tasks = task_family(config.env), split_tasks(config.env).validation
-    result = roll_out(
-        model,
-        family,
-        tasks,
-        n_rollouts=config.train.validation_rollouts,
-        n_episodes=config.train.validation_episodes,
-        seed=config.seed,
-    )
-    late = result.returns[:, :, config.train.validation_episodes // 2 :].mean(axis=(1, 2))
-    optimum = [family.optimal_return(task) for task in tasks]
-    return float((late / optimum).mean())
+    shares = torch.zeros(len(tasks), dtype=torch.float64)
+    own = range(ranks.rank, len(tasks), ranks.size)
+    if own:
+        result = roll_out(
+            model,
+            family,
+            [tasks[index] for index in own],
+            n_rollouts=config.train.validation_rollouts,
+            n_episodes=config.train.validation_episodes,
+            seed=config.seed,
+        )
+        late = result.returns[:, :, config.train.validation_episodes // 2 :].mean(axis=(1, 2))
+        for index, value in zip(own, late, strict=True):
+            shares[index] = float(value) / family.optimal_return(tasks[index])
+    return float(ranks.stack(shares).sum(dim=0).numpy().mean())
 
 
 def load_model(path: Path, config: Config) -> SequenceModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import torch
 from cad.config.schema import N_ACTIONS, Config, ModelConfig
 from cad.histories.batch import Batch, Steps
 from cad.histories.file import Histories
+from cad.storage import atomic_dir
 
 # Separates the sampler's random numbers from other uses of the same seed.
 _STREAM = 0x5A
@@ -39,6 +41,32 @@ def read_arrays(file: Histories, task_ids: Sequence[int], horizon: int) -> Histo
         return np.stack([file.dataset(task, name) for task in task_ids])
 
     return HistoryArrays(stack("states"), stack("actions"), stack("rewards"), horizon)
+
+
+def stream_arrays(file: Histories, task_ids: Sequence[int], horizon: int, folder: Path) -> HistoryArrays:
+    """As :func:`read_arrays`, for histories larger than memory: an uncompressed copy in ``folder``.
+
+    The copy is made a task at a time where it is not there yet, and mapped into memory: only what
+    windows take is read, and the system keeps what memory there is filled with it.
+    """
+    if not folder.exists():
+        with atomic_dir(folder) as temporary:
+            for name in _COPIED:
+                _copy(file, task_ids, name, temporary / f"{name}.npy")
+    observations, actions, rewards = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _COPIED)
+    return HistoryArrays(observations, actions, rewards, horizon)
+
+
+_COPIED = ("states", "actions", "rewards")
+
+
+def _copy(file: Histories, task_ids: Sequence[int], name: str, target: Path) -> None:
+    first = file.dataset(task_ids[0], name)
+    shape = (len(task_ids), *first.shape)
+    copy = np.lib.format.open_memmap(target, mode="w+", dtype=first.dtype, shape=shape)
+    for index, task in enumerate(task_ids):
+        copy[index] = file.dataset(task, name)
+    copy.flush()
 
 
 class RegionStarts:
@@ -108,24 +136,30 @@ class WindowSampler:
         self._actions = np.ascontiguousarray(arrays.actions).reshape(-1)
         self._rewards = np.ascontiguousarray(arrays.rewards).reshape(-1)
 
-    def batch(self, update: int) -> Batch:
-        """The batch of an update (counted from 0)."""
+    def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of an update (counted from 0), or the ``part``-th of its ``parts`` equal parts.
+
+        All parts are of one draw: put together in their order they are the whole batch.
+        """
         rng = np.random.default_rng([self._seed, _STREAM, update])
+        size = self._batch // parts
+        share = slice(part * size, (part + 1) * size)
         if self._model.kind == "ad":
-            return self._gather(rng, self._model.n_transit, self._model.n_transit, 0)
+            return self._gather(rng, share, self._model.n_transit, self._model.n_transit, 0)
         if self._model.kind == "region_ad":
-            return self._gather(rng, self._regions.window, self._model.compress_interval, 0)
+            return self._gather(rng, share, self._regions.window, self._model.compress_interval, 0)
         low, high = self._model.compress_lengths
         length = int(rng.integers(low, high + 1))
         last = int(rng.integers(self._last[0], self._last[1] + 1)) if self._last else None
         room = (self._steps - (last or length)) // length - (self._segments - 1)
         burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
         window = (self._segments - 1 + burn_in) * length + (last or length)
-        return self._gather(rng, window, length, burn_in, last)
+        return self._gather(rng, share, window, length, burn_in, last)
 
     def _gather(
         self,
         rng: np.random.Generator,
+        share: slice,
         window: int,
         segment_length: int,
         burn_in: int,
@@ -141,6 +175,7 @@ class WindowSampler:
             widest = min(self._gap, (self._episodes - 1) // max(needed - 1, 1))
             gap = rng.integers(1, max(widest, 1) + 1, B)
             start = rng.integers(0, self._episodes - (needed - 1) * gap)
+        history, start, offset, gap = history[share], start[share], offset[share], gap[share]
         # (B, window): step numbers within a history.
         position = offset[:, None] + np.arange(window)
         step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon

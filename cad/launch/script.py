@@ -19,7 +19,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from cad.errors import UsageError
 from cad.launch.arrays import Scale
 from cad.launch.image import check_lines, enter
-from cad.launch.profile import Profile, StageResources
+from cad.launch.profile import Profile
 from cad.launch.records import ATTEMPTS_SUFFIX
 
 # A worker's exit code for "saved what there was; start me again" (EX_TEMPFAIL).  The job script acts on
@@ -82,16 +82,13 @@ def executor_parameters(
         # False leaves out a line that is there by default: sbatch has no options with "=False".
         "additional_parameters": {key: value for key, value in extra.items() if value is not False},
         # Slurm 22.05 and later do not hand the job's CPUs on to its steps.
-        "srun_args": [f"--cpus-per-task={asked.cpus}", *_ranks(asked)],
+        # No --kill-on-bad-exit: ranks notice by themselves when one is gone, and a rank that saved and ends
+        # first must not have the others killed, which would look like a crash.
+        "srun_args": [f"--cpus-per-task={asked.cpus}"],
         "setup": _before(profile, asked.nodes, place),
         "teardown": _after(profile),
     }
     return {key: value for key, value in parameters.items() if value is not None}
-
-
-def _ranks(asked: StageResources) -> list[str]:
-    """Ranks wait for each other: when one is gone, the others would do so for ever."""
-    return ["--kill-on-bad-exit=1"] if asked.ranks > 1 else []
 
 
 def job_script(

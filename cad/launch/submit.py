@@ -20,6 +20,7 @@ from cad.experiments.directory import StageDirectory
 from cad.experiments.opened import OpenExperiment
 from cad.experiments.origin import code_version
 from cad.experiments.plan import Stage, distinct_stages
+from cad.experiments.ranks import engine_settings
 from cad.experiments.stages import Resources
 from cad.launch.arrays import Scale, StageArray, dependency, fitting, plan_arrays
 from cad.launch.image import Image, freeze_image, try_image
@@ -31,6 +32,7 @@ from cad.launch.script import Place, check_path, executor_parameters, python_com
 from cad.launch.status import StageStatus, stage_statuses
 from cad.launch.worker import slurm_task
 from cad.storage import folder_lock, make_dirs, write_json
+from cad.training.engines import require_ranks
 
 Choose = Callable[[StageStatus], bool]
 ScaleOf = Callable[[StageStatus], Scale]
@@ -97,7 +99,7 @@ def plan_submission(
     ``choose`` and ``scale`` see where a stage stands and say whether it is submitted, and with how
     much more memory and time.  Raises :class:`CadError` where the profile or the cluster rules it out.
     """
-    check_path(experiment.root, "the folder of runs")
+    _check(experiment, profile)
     # Where the jobs can be submitted they can also run.
     image = try_image(profile) if has_slurm() else None
     stages = distinct_stages(experiment.cells)
@@ -161,6 +163,14 @@ def submit(
 def job_name(experiment: OpenExperiment, kind: str) -> str:
     """What the queue shows; an experiment's name has only letters, digits, dots, dashes, underscores."""
     return f"cad-{experiment.config.name}-{kind}"
+
+
+def _check(experiment: OpenExperiment, profile: Profile) -> None:
+    check_path(experiment.root, "the folder of runs")
+    for stage in distinct_stages(experiment.cells):
+        settings = engine_settings(stage)
+        if settings is not None:
+            require_ranks(settings, stage.kind, profile.for_stage(stage.kind).ranks)
 
 
 def _new_place(experiment: OpenExperiment) -> Place:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
+import submitit
+
 import cad
+from cad.errors import CadError
 from cad.experiments.job import stage_job
 from cad.experiments.plan import Stage
 from cad.experiments.stages import Resources
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
 from cad.launch.script import SAVED
+from cad.training.ranks import PeerLostError
+from cad.training.rendezvous import LOST, Seat
 
 
 def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
@@ -22,10 +28,24 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     """
     sys.stdout.write(f"cad {cad.__version__} from {Path(cad.__file__).parent}\n")
     try:
-        stage_job(root, stage, resources, None)
+        stage_job(root, stage, resources, None, seat_of_task())
     except InterruptedRun as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
         sys.exit(SAVED)
+    except PeerLostError as lost:
+        # As if killed, so that the job goes on from its last checkpoint; unless the other task failed.
+        logging.getLogger(__name__).error("%s", lost)
+        sys.exit(CadError.exit_code if lost.explained else LOST)
     # The stage is done; a signal on the way out must not make a failure of it.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def seat_of_task() -> Seat | None:
+    """This Slurm task's rank among those of its job; None for the only task of a job."""
+    task = submitit.JobEnvironment()
+    if task.num_tasks == 1:
+        return None
+    # Another attempt of the same job is another meeting.
+    meeting = f"{task.raw_job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return Seat(task.global_rank, task.num_tasks, task.local_rank, task.hostnames[0], meeting)

@@ -79,6 +79,9 @@ class CompressedAD(Compressor):
         super().__init__(config, grid_size)
         self.decoder = Decoder(config, config.n_latent)
         self.initialise_compressor()
+        if not config.max_compression_depth:
+            # Without a compression nothing reaches the encoder; engines must not wait for its gradients.
+            self.encoder.requires_grad_(False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
         """Action logits of the segments behind the burn-in: blocks of :meth:`decode`."""

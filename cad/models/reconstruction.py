@@ -7,7 +7,7 @@ it (:class:`WithReconstruction`), and is thrown away afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,8 @@ def field_widths(grid_size: int) -> dict[str, int]:
     return {"row": grid_size, "column": grid_size, "action": N_ACTIONS + 1, "reward": 2}
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """What was said of the compressed steps, depth by depth.
+class Reconstruction(NamedTuple):
+    """What was said of the compressed steps, depth by depth (a tuple: engines look for tensors in it).
 
     ``outputs[k - 1]`` is (B, k * L, outputs): after k compressions, all steps of segments 1..k in
     their order.  ``latents`` is (B, depths, n_latent, n_embd); ``embedded`` (B, depths * L, n_embd),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,22 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after ``step`` updates; ``seconds`` and ``supervised_actions`` went into it."""
+    """State after ``step`` updates; ``seconds`` and ``supervised_actions`` went into it.
+
+    ``origin`` (plain data) says what wrote it: config, engine, number of ranks.  ``best`` is the
+    step of the best validation so far, and its value.
+    """
 
     step: int
     seconds: float
     supervised_actions: int
     tensors: dict[str, Tensor]
+    origin: dict[str, Any] = field(default_factory=dict)
+    best: tuple[int, float] | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int) -> None:
-    """Write a checkpoint into ``folder`` and remove all but the newest ``keep``."""
+    """Write a checkpoint into ``folder``; keep the newest ``keep`` and that of the best validation."""
     remove_leftovers(make_dirs(folder))
     with atomic_dir(folder / f"{checkpoint.step:08d}") as temporary:
         state = temporary / "state.safetensors"
@@ -47,11 +53,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int
             "step": checkpoint.step,
             "seconds": checkpoint.seconds,
             "supervised_actions": checkpoint.supervised_actions,
+            "origin": checkpoint.origin,
+            "best": checkpoint.best,
             "sha256": sha256_file(state),
         }
         write_json(temporary / "meta.json", meta)
+    marked = checkpoint.best[0] if checkpoint.best else None
     for old in _steps(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if int(old.name) != marked:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def load_newest(folder: Path, run_id: str) -> Checkpoint | None:
@@ -67,6 +77,15 @@ def load_newest(folder: Path, run_id: str) -> Checkpoint | None:
             # Left there it would count as the newest and push out sound ones.
             shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def load_checkpoint(folder: Path, step: int, run_id: str) -> Checkpoint:
+    """The checkpoint of ``step``; :class:`CadError` where it is damaged or of another run."""
+    path = folder / f"{step:08d}"
+    try:
+        return _load(path, run_id)
+    except _DamagedError as error:
+        raise CadError(f"checkpoint {path} is damaged here, but not for the first rank ({error})") from error
 
 
 class _DamagedError(Exception):
@@ -89,7 +108,14 @@ def _load(path: Path, run_id: str) -> Checkpoint:
             raise _DamagedError(f"{state.name} does not match its checksum")
         run = str(meta["run"])
         tensors = safetensors.torch.load(state.read_bytes())
-        found = Checkpoint(meta["step"], float(meta["seconds"]), int(meta["supervised_actions"]), tensors)
+        found = Checkpoint(
+            meta["step"],
+            float(meta["seconds"]),
+            int(meta["supervised_actions"]),
+            tensors,
+            meta.get("origin", {}),  # not in earlier ones
+            (int(best[0]), float(best[1])) if (best := meta.get("best")) else None,
+        )
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
     if run != run_id:

@@ -42,8 +42,8 @@ class Optimiser:
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
-        self._parts: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.learning_rate)]
+        self.adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = [(self.adamw, config.learning_rate)]
         if blocks:
             muon = torch.optim.Muon(
                 blocks.values(),

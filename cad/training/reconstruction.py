@@ -12,7 +12,7 @@ from cad.config.schema import Config, TrainConfig
 from cad.errors import CadError
 from cad.histories.batch import Batch
 from cad.models.reconstruction import Reconstruction, field_widths
-from cad.training.loop import ActionObjective, Outcome
+from cad.training.objective import ActionObjective, Outcome
 
 
 def pretraining_config(config: Config) -> Config:
@@ -85,7 +85,7 @@ class PretrainingObjective:
         self.n_columns = (2 + len(self._judge.scores)) * self._judge.depths + 1
 
     def __call__(self, output: Reconstruction, batch: Batch) -> Outcome:
-        """See :meth:`~cad.training.loop.Objective.__call__`; supervised are the reconstructed steps."""
+        """See :meth:`~cad.training.objective.Objective.__call__`; supervised are the reconstructed steps."""
         losses, scores = self._judge(output, batch)
         loss = (losses * losses.new_tensor(self._judge.shares)).sum()
         with torch.no_grad():
@@ -148,7 +148,7 @@ class AuxiliaryObjective:
         self.n_columns = self._actions.n_columns + 1 + len(self._judge.scores)
 
     def __call__(self, output: tuple[Tensor, Reconstruction], batch: Batch) -> Outcome:
-        """See :meth:`~cad.training.loop.Objective.__call__`; takes ``WithReconstruction``'s output."""
+        """See :meth:`~cad.training.objective.Objective.__call__`; takes ``WithReconstruction``'s output."""
         logits, reconstruction = output
         actions = self._actions(logits, batch)
         losses, scores = self._judge(reconstruction, batch)

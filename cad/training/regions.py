@@ -11,7 +11,7 @@ from torch import Tensor
 from cad.config.schema import Config
 from cad.histories.batch import Batch
 from cad.models.region_ad import END, type_targets
-from cad.training.loop import ActionObjective, Objective, Outcome
+from cad.training.objective import ActionObjective, Objective, Outcome
 
 METRICS = ("token_type_loss", "token_type_accuracy", "end_accuracy")
 
@@ -46,7 +46,7 @@ class RegionObjective:
         self.n_columns = self._actions.n_columns + len(METRICS)
 
     def __call__(self, output: tuple[Tensor, Tensor], batch: Batch) -> Outcome:
-        """See :meth:`~cad.training.loop.Objective.__call__`; takes RegionAD's two logits."""
+        """See :meth:`~cad.training.objective.Objective.__call__`; takes RegionAD's two logits."""
         logits, type_logits = output
         actions = self._actions(logits, batch)
         targets = type_targets(self._config.model, batch.segment_length, logits.device)

@@ -40,7 +40,7 @@ def cad() -> Cad:
         command = [sys.executable, "-m", "cad.cli", *map(str, words)]
         environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240, check=False
+            command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=480, check=False
         )
 
     return call

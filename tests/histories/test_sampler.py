@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from cad.config.schema import N_ACTIONS, Config
 from cad.histories.batch import Batch
-from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.histories.file import open_histories
+from cad.histories.sampler import HistoryArrays, WindowSampler, read_arrays, stream_arrays
 
 TASKS, STREAMS, STEPS, HORIZON = 3, 4, 60, 5
 EPISODES = STEPS // HORIZON
@@ -63,6 +65,34 @@ def test_a_batch_is_a_function_of_seed_and_update(kind, tiny_config, labelled):
     assert equal(first.batch(7), again.batch(7))
     assert not equal(first.batch(7), first.batch(8))
     assert not equal(first.batch(7), WindowSampler(tiny_config(kind, seed=1), labelled).batch(7))
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
+def test_parts_put_together_are_the_batch(kind, tiny_config, labelled):
+    sampler = WindowSampler(tiny_config(kind), labelled)
+    for update in range(5):
+        whole = sampler.batch(update)
+        parts = [sampler.batch(update, part, 4) for part in range(4)]
+        together = [torch.cat(tensors) for tensors in zip(*map(fields, parts), strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(together, fields(whole), strict=True))
+        assert {part.segment_length for part in parts} == {whole.segment_length}
+
+
+def test_streamed_histories_are_those_in_memory(collected, tmp_path):
+    with open_histories(collected) as file:
+        tasks = sorted(file.task_ids)[::-1]
+        held = read_arrays(file, tasks, 6)
+        streamed = stream_arrays(file, tasks, 6, tmp_path / "copy")
+        again = stream_arrays(file, [], 6, tmp_path / "copy")  # is there: nothing is copied
+    for name in ("observations", "actions", "rewards"):
+        assert np.array_equal(getattr(held, name), getattr(streamed, name))
+        assert np.array_equal(getattr(held, name), getattr(again, name))
+    env, source = {"size": 3, "horizon": 6}, {"steps_per_stream": 240}
+    config = Config.model_validate({"env": env, "source": source, "train": {"batch_size": 8}})
+    sampler = WindowSampler(config, streamed)
+    assert equal(sampler.batch(3), WindowSampler(config, held).batch(3))
+    # Windows come from the file: nothing was copied into memory.
+    assert isinstance(sampler._actions.base.base, np.memmap | mmap.mmap)
 
 
 def test_a_window_never_mixes_two_histories(sampler):

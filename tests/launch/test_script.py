@@ -77,7 +77,7 @@ def test_trainings_over_several_nodes():
     parsed(text)
     compare("multinode.sh", text)
     one = job_script(profile, "evaluate", "cad-small-evaluate", PLACE, Scale(), None, 3)
-    assert "--nodes=1\n#SBATCH --ntasks-per-node=1\n" in one and "kill-on-bad-exit" not in one
+    assert "--nodes=1\n#SBATCH --ntasks-per-node=1\n" in one
 
 
 def test_stages_differ_only_in_what_is_said():

@@ -13,7 +13,7 @@ from cad.histories.batch import Steps
 from cad.models import build_model, new_memory
 from cad.models.tokens import StepEmbedding
 from cad.models.transformer import Block
-from cad.training.loop import ActionObjective, action_loss
+from cad.training.objective import ActionObjective, action_loss
 
 FILE = Path(__file__).parents[2] / "experiments" / "ingredients.yaml"
 OFF = [

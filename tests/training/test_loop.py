@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from cad.histories.batch import Batch
 from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.models import build_model
-from cad.training.loop import ActionObjective, action_loss, train
+from cad.training.loop import train
 from cad.training.metrics import read_metrics
+from cad.training.objective import ActionObjective, action_loss
 from cad.training.regions import model_objective
 
 CPU = torch.device("cpu")
@@ -36,10 +38,10 @@ class DisturbedSampler(WindowSampler):
         super().__init__(config, arrays)
         self.at, self.disturb = at, disturb
 
-    def batch(self, update: int) -> Batch:
+    def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
         if update == self.at:
             self.disturb()
-        return super().batch(update)
+        return super().batch(update, part, parts)
 
 
 def run(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, kill: bool = False, **options):
@@ -207,6 +209,23 @@ def test_checkpoints_are_where_the_config_says(tiny_config, toy_histories, tmp_p
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "00000010", "00000015", "00000020",
     ]  # fmt: skip
+
+
+def test_the_checkpoint_of_the_best_validation_is_kept(tiny_config, toy_histories, tmp_path):
+    config = tiny_config(train={"keep_checkpoints": 1, "validate_every": 5, "checkpoint_every": 20})
+
+    def validations(*values):
+        left = list(values)
+        return lambda _model: left.pop(0)
+
+    with pytest.raises(InterruptedRun):
+        run(config, toy_histories, tmp_path, at=16, validate=validations(0.2, 0.5, 0.4))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["00000010", "00000017"]
+    run(config, toy_histories, tmp_path, validate=validations(0.45))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000010", "00000020"]
+    meta = json.loads((tmp_path / "checkpoints" / "00000020" / "meta.json").read_text())
+    assert meta["best"] == [10, 0.5]
 
 
 def test_the_watchdog_stops_a_run_that_diverges(tiny_config, toy_histories, tmp_path):

@@ -13,8 +13,9 @@ from cad.histories.sampler import WindowSampler
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.models import EncoderPretraining, build_model
 from cad.models.reconstruction import WithReconstruction
-from cad.training.loop import ActionObjective, train
+from cad.training.loop import train
 from cad.training.metrics import read_metrics
+from cad.training.objective import ActionObjective
 from cad.training.reconstruction import (
     AuxiliaryObjective,
     PretrainingObjective,
@@ -32,10 +33,10 @@ class StoppingSampler(WindowSampler):
 
     at, stop = -1, StopFlag()
 
-    def batch(self, update):
+    def batch(self, update, part=0, parts=1):
         if update == self.at:
             self.stop.request()
-        return super().batch(update)
+        return super().batch(update, part, parts)
 
 
 def pretrain(config, arrays, folder, at=-1):

@@ -1,0 +1,269 @@
+"""What an engine adds to a step at 1 and 2 ranks, what a checkpoint costs, what memory a rank takes.
+
+``python benchmarks/engines.py [--json FILE] [--figure FILE] [--quick]`` starts real ranks over gloo
+on this machine.  Times are CPU-seconds of a rank, so that other work does not count; the figure
+shows the loss of 1 and 2 ranks over the same samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import secrets
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cad.config.schema import Config
+from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.interrupt import StopFlag
+from cad.models import build_model
+from cad.process import prepare_process
+from cad.storage import write_json
+from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from cad.training.engines import start_engine
+from cad.training.loop import train
+from cad.training.metrics import read_metrics
+from cad.training.ranks import ALONE, Ranks
+from cad.training.regions import model_objective
+from cad.training.rendezvous import Seat, joined
+
+VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("plain", 1, {}),
+    ("accelerate", 1, {"engine": "accelerate"}),
+    ("accelerate", 2, {"engine": "accelerate"}),
+    *(
+        (f"ZeRO {stage}", ranks, {"engine": "deepspeed", "zero_stage": stage})
+        for stage in range(4)
+        for ranks in (1, 2)
+    ),
+)
+CPU = torch.device("cpu")
+
+
+def cell(train: dict[str, Any], *, width: int = 64, layers: int = 4, batch: int = 32) -> Config:
+    """The quickstart's CompressedAD, or a wider one."""
+    return Config.model_validate(
+        {
+            "model": {"n_embd": width, "n_layer": layers, "n_head": 4, "encoder_n_layer": 2},
+            "train": {"optimizer": "adamw", "batch_size": batch, "learning_rate": 1e-3, **train},
+        }
+    )
+
+
+def made_up(config: Config) -> HistoryArrays:
+    """Histories whose action is the row that the agent stands in: learnable, and made at once."""
+    rng = np.random.default_rng(0)
+    shape = (8, 20, config.source.steps_per_stream)
+    observations = rng.integers(0, config.env.size, (*shape, 2), dtype=np.uint8)
+    rewards = rng.integers(0, 2, shape, dtype=np.uint8)
+    return HistoryArrays(observations, observations[..., 0] % 5, rewards, config.env.steps_per_episode)
+
+
+def steps(config: Config, ranks: Ranks, warm: int, measured: int) -> dict[str, float]:
+    """CPU- and wall-seconds a step, medians, and the bytes that the training added to the process."""
+    torch.manual_seed(0)
+    sampler, objective = WindowSampler(config, made_up(config)), model_objective(config)
+    before = resident()
+    engine = start_engine(config.train, build_model(config), ranks, CPU)
+    cpu, wall = [], []
+    for update in range(warm + measured):
+        batch = sampler.batch(update, ranks.rank, ranks.size)
+        begun, clock = time.process_time(), time.perf_counter()
+        engine.update([batch], objective, 1.0)
+        cpu.append(time.process_time() - begun)
+        wall.append(time.perf_counter() - clock)
+    return {
+        "cpu_seconds": statistics.median(cpu[warm:]),
+        "wall_seconds": statistics.median(wall[warm:]),
+        "bytes": resident() - before,
+    }
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def run_rank(seat: Seat | None, folder: str, task: str, arguments: dict[str, Any]) -> None:
+    """One rank of a measurement; the first one leaves what it found in ``folder``."""
+    prepare_process(1)
+    if seat is None:
+        found = TASKS[task](ALONE, Path(folder), **arguments)
+    else:
+        with joined(seat, Path(folder), StopFlag(), "cpu") as ranks:
+            found = TASKS[task](ranks, Path(folder), **arguments)
+    if seat is None or seat.rank == 0:
+        write_json(Path(folder) / "found.json", found)
+
+
+def measure_steps(
+    ranks: Ranks, _folder: Path, train: dict[str, Any], warm: int, measured: int, **shape: int
+) -> dict[str, float]:
+    """See :func:`steps`."""
+    return steps(cell(train, **shape), ranks, warm, measured)
+
+
+def measure_losses(ranks: Ranks, folder: Path, train_settings: dict[str, Any]) -> list[dict[str, float]]:
+    """Train; the metrics."""
+    config = cell(train_settings)
+    torch.manual_seed(0)
+    train(
+        config,
+        build_model(config),
+        WindowSampler(config, made_up(config)),
+        folder,
+        run_id="run",
+        device=CPU,
+        stop=StopFlag(),
+        ranks=ranks,
+    )
+    return read_metrics(folder / "metrics.jsonl")[1:]
+
+
+def measure_checkpoint(
+    ranks: Ranks, folder: Path, train_settings: dict[str, Any], **shape: int
+) -> dict[str, float]:
+    """Seconds to gather, write and read a checkpoint, and its size."""
+    config = cell(train_settings, **shape)
+    torch.manual_seed(0)
+    model = build_model(config)
+    engine = start_engine(config.train, model, ranks, CPU)
+    sampler = WindowSampler(config, made_up(config))
+    engine.update([sampler.batch(0, ranks.rank, ranks.size)], model_objective(config), 1.0)
+    begun = time.perf_counter()
+    engine.collect()
+    state = engine.optimiser_state()
+    gathered = time.perf_counter()
+    found = {"gather_seconds": gathered - begun}
+    if ranks.first:
+        tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | state
+        save_checkpoint(folder, Checkpoint(1, 0.0, 0, tensors), "run", 1)
+        found["write_seconds"] = time.perf_counter() - gathered
+        begun = time.perf_counter()
+        load_newest(folder, "run")
+        found["read_seconds"] = time.perf_counter() - begun
+        found["bytes"] = (folder / "00000001" / "state.safetensors").stat().st_size
+        found["parameters"] = sum(p.numel() for p in model.parameters())
+    return found
+
+
+TASKS: dict[str, Any] = {
+    "steps": measure_steps,
+    "losses": measure_losses,
+    "checkpoint": measure_checkpoint,
+}
+
+
+def in_ranks(size: int, task: str, **arguments: Any) -> Any:
+    """Run a task in fresh processes, so that nothing of another measurement is in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = secrets.token_hex(4)
+        seats = [Seat(rank, size, rank, "127.0.0.1", meeting) if size > 1 else None for rank in range(size)]
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=run_rank, args=(seat, folder, task, arguments)) for seat in seats]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise SystemExit(f"{task} failed: exit codes {[p.exitcode for p in processes]}")
+        return json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
+
+
+def draw(curves: dict[str, Sequence[dict[str, float]]], file: Path) -> None:
+    """Loss by update, and how far apart the curves are."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(6.4, 4.6), sharex=True, height_ratios=(2, 1), constrained_layout=True
+    )
+    names = list(curves)
+    for name, style in zip(names, ("-", "--", ":"), strict=False):
+        records = curves[name]
+        above.plot([r["step"] for r in records], [r["loss"] for r in records], style, label=name, lw=1.8)
+    above.set_ylabel("loss")
+    above.legend(frameon=False)
+    reference = curves[names[0]]
+    for name in names[1:]:
+        apart = [abs(a["loss"] / b["loss"] - 1) + 1e-12 for a, b in zip(curves[name], reference, strict=True)]
+        below.semilogy([r["step"] for r in reference], apart, lw=1.2, label=name)
+    below.set_ylabel(f"apart from\n{names[0]}, relative")
+    below.set_xlabel("update")
+    below.legend(frameon=False)
+    for axis in (above, below):
+        axis.spines[["top", "right"]].set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Measure, and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--figure", type=Path, help="draw loss curves of 1 and 2 ranks here")
+    parser.add_argument("--quick", action="store_true", help="only show that it runs")
+    options = parser.parse_args()
+    console = Console()
+    warm, measured = (1, 2) if options.quick else (5, 30)
+    wide = (
+        {"width": 64, "layers": 2, "batch": 4} if options.quick else {"width": 512, "layers": 6, "batch": 4}
+    )
+    variants = [VARIANTS[0], VARIANTS[7]] if options.quick else VARIANTS
+    numbers: dict[str, Any] = {"quick": options.quick, "steps": [], "memory": [], "checkpoints": []}
+
+    table = Table("engine", "ranks", "CPU-ms a step and rank", "ms a step")
+    for name, size, settings in variants:
+        found = in_ranks(size, "steps", train=settings, warm=warm, measured=measured)
+        numbers["steps"].append({"engine": name, "ranks": size, **found})
+        table.add_row(
+            name, str(size), f"{1e3 * found['cpu_seconds']:.1f}", f"{1e3 * found['wall_seconds']:.1f}"
+        )
+    console.print(table)
+
+    table = Table("engine", "ranks", "MiB a rank", "gather s", "write s", "read s", "MiB on disk")
+    for name, size, settings in variants:
+        if size == 1 and name != "plain":
+            continue
+        found = in_ranks(size, "steps", train=settings, warm=1, measured=1, **wide)
+        saved = in_ranks(size, "checkpoint", train_settings=settings, **wide)
+        numbers["memory"].append({"engine": name, "ranks": size, "bytes": found["bytes"]})
+        numbers["checkpoints"].append({"engine": name, "ranks": size, **saved})
+        times = [f"{saved[key]:.2f}" for key in ("gather_seconds", "write_seconds", "read_seconds")]
+        sizes = [f"{n / 2**20:.0f}" for n in (found["bytes"], saved["bytes"])]
+        table.add_row(name, str(size), sizes[0], *times, sizes[1])
+    console.print(table)
+
+    if options.figure:
+        updates = 10 if options.quick else 400
+        base = {"n_updates": updates, "log_every": 5, "checkpoint_every": updates, "validate_every": 0}
+        base |= {"num_warmup_steps": 20, "watchdog_share": None}
+        curves = {
+            "1 rank": in_ranks(1, "losses", train_settings=base),
+            "2 ranks, accelerate": in_ranks(2, "losses", train_settings={**base, "engine": "accelerate"}),
+            "2 ranks, ZeRO 2": in_ranks(
+                2, "losses", train_settings={**base, "engine": "deepspeed", "zero_stage": 2}
+            ),
+        }
+        numbers["curves"] = curves
+        draw(curves, options.figure)
+    if options.json:
+        write_json(options.json, numbers)
+
+
+if __name__ == "__main__":
+    main()

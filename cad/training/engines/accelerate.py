@@ -1,0 +1,80 @@
+"""Data parallel: every rank has the whole model, gradients are averaged (accelerate, torch's DDP)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from cad.config.schema import TrainConfig
+from cad.errors import UsageError
+from cad.histories.batch import Batch
+from cad.training.engines.protocol import Update, autocast, mean_update
+from cad.training.objective import Objective
+from cad.training.optimiser import Optimiser
+from cad.training.ranks import Ranks
+
+
+class AccelerateEngine:
+    """Trains the model that it is given in place, on every rank alike."""
+
+    def __init__(self, settings: TrainConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            raise UsageError(
+                "ACCELERATE_USE_DEEPSPEED is set: accelerate's DeepSpeed plugin is not supported (on a CPU "
+                "it silently trains without ZeRO); unset it and use engine=deepspeed"
+            )
+        self._settings = settings
+        # Precision, clipping and accumulation are the loop's own words, not accelerate's.
+        self._accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False,
+                    # Behind a burn-in, which has no gradient, nothing reaches the first latents.
+                    find_unused_parameters=settings.burn_in > 0,
+                )
+            ],
+        )
+        self._device = self._accelerator.device
+        model.to(self._device)
+        with warnings.catch_warnings():
+            # A word of torch's that accelerate has no other for yet.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            self._model: nn.Module = self._accelerator.prepare_model(model)
+        self._optimiser = Optimiser(model, settings)
+        self._parameters = list(model.parameters())
+        self._shared = ranks.size > 1
+
+    def update(self, parts: Sequence[Batch], objective: Objective, factor: float) -> Update:
+        """See :meth:`~cad.training.engines.protocol.Engine.update`."""
+        columns, supervised = [], 0
+        for number, part in enumerate(parts, start=1):
+            # Gradients travel once, with the last part.
+            alone = self._shared and number < len(parts)
+            with self._accelerator.no_sync(self._model) if alone else contextlib.nullcontext():
+                with autocast(self._settings, self._device):
+                    output = self._model(part)
+                outcome = objective(output, part)
+                self._accelerator.backward(outcome.loss / len(parts))
+            columns.append(outcome.columns)
+            supervised += outcome.supervised
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.grad_clip)
+        self._optimiser.step(factor)
+        return mean_update(norm, columns, supervised)
+
+    def collect(self) -> None:
+        """Nothing to do: the model is the one that is trained."""
+
+    def optimiser_state(self) -> dict[str, Tensor]:
+        """See :meth:`~cad.training.engines.protocol.Engine.optimiser_state`."""
+        return self._optimiser.tensors()
+
+    def load_optimiser_state(self, tensors: dict[str, Tensor]) -> None:
+        """See :meth:`~cad.training.engines.protocol.Engine.load_optimiser_state`."""
+        self._optimiser.load_tensors(tensors)

@@ -1,0 +1,51 @@
+"""One process, nothing around the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cad.config.schema import TrainConfig
+from cad.histories.batch import Batch
+from cad.training.engines.protocol import Update, autocast, mean_update
+from cad.training.objective import Objective
+from cad.training.optimiser import Optimiser
+
+
+class PlainEngine:
+    """Trains the model that it is given in place."""
+
+    def __init__(self, settings: TrainConfig, model: nn.Module, device: torch.device) -> None:
+        self._settings = settings
+        self._device = device
+        model.to(device)
+        self._parameters = list(model.parameters())
+        self._optimiser = Optimiser(model, settings)
+        self._forward = torch.compile(model) if settings.compile else model
+
+    def update(self, parts: Sequence[Batch], objective: Objective, factor: float) -> Update:
+        """See :meth:`~cad.training.engines.protocol.Engine.update`."""
+        columns, supervised = [], 0
+        for part in parts:
+            with autocast(self._settings, self._device):
+                output = self._forward(part)
+            outcome = objective(output, part)
+            (outcome.loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+            columns.append(outcome.columns)
+            supervised += outcome.supervised
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.grad_clip)
+        self._optimiser.step(factor)
+        return mean_update(norm, columns, supervised)
+
+    def collect(self) -> None:
+        """Nothing to do: the model is the one that is trained."""
+
+    def optimiser_state(self) -> dict[str, Tensor]:
+        """See :meth:`~cad.training.engines.protocol.Engine.optimiser_state`."""
+        return self._optimiser.tensors()
+
+    def load_optimiser_state(self, tensors: dict[str, Tensor]) -> None:
+        """See :meth:`~cad.training.engines.protocol.Engine.load_optimiser_state`."""
+        self._optimiser.load_tensors(tensors)

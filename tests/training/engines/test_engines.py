@@ -1,0 +1,176 @@
+"""Engines and numbers of ranks give one result; a stop changes nothing; state moves between them all.
+
+Everything here is trained by real processes over gloo: by two ranks, again by two that go on, by
+one and by four.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.timeout(1800)
+
+KINDS = ("ad", "compressed_ad", "pretrain")
+ENGINES = {"accelerate": {"engine": "accelerate"}} | {
+    f"zero{stage}": {"engine": "deepspeed", "zero_stage": stage} for stage in range(4)
+}
+OTHERS = {
+    "muon": {"engine": "accelerate", "optimizer": "muon"},
+    "accumulation": {"engine": "deepspeed", "zero_stage": 2, "gradient_accumulation": 2},
+    "accelerate-accumulation": {"engine": "accelerate", "gradient_accumulation": 2},
+}
+EXACT = {
+    "muon": OTHERS["muon"],
+    "zero0": ENGINES["zero0"],
+    "zero3": ENGINES["zero3"],
+    **{f"zero{s}-bf16": {"engine": "deepspeed", "zero_stage": s, "precision": "bf16"} for s in (1, 2, 3)},
+}
+STOP = 3
+# Stated in docs/scaling.md; what was measured there is ten times smaller.
+LOSS, WEIGHTS = 2e-5, 5e-4
+
+
+@pytest.fixture(scope="module")
+def config_of(tiny_config):
+    """``config_of(kind, settings)``: fp32, 50 updates, no dropout."""
+
+    def make(kind, settings, dropout=0.0, depth=2, **more):
+        train = {"n_updates": 50, "checkpoint_every": 50, "log_every": 1, "optimizer": "adamw"}
+        train |= {"learning_rate": 3e-3, **settings, **more}
+        sections = {"train": train | {"watchdog_share": None}}
+        if kind == "pretrain":
+            sections = {"pretrain": {"enabled": True, **train, "collapse_variance": 0.0}}
+        model_kind = "compressed_ad" if kind == "pretrain" else kind
+        model = {"dropout": dropout, "max_compression_depth": depth}
+        return tiny_config(model_kind, model=model, **sections)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def exact_config(config_of):
+    """Every source of chance, validation, checkpoints that the stop does not meet."""
+
+    def make(settings):
+        more = {"n_updates": 9, "log_every": 2, "checkpoint_every": 6, "validate_every": 6, "burn_in": 1}
+        return config_of("compressed_ad", settings, dropout=0.2, **more)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(new_trainings, job, config_of, exact_config):
+    """All trainings of this file, in four goes."""
+    trainings = new_trainings()
+    pairs = [
+        job(f"{kind}-{name}", config_of(kind, settings), pretrain=kind == "pretrain")
+        for name, settings in ENGINES.items()
+        for kind in KINDS
+    ]
+    pairs += [
+        job(name, config_of("compressed_ad", settings, n_updates=12)) for name, settings in OTHERS.items()
+    ]
+    # Weights that nothing reaches, heads of their own, modules called from outside their forward.
+    zero3 = ENGINES["zero3"]
+    pairs += [
+        job("depth0-accelerate", config_of("compressed_ad", ENGINES["accelerate"], depth=0, n_updates=12)),
+        job("depth0-zero3", config_of("compressed_ad", zero3, depth=0, n_updates=12)),
+        job("region_ad-zero3", config_of("region_ad", zero3, n_updates=12)),
+        job("auxiliary-zero3", config_of("compressed_ad", zero3, n_updates=12, reconstruction_weight=0.1)),
+    ]
+    for name, settings in EXACT.items():
+        pairs.append(job(f"whole-{name}", exact_config(settings)))
+        pairs.append(job(f"stopped-{name}", exact_config(settings), stop_at=STOP))
+    pairs.append(job("elastic", config_of("compressed_ad", ENGINES["zero2"]), stop_at=STOP, stopped_rank=0))
+    trainings.run(2, pairs)
+    for name in ("plain", "one", "four"):
+        shutil.copytree(trainings.folder / "elastic", trainings.folder / f"elastic-{name}")
+    trainings.run(2, [job(f"stopped-{name}", exact_config(settings)) for name, settings in EXACT.items()])
+    plain = {"engine": "plain"}
+    alone = [job(f"{kind}-plain", config_of(kind, plain), pretrain=kind == "pretrain") for kind in KINDS]
+    alone += [
+        job("muon-plain", config_of("compressed_ad", plain, n_updates=12, optimizer="muon")),
+        job("short-plain", config_of("compressed_ad", plain, n_updates=12)),
+        job("depth0-plain", config_of("compressed_ad", plain, depth=0, n_updates=12)),
+        job("region_ad-plain", config_of("region_ad", plain, n_updates=12)),
+        job("auxiliary-plain", config_of("compressed_ad", plain, n_updates=12, reconstruction_weight=0.1)),
+        job("elastic-plain", config_of("compressed_ad", plain)),
+        job("elastic-one", config_of("compressed_ad", ENGINES["zero1"])),
+    ]
+    trainings.run(1, alone)
+    trainings.run(4, [job("elastic-four", config_of("compressed_ad", ENGINES["zero3"]))])
+    return trainings
+
+
+def assert_close(trainings, name, reference):
+    ours, theirs = trainings.records(name), trainings.records(reference)
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(len(ours)))
+    for key in ("loss", "gradient_norm"):
+        ratio = max(abs(a[key] / b[key] - 1) for a, b in zip(ours[1:], theirs[1:], strict=True))
+        assert ratio < (LOSS if key == "loss" else 20 * LOSS), (key, ratio)
+    weights, expected = trainings.weights(name), trainings.weights(reference)
+    assert weights.keys() == expected.keys()
+    worst = {k: (weights[k] - expected[k]).abs().max().item() for k in weights}
+    assert max(worst.values()) < WEIGHTS, max(worst.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_ranks_learn_what_one_process_learns(trained, engine, kind):
+    assert_close(trained, f"{kind}-{engine}", f"{kind}-plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("muon", "muon-plain"),
+        ("accumulation", "short-plain"),
+        ("accelerate-accumulation", "short-plain"),
+        ("depth0-accelerate", "depth0-plain"),
+        ("depth0-zero3", "depth0-plain"),
+        ("region_ad-zero3", "region_ad-plain"),
+        ("auxiliary-zero3", "auxiliary-plain"),
+    ],
+)
+def test_so_do_muon_accumulation_and_other_objectives(trained, name, reference):
+    assert_close(trained, name, reference)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_all_ranks_end_with_the_same_weights(trained, name):
+    first, second = (trained.weights(f"whole-{name}", rank) for rank in (0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_stop_on_one_rank_and_a_resume_change_no_bit(trained, name):
+    stopped = [(trained.folder / f"stopped-{name}" / f"stopped-{rank}").read_text() for rank in (0, 1)]
+    # The vote is known one update after the one in which the signal came.
+    assert all(f"update {STOP + 2} of 9" in text for text in stopped)
+    whole, resumed = trained.state(f"whole-{name}"), trained.state(f"stopped-{name}")
+    assert whole.keys() == resumed.keys()
+    assert any(key.startswith("optimiser/") for key in whole)
+    assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
+    assert trained.records(f"whole-{name}") == trained.records(f"stopped-{name}")
+
+
+@pytest.mark.parametrize("name", ["elastic-plain", "elastic-one", "elastic-four"])
+def test_two_ranks_begin_and_other_numbers_and_engines_go_on(trained, name):
+    assert_close(trained, name, "compressed_ad-plain")
+
+
+def test_engines_write_the_same_checkpoints(trained):
+    def shapes(name):
+        state = trained.state(f"compressed_ad-{name}")
+        del state["metric_sums"]  # a row a rank
+        return {key: (value.shape, value.dtype) for key, value in state.items()}
+
+    for name in ENGINES:
+        assert shapes(name) == shapes("plain")
+    folder = trained.folder / "compressed_ad-zero2" / "checkpoints" / "00000050"
+    origin = json.loads((folder / "meta.json").read_text())["origin"]
+    assert (origin["engine"], origin["ranks"]) == ("deepspeed", 2)
