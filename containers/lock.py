@@ -28,7 +28,7 @@ def lock(constraints: str) -> str:
         if equals:
             pins[canonicalize_name(name)] = version
     found: set[str] = set(BUILD)
-    todo = [Requirement("cad")]
+    todo = [Requirement("cad[engines]")]
     while todo:
         parent = todo.pop()
         for text in requires(parent.name) or ():
