@@ -42,11 +42,8 @@ VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("plain", 1, {}),
     ("accelerate", 1, {"engine": "accelerate"}),
     ("accelerate", 2, {"engine": "accelerate"}),
-    *(
-        (f"ZeRO {stage}", ranks, {"engine": "deepspeed", "zero_stage": stage})
-        for stage in range(4)
-        for ranks in (1, 2)
-    ),
+    *((f"ZeRO {stage}", 1, {"engine": "deepspeed", "zero_stage": stage}) for stage in (1, 3)),
+    *((f"ZeRO {stage}", 2, {"engine": "deepspeed", "zero_stage": stage}) for stage in range(4)),
 )
 CPU = torch.device("cpu")
 
@@ -70,11 +67,13 @@ def made_up(config: Config) -> HistoryArrays:
     return HistoryArrays(observations, observations[..., 0] % 5, rewards, config.env.steps_per_episode)
 
 
-def steps(config: Config, ranks: Ranks, warm: int, measured: int) -> dict[str, float]:
-    """CPU- and wall-seconds a step, medians, and the bytes that the training added to the process."""
+def measure_steps(
+    ranks: Ranks, _folder: Path, settings: dict[str, Any], warm: int, measured: int
+) -> dict[str, float]:
+    """CPU- and wall-seconds of an update, medians."""
+    config = cell(settings)
     torch.manual_seed(0)
     sampler, objective = WindowSampler(config, made_up(config)), model_objective(config)
-    before = resident()
     engine = start_engine(config.train, build_model(config), ranks, CPU)
     cpu, wall = [], []
     for update in range(warm + measured):
@@ -83,11 +82,7 @@ def steps(config: Config, ranks: Ranks, warm: int, measured: int) -> dict[str, f
         engine.update([batch], objective, 1.0)
         cpu.append(time.process_time() - begun)
         wall.append(time.perf_counter() - clock)
-    return {
-        "cpu_seconds": statistics.median(cpu[warm:]),
-        "wall_seconds": statistics.median(wall[warm:]),
-        "bytes": resident() - before,
-    }
+    return {"cpu_seconds": statistics.median(cpu[warm:]), "wall_seconds": statistics.median(wall[warm:])}
 
 
 def resident() -> int:
@@ -108,16 +103,9 @@ def run_rank(seat: Seat | None, folder: str, task: str, arguments: dict[str, Any
         write_json(Path(folder) / "found.json", found)
 
 
-def measure_steps(
-    ranks: Ranks, _folder: Path, train: dict[str, Any], warm: int, measured: int, **shape: int
-) -> dict[str, float]:
-    """See :func:`steps`."""
-    return steps(cell(train, **shape), ranks, warm, measured)
-
-
-def measure_losses(ranks: Ranks, folder: Path, train_settings: dict[str, Any]) -> list[dict[str, float]]:
+def measure_losses(ranks: Ranks, folder: Path, settings: dict[str, Any]) -> list[dict[str, float]]:
     """Train; the metrics."""
-    config = cell(train_settings)
+    config = cell(settings)
     torch.manual_seed(0)
     train(
         config,
@@ -132,37 +120,37 @@ def measure_losses(ranks: Ranks, folder: Path, train_settings: dict[str, Any]) -
     return read_metrics(folder / "metrics.jsonl")[1:]
 
 
-def measure_checkpoint(
-    ranks: Ranks, folder: Path, train_settings: dict[str, Any], **shape: int
-) -> dict[str, float]:
-    """Seconds to gather, write and read a checkpoint, and its size."""
-    config = cell(train_settings, **shape)
+def measure_state(ranks: Ranks, folder: Path, settings: dict[str, Any], **shape: int) -> dict[str, float]:
+    """Bytes that a training keeps in a rank between updates; seconds and size of a checkpoint."""
+    config = cell(settings, **shape)
     torch.manual_seed(0)
+    sampler, objective = WindowSampler(config, made_up(config)), model_objective(config)
     model = build_model(config)
+    weights = sum(p.numel() for p in model.parameters())
+    before = resident()
     engine = start_engine(config.train, model, ranks, CPU)
-    sampler = WindowSampler(config, made_up(config))
-    engine.update([sampler.batch(0, ranks.rank, ranks.size)], model_objective(config), 1.0)
-    begun = time.perf_counter()
+    for update in range(2):
+        engine.update([sampler.batch(update, ranks.rank, ranks.size)], objective, 1.0)
+    found = {"parameters": weights, "bytes": resident() - before}
+    begun = time.process_time()
     engine.collect()
     state = engine.optimiser_state()
-    gathered = time.perf_counter()
-    found = {"gather_seconds": gathered - begun}
+    found["gather_seconds"] = time.process_time() - begun
     if ranks.first:
         tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | state
+        begun = time.process_time()
         save_checkpoint(folder, Checkpoint(1, 0.0, 0, tensors), "run", 1)
-        found["write_seconds"] = time.perf_counter() - gathered
-        begun = time.perf_counter()
+        written = time.process_time()
         load_newest(folder, "run")
-        found["read_seconds"] = time.perf_counter() - begun
-        found["bytes"] = (folder / "00000001" / "state.safetensors").stat().st_size
-        found["parameters"] = sum(p.numel() for p in model.parameters())
+        found |= {"write_seconds": written - begun, "read_seconds": time.process_time() - written}
+        found["file_bytes"] = (folder / "00000001" / "state.safetensors").stat().st_size
     return found
 
 
 TASKS: dict[str, Any] = {
     "steps": measure_steps,
     "losses": measure_losses,
-    "checkpoint": measure_checkpoint,
+    "state": measure_state,
 }
 
 
@@ -219,44 +207,42 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only show that it runs")
     options = parser.parse_args()
     console = Console()
-    warm, measured = (1, 2) if options.quick else (5, 30)
+    warm, measured = (1, 2) if options.quick else (5, 15)
     wide = (
-        {"width": 64, "layers": 2, "batch": 4} if options.quick else {"width": 512, "layers": 6, "batch": 4}
+        {"width": 64, "layers": 2, "batch": 2} if options.quick else {"width": 512, "layers": 6, "batch": 2}
     )
-    variants = [VARIANTS[0], VARIANTS[7]] if options.quick else VARIANTS
-    numbers: dict[str, Any] = {"quick": options.quick, "steps": [], "memory": [], "checkpoints": []}
+    variants = [VARIANTS[0], VARIANTS[-1]] if options.quick else VARIANTS
+    numbers: dict[str, Any] = {"quick": options.quick, "steps": [], "state": []}
 
-    table = Table("engine", "ranks", "CPU-ms a step and rank", "ms a step")
+    table = Table("engine", "ranks", "CPU-ms an update and rank", "ms an update")
     for name, size, settings in variants:
-        found = in_ranks(size, "steps", train=settings, warm=warm, measured=measured)
+        found = in_ranks(size, "steps", settings=settings, warm=warm, measured=measured)
         numbers["steps"].append({"engine": name, "ranks": size, **found})
-        table.add_row(
-            name, str(size), f"{1e3 * found['cpu_seconds']:.1f}", f"{1e3 * found['wall_seconds']:.1f}"
-        )
+        times = [f"{1e3 * found[key]:.1f}" for key in ("cpu_seconds", "wall_seconds")]
+        table.add_row(name, str(size), *times)
     console.print(table)
 
-    table = Table("engine", "ranks", "MiB a rank", "gather s", "write s", "read s", "MiB on disk")
+    table = Table("engine", "ranks", "MiB a rank", "gather", "write", "read, CPU-s", "MiB on disk")
     for name, size, settings in variants:
         if size == 1 and name != "plain":
             continue
-        found = in_ranks(size, "steps", train=settings, warm=1, measured=1, **wide)
-        saved = in_ranks(size, "checkpoint", train_settings=settings, **wide)
-        numbers["memory"].append({"engine": name, "ranks": size, "bytes": found["bytes"]})
-        numbers["checkpoints"].append({"engine": name, "ranks": size, **saved})
-        times = [f"{saved[key]:.2f}" for key in ("gather_seconds", "write_seconds", "read_seconds")]
-        sizes = [f"{n / 2**20:.0f}" for n in (found["bytes"], saved["bytes"])]
-        table.add_row(name, str(size), sizes[0], *times, sizes[1])
+        found = in_ranks(size, "state", settings=settings, **wide)
+        numbers["state"].append({"engine": name, "ranks": size, **found})
+        times = [f"{found[key]:.2f}" for key in ("gather_seconds", "write_seconds", "read_seconds")]
+        table.add_row(
+            name, str(size), f"{found['bytes'] / 2**20:.0f}", *times, f"{found['file_bytes'] / 2**20:.0f}"
+        )
     console.print(table)
 
     if options.figure:
-        updates = 10 if options.quick else 400
+        updates = 10 if options.quick else 200
         base = {"n_updates": updates, "log_every": 5, "checkpoint_every": updates, "validate_every": 0}
-        base |= {"num_warmup_steps": 20, "watchdog_share": None}
+        base |= {"num_warmup_steps": 20, "watchdog_share": None, "batch_size": 8}
         curves = {
-            "1 rank": in_ranks(1, "losses", train_settings=base),
-            "2 ranks, accelerate": in_ranks(2, "losses", train_settings={**base, "engine": "accelerate"}),
+            "1 rank": in_ranks(1, "losses", settings=base),
+            "2 ranks, accelerate": in_ranks(2, "losses", settings={**base, "engine": "accelerate"}),
             "2 ranks, ZeRO 2": in_ranks(
-                2, "losses", train_settings={**base, "engine": "deepspeed", "zero_stage": 2}
+                2, "losses", settings={**base, "engine": "deepspeed", "zero_stage": 2}
             ),
         }
         numbers["curves"] = curves

@@ -244,9 +244,10 @@ class _Watch:
                 beats[rank] = (beat, now)
             elif now - since > SILENCE_SECONDS:
                 where = self._store.get(f"here/{rank}").decode()
+                # No word of memory here: job scripts look for it in the log.
                 return (
                     f"rank {rank} of {self._seat.size} (on {where}) has given no sign of life for "
-                    f"{SILENCE_SECONDS:.0f} s: killed, out of memory, or its node is gone"
+                    f"{SILENCE_SECONDS:.0f} s: it was killed, or its node is gone"
                 )
         return None
 
