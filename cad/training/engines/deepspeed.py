@@ -28,9 +28,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 # ZeRO-3 keeps smaller parameters whole: fetching them costs more than they weigh (DeepSpeed's default).
 WHOLE_BELOW = 100_000
-# Elements that travel together (DeepSpeed's default); a buffer of that size is allocated, so no more
+# Elements that travel together: 80 MB.  A buffer of that size is allocated (DeepSpeed takes 2 GB), so no more
 # than the model has.
-_BUCKET = 500_000_000
+_BUCKET = 20_000_000
 
 
 class DeepSpeedEngine:
