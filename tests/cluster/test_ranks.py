@@ -68,10 +68,10 @@ def events(root: Path) -> list[list[str]]:
 
 
 @pytest.mark.timeout(900)
-def test_a_preempted_training_over_two_nodes_ends_as_if_nothing_had_been(cluster, wait_for, tmp_path):
+def test_a_preempted_training_over_two_nodes_ends_as_if_nothing_had_been(cluster, image, wait_for, tmp_path):
     whole, root = tmp_path / "whole", tmp_path / "slurm"
     profile = tmp_path / "profile.yaml"
-    profile.write_text(PROFILE)
+    profile.write_text(PROFILE + (f"image: {image}\n" if image else ""))
     command = [sys.executable, "-m", "cad.cli", "run", *WORDS, "--ranks", "2", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -81,19 +81,25 @@ def test_a_preempted_training_over_two_nodes_ends_as_if_nothing_had_been(cluster
     assert done.returncode == 0, done.stderr
 
     cluster.cad("submit", *WORDS, "--profile", profile, "--root", root)
-    moved = lambda low: [  # noqa: E731
-        (name, job)
-        for name, (job, share, state) in shares(cluster, root).items()
-        if state == "running" and low < share < 0.7
-    ]
-    wait_for(lambda: moved(0.02), 240)
+    moving: list[str] = []
+
+    def moved() -> bool:
+        """Whether a training is in its middle; the job of the last one found is the last of ``moving``."""
+        found = [
+            job
+            for job, share, state in shares(cluster, root).values()
+            if state == "running" and 0.02 < share < 0.7
+        ]
+        moving.extend(found)
+        return bool(found)
+
+    wait_for(moved, 240)
     cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
     wait_for(lambda: any("saved" in noted for noted in events(root)), 120)
 
     # When one goes on, its second rank dies without a word.
-    wait_for(lambda: moved(0.02), 240)
-    _, job = moved(0.02)[0]
-    raw = cluster.call("squeue", "-h", "-j", job, "-o", "%A").stdout.split()[0]
+    wait_for(moved, 240)
+    raw = cluster.call("squeue", "-h", "-j", moving[-1], "-o", "%A").stdout.split()[0]
     os.kill(process_of(raw, 1), signal.SIGKILL)
     wait_for(lambda: any("crashed" in noted for noted in events(root)), 90)
 
