@@ -95,8 +95,8 @@ def sentence(study: Study) -> str:
         if deepest:
             deep, shallow_mean = (sum(values) / len(deepest) for values in zip(*deepest, strict=True))
             texts.append(
-                f"At depth {lead.depth} the accuracy of {lead.label} is {deep:.3f}, at depth 0, without latents, "
-                f"{shallow_mean:.3f}."
+                f"At depth {lead.depth} the accuracy of {lead.label} is {deep:.3f}, at depth 0, without "
+                f"latents, {shallow_mean:.3f}."
             )
     found = [
         values[-1] for cell in study.cells if (values := series(cell.result.pretrain_metrics, "accuracy")[1])
