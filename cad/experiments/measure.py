@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from cad.config.schema import N_ACTIONS, Config
+from cad.config.schema import (
+    N_ACTIONS,
+    Config,
+    EnvConfig,
+    EvaluationConfig,
+    ModelConfig,
+    PretrainConfig,
+    Section,
+    SourceConfig,
+    TrainConfig,
+)
 from cad.envs import split_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.rollout import roll_out
@@ -31,6 +41,15 @@ from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective
 from cad.training.regions import model_objective
 
 log = logging.getLogger(__name__)
+
+_SECTIONS: dict[str, type[Section]] = {
+    "env": EnvConfig,
+    "source": SourceConfig,
+    "model": ModelConfig,
+    "pretrain": PretrainConfig,
+    "train": TrainConfig,
+    "evaluation": EvaluationConfig,
+}
 
 # A measurement lasts this long, in seconds of work, and is cut short after these seconds on the wall.
 _SECONDS, _PATIENCE = 0.3, 5.0
@@ -76,8 +95,9 @@ def _finished_rate(done: Path) -> Rate | None:
         data = dict(identity["config"])
         if identity["kind"] == "evaluate":
             data |= _identity(done.parent.with_name(identity["inputs"][0]))["config"]
-        known = {key: value for key, value in data.items() if key in Config.model_fields}
-        stage = Stage(identity["kind"], Config.model_validate(known))
+        # Section by section: what is not recorded has its defaults, which need not fit the rest.
+        sections = {name: kind.model_validate(data[name]) for name, kind in _SECTIONS.items() if name in data}
+        stage = Stage(identity["kind"], Config().model_copy(update=sections))
         seconds = _seconds_in(facts, stage)
         return Rate(pace_of(stage, facts.get("device", "cpu")), work_of(stage), seconds, "finished")
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):

@@ -60,25 +60,31 @@ def as_json(cells: tuple[CellStatus, ...]) -> str:
 
 
 def status_table(cells: tuple[CellStatus, ...], root: Path) -> Table:
-    """One row a cell, one column a kind of stage, and the log of the latest job that is not done."""
+    """One row a cell, one column a kind of stage, and the log of what runs, failed or died first."""
     kinds = list(dict.fromkeys(stage.kind for cell in cells for stage in cell.stages))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, caption=f"logs are under {root}", caption_justify="left"
+    )
     table.add_column("cell", justify="right")
     table.add_column("", ratio=1)
     for kind in kinds:
         table.add_column(kind)
     table.add_column("latest", style="dim")
-    table.add_column(f"log under {root}", style="dim", overflow="fold")
+    table.add_column("log", style="dim", overflow="fold")
     for cell in cells:
         by_kind = {stage.kind: stage for stage in cell.stages}
         latest = {key: value for stage in cell.stages for key, value in stage.latest.items()}
-        logs = [str(Path(stage.log).relative_to(root)) for stage in cell.stages if stage.log]
+        logs = [
+            str(Path(stage.log).relative_to(root))
+            for stage in cell.stages
+            if stage.log and stage.state != "queued"
+        ]
         table.add_row(
             str(cell.number),
             f"{cell.label}, seed {cell.seed}",
             *(_in_words(by_kind[kind]) if kind in by_kind else "" for kind in kinds),
             ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in latest.items()),
-            logs[-1] if logs else "",
+            logs[0] if logs else "",
         )
     return table
 

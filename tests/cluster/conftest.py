@@ -222,7 +222,8 @@ def with_histories(undisturbed: Path) -> Callable[[Path], Path]:
 class Pauser(threading.Thread):
     """Stops a training in its middle, so that its time limit comes while it is there.
 
-    With ``until_warned`` it goes on once the signal before the limit waits for it, else never.
+    With ``until_warned`` it goes on once the signal before the limit waits for it, else when Slurm,
+    which wakes what it ends, comes to that.
     """
 
     def __init__(self, stage: Path, attempts: Path, *, until_warned: bool) -> None:
@@ -295,6 +296,18 @@ def contents(file: Path) -> bytes:
     return file.read_bytes() if file.suffix == ".safetensors" else load_results(file).returns.tobytes()
 
 
+# What makes a worker deaf, like one that hangs in a library: Python reads it when it starts.
+DEAF = """
+import signal
+
+told = (signal.SIGUSR2, signal.SIGTERM)
+install = signal.signal
+signal.signal = lambda number, handler: install(number, signal.SIG_IGN if number in told else handler)
+for number in told:
+    install(number, signal.SIG_IGN)
+"""
+
+
 @pytest.fixture(scope="session")
 def limited(
     accounted: Cluster,
@@ -304,17 +317,23 @@ def limited(
 ) -> dict[str, Limited]:
     """Two cells under a real limit of two minutes, which passes while other tests run.
 
-    ``warned`` hears of it, saves and goes on; ``deaf`` is killed and may not be requeued.
+    ``warned`` hears of it, saves and goes on.  ``deaf`` never comes to an end or a safe point: it is
+    killed and may not be requeued.
     """
     folder = tmp_path_factory.mktemp("limited")
+    (folder / "deaf").mkdir()
+    (folder / "deaf/sitecustomize.py").write_text(DEAF)
     found = {}
     for depth, name, requeues in ((0, "warned", 50), (1, "deaf", 0)):
         settings = yaml.safe_load(grid.read_text()) | {"name": name, "seeds": [0]}
         settings["arms"][0]["grid"] = {"model.max_compression_depth": [depth]}
+        if name == "deaf":
+            settings["base"]["train"]["n_updates"] = 10**8
         file, profile = folder / f"{name}.yaml", folder / f"{name}-profile.yaml"
         file.write_text(yaml.safe_dump(settings))
         profile.write_text(
             f"resources: {{minutes: 2, memory_gb: 1}}\nsignal_seconds: 10\nmax_requeues: {requeues}\n"
+            f"environment: {{PYTHONPATH: {folder / name}}}\n"
         )
         root = with_histories(folder / f"runs-{name}")
         cell = open_experiment(file, [], root).cells[0]

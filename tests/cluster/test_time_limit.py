@@ -32,7 +32,7 @@ def test_a_training_that_is_warned_saves_and_goes_on(accounted, limited, undistu
     assert "stopped by SIGUSR2" in log and "resuming at update" in log
 
 
-def test_a_training_that_is_killed_is_known_and_gets_more_time(accounted, limited, undisturbed, wait_for):
+def test_a_training_that_is_killed_is_known_and_gets_more_time(accounted, limited, wait_for):
     cell = limited["deaf"]
 
     def train():
@@ -45,5 +45,4 @@ def test_a_training_that_is_killed_is_known_and_gets_more_time(accounted, limite
     accounted.cad("retry", cell.file, "--root", cell.root, "--time", "x10")
     asked = accounted.call("squeue", "-h", "-o", "%j %l").stdout.splitlines()
     assert "cad-deaf-train 20:00" in asked, asked
-    wait_for(done(accounted, cell), 120)
-    assert cell.same_results(undisturbed)
+    accounted.cad("cancel", cell.file, "--root", cell.root)

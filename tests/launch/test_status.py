@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cad.errors import UsageError
-from cad.launch.commands import factor
+from cad.launch.commands import CellStatus, factor, status_table
 from cad.launch.queue import QueuedJob, parse_sacct, parse_squeue
 from cad.launch.records import JobNote, read_note
-from cad.launch.status import stage_status, stage_statuses
+from cad.launch.status import StageStatus, stage_status, stage_statuses
 
 NOTE = JobNote("12_3", "cad-e-train", "e", "me", "e/jobs/1", 0.0, 1.0, 1.0)
 JOB = QueuedJob("12_3", "RUNNING", "node1", "None", "cad-e-train")
@@ -102,6 +105,22 @@ def test_a_local_run_is_seen_by_its_lock(folder):
 def test_a_note_that_cannot_be_read_is_no_note(folder):
     (folder / "job.json").write_text('{"from": "the future"}')
     assert read_note(folder) is None
+
+
+def test_table_points_to_the_log_that_matters(tmp_path):
+    def stage(kind, state, log=None):
+        return StageStatus(f"{kind}-1", kind, state, log=log and str(tmp_path / log))
+
+    cells = (
+        CellStatus(1, "a", 0, (stage("train", "running", "e/1.out"), stage("evaluate", "queued", "e/2.out"))),
+        CellStatus(2, "b", 0, (stage("train", "failed", "e/3.out"), stage("evaluate", "dead", "e/4.out"))),
+        CellStatus(3, "c", 0, (stage("train", "done"), stage("evaluate", "queued", "e/5.out"))),
+    )
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(status_table(cells, tmp_path))
+    shown = console.export_text()
+    assert re.findall(r"e/\d.out", shown) == ["e/1.out", "e/3.out"]
+    assert "logs are under" in shown
 
 
 def test_squeue_and_sacct_rows():
