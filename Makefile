@@ -16,10 +16,12 @@ quickstart: $(READY)  ## from nothing to an ablation report: runs/quickstart/rep
 	$(BIN)/cad run experiments/quickstart.yaml
 
 test: $(READY)   ## every test, a small end-to-end experiment included
-# The cluster alone, since its tests watch the clock; then two files at a time, so that what a
+# Tests on a cluster mostly wait, so they run beside the rest, two files at a time, in which what a
 # file's tests share is made once.
-	$(PYTEST) tests/cluster
-	$(PYTEST) -n 2 --dist loadfile --ignore tests/cluster
+	@mkdir -p build
+	@$(PYTEST) tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
+	$(PYTEST) -n 2 --dist loadfile --durations 12 --ignore tests/cluster; rest=$$?; \
+	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
 
 check: $(READY)  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .

@@ -215,6 +215,8 @@ def report(
     from cad.experiments.comparison import side_by_side
     from cad.experiments.session import open_experiment, write_experiment_report
 
+    if watch and compare:
+        raise UsageError("--watch follows one experiment; leave out --compare")
     files, settings = _split_words(overrides)
     if files and not compare:
         raise UsageError(f"{len(files) + 1} experiment files: add --compare to put them side by side")

@@ -23,6 +23,8 @@ def other(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_experiments_side_by_side(cad, small, other, finished):
     alone = cad("report", small, other, "--root", finished)
     assert alone.returncode == 2 and "--compare" in alone.stderr
+    watched = cad("report", small, "--root", finished, "--compare", "--watch")
+    assert watched.returncode == 2 and "leave out --compare" in watched.stderr
     one = cad("report", small, "--root", finished, "--compare")
     assert one.returncode == 2 and "two or more" in one.stderr
     both = cad("report", small, other, "--compare", "--root", finished)
