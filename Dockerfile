@@ -6,7 +6,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM scratch AS wheels
 
 FROM ${BASE} AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=""
 WORKDIR /opt/cad
 COPY . .
 RUN --mount=type=bind,from=wheels,target=/wheels sh containers/install.sh

@@ -20,7 +20,7 @@ test: $(READY)   ## every test, a small end-to-end experiment included
 # file's tests share is made once.
 	@mkdir -p build
 	@$(PYTEST) tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
-	$(PYTEST) -n 2 --dist loadfile --ignore tests/cluster; rest=$$?; \
+	$(PYTEST) -n 2 --dist loadfile --durations 12 --ignore tests/cluster; rest=$$?; \
 	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
 
 check: $(READY)  ## format, lint, types, tests: what CI runs

@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-Experiment = Annotated[Path, typer.Argument(help="Experiment file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
-Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
-RUNS = Path("runs")
+from cad.command_words import RUNS, Device, Experiment, Overrides, Root
 
 
 def add_analysis_commands(app: typer.Typer, console: Console) -> None:

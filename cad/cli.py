@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 import cad
 from cad.analysis_cli import add_analysis_commands
 from cad.cluster_cli import add_cluster_commands
+from cad.command_words import RUNS, Device, Experiment, Overrides, Root, split_words
 from cad.config import Config, ExperimentConfig, describe, json_schema, load, show
 from cad.errors import CadError, UsageError
 from cad.report_cli import AllowUnequal, Reference, add_report_commands
@@ -40,9 +41,7 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...", help="Config files, then overrides."),
 ]
-Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 RanksOption = Annotated[
     int,
     typer.Option(
@@ -50,13 +49,12 @@ RanksOption = Annotated[
     ),
 ]
 Kind = Literal["histories", "pretrain", "train", "evaluate"]
-RUNS = Path("runs")
 CORES = os.cpu_count() or 1
 
 
 def _split_words(words: list[str] | None) -> tuple[list[Path], list[str]]:
-    files = [Path(word) for word in words or [] if "=" not in word]
-    return files, [word for word in words or [] if "=" in word]
+    files, overrides = split_words(words)
+    return [Path(file) for file in files], overrides
 
 
 @config_app.command("show")
@@ -209,8 +207,8 @@ def histories_plot(
 
 @app.command()
 def run(
-    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    experiment: Experiment,
+    overrides: Overrides = None,
     root: Root = RUNS,
     workers: Workers = CORES,
     device: Device = "auto",
@@ -227,8 +225,9 @@ def run(
     ] = "histories",
 ) -> None:
     """Run an experiment on this machine, skipping what is done, and report on it."""
+    from cad.experiments.opened import open_experiment
     from cad.experiments.plan import STAGE_KINDS
-    from cad.experiments.session import dry_run_text, open_experiment, run_cost, run_experiment
+    from cad.experiments.session import dry_run_text, run_cost, run_experiment
     from cad.experiments.stages import Resources
 
     if STAGE_KINDS.index(first) > STAGE_KINDS.index(until):
@@ -252,7 +251,7 @@ def run(
 
 @app.command()
 def report(
-    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
+    experiment: Experiment,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...")] = None,
     root: Root = RUNS,
     public: Annotated[
@@ -270,7 +269,8 @@ def report(
 ) -> None:
     """Make the report again from what is stored, also of an unfinished experiment."""
     from cad.experiments.comparison import side_by_side
-    from cad.experiments.session import open_experiment, write_experiment_report
+    from cad.experiments.opened import open_experiment
+    from cad.experiments.session import write_experiment_report
 
     if watch and compare:
         raise UsageError("--watch follows one experiment; leave out --compare")
@@ -301,8 +301,8 @@ def report(
 
 @app.command()
 def tensorboard(
-    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    experiment: Experiment,
+    overrides: Overrides = None,
     root: Root = RUNS,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any free one.")

@@ -9,10 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-Experiment = Annotated[Path, typer.Argument(help="Experiment file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
-Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
-RUNS = Path("runs")
+from cad.command_words import RUNS, Experiment, Overrides, Root, split_words
 
 
 def add_cluster_commands(app: typer.Typer, console: Console) -> None:
@@ -112,8 +109,8 @@ def add_cluster_commands(app: typer.Typer, console: Console) -> None:
         from cad.experiments.opened import open_experiment
         from cad.launch import commands
 
-        overrides = [word for word in words or [] if "=" in word]
-        cells = commands.cell_numbers([word for word in words or [] if "=" not in word])
+        numbers, overrides = split_words(words)
+        cells = commands.cell_numbers(numbers)
         own, foreign = commands.cancel(open_experiment(experiment, overrides, root), cells)
         typer.echo(f"cancelled {len(own)} jobs{': ' if own else ''}{' '.join(own)}")
         if foreign:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from cad.command_words import RUNS, Experiment, Overrides, Root
+
 Reference = Annotated[
     str | None,
     typer.Option(help="Label of a model that all others are compared with, beside the best AD."),
@@ -26,18 +28,19 @@ def add_report_commands(app: typer.Typer, console: Console) -> None:
 
     @app.command("export-table")
     def export_table(
-        experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-        overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+        experiment: Experiment,
+        overrides: Overrides = None,
         form: Annotated[
             Literal["latex", "markdown"], typer.Option("--format", help="For a paper, or for a repository.")
         ] = "markdown",
         out: Annotated[Path | None, typer.Option(help="File to write; default: the terminal.")] = None,
         reference: Reference = None,
         allow_unequal: AllowUnequal = False,
-        root: Annotated[Path, typer.Option(help="Folder that holds all runs.")] = Path("runs"),
+        root: Root = RUNS,
     ) -> None:
         """Print the results of an experiment as one table."""
-        from cad.experiments.session import experiment_study, open_experiment
+        from cad.experiments.opened import open_experiment
+        from cad.experiments.session import experiment_study
         from cad.reports.export import export_table as as_text
         from cad.storage import write_text
 

@@ -8,8 +8,10 @@ python3 -m venv /opt/venv
 PATH=/opt/venv/bin:$PATH
 if [ -n "$(ls /wheels 2>/dev/null)" ]; then
     set -- --no-index --find-links /wheels
-else
+elif [ -n "$TORCH_INDEX" ]; then
     set -- --extra-index-url "$TORCH_INDEX"
+else
+    set --
 fi
 # Packages that come as source are built with what is installed: first what builds, then torch, which
 # some of them import while they are built.

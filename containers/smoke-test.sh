@@ -38,7 +38,7 @@ docker)
 esac
 
 expect "version in the label" "$version" "$(label version)"
-expect "commit in the label" "$(git rev-parse HEAD)" "$(label revision | cut -d- -f1)"
+expect "commit in the label" "$(git rev-parse HEAD 2>/dev/null || echo unknown)" "$(label revision | cut -d- -f1)"
 expect "version in the image" "cad $version" "$(inside cad --version)"
 expect "user" "$user" "$(inside id -u)"
 expect "packages" "$(grep -v '^#\|^wheel=' containers/requirements.lock)" "$(inside python3 -c '

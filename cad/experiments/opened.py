@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,6 @@ class OpenExperiment:
     config: ExperimentConfig
     cells: tuple[Cell, ...]
     made_of: tuple[OpenExperiment, ...] = ()  # where several are put side by side
-
-    @property
-    def commands(self) -> list[str]:
-        """What makes the results and the report again."""
-        runs = [
-            shlex.join(["cad", "run", str(experiment.file), *experiment.overrides])
-            for experiment in self.made_of or (self,)
-        ]
-        if self.made_of:
-            files = [str(experiment.file) for experiment in self.made_of]
-            runs.append(shlex.join(["cad", "report", *files, "--compare", *self.overrides]))
-        return runs
 
     @property
     def folder(self) -> Path:

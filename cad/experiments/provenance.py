@@ -51,13 +51,18 @@ def _commands(
 
     The code is that of the stages where they agree, else that of the report.
     """
-    file = str(_shown(experiment.file, public=public))
+    together = experiment.made_of or (experiment,)
+    files = [str(_shown(each.file, public=public)) for each in together]
+    compare = ["--compare"] if experiment.made_of else []
     versions = {record.code_version for record in records if record.code_version is not None}
     commit = (versions.pop() if len(versions) == 1 else version).partition("+")[2]
     return [
         *([f"git checkout {commit}"] if commit else []),
-        shlex.join(["cad", "run", file, *experiment.overrides]),
-        shlex.join(["cad", "report", file, *experiment.overrides]),
+        *(
+            shlex.join(["cad", "run", file, *each.overrides])
+            for file, each in zip(files, together, strict=True)
+        ),
+        shlex.join(["cad", "report", *files, *compare, *experiment.overrides]),
     ]
 
 

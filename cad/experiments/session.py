@@ -17,7 +17,7 @@ from cad.experiments.directory import StageDirectory
 from cad.experiments.estimate import Allocation, Estimate, estimate
 from cad.experiments.gather import gather_cell, gather_source
 from cad.experiments.measure import measured_paces
-from cad.experiments.opened import OpenExperiment, open_experiment
+from cad.experiments.opened import OpenExperiment
 from cad.experiments.plan import Cell, StageKind, distinct_stages
 from cad.experiments.provenance import gather_provenance
 from cad.experiments.ranks import require_ranks_of_cells
@@ -30,17 +30,6 @@ from cad.reports.aggregate import Study, Unequal, make_study
 from cad.storage import folder_lock, write_json
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "OpenExperiment",
-    "dry_run_text",
-    "experiment_study",
-    "open_experiment",
-    "run_cell",
-    "run_cost",
-    "run_experiment",
-    "write_experiment_report",
-]
 
 
 def dry_run_text(

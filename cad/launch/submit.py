@@ -100,8 +100,6 @@ def plan_submission(
     much more memory and time.  Raises :class:`CadError` where the profile or the cluster rules it out.
     """
     _check(experiment, profile)
-    # Where the jobs can be submitted they can also run.
-    image = try_image(profile) if has_slurm() else None
     stages = distinct_stages(experiment.cells)
     statuses = stage_statuses(experiment.root, [stage.name for stage in stages])
     wanted = tuple(
@@ -111,8 +109,10 @@ def plan_submission(
         and not status.alive
         and choose(status)
     )
-    size, room = sys.maxsize, None
+    size, room, image = sys.maxsize, None, None
     if wanted and has_slurm():
+        # Where the jobs can be submitted they can also run.
+        image = try_image(profile)
         size = max_array_size()
         room = submit_room(profile.for_stage(kind) for kind in {stage.kind for stage in wanted})
     now = fitting(wanted, room)

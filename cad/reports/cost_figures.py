@@ -118,7 +118,7 @@ def draw_cost(study: Study) -> Drawing | None:
     axes[0].set_ylabel("return / optimum, last episodes")
     handles = _marks(study, styles)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
-    svg, png = render(figure, "cost")
+    screen, paper = render(figure, "cost")
     return Drawing(
         "cost",
         "Return against cost",
@@ -133,8 +133,8 @@ def draw_cost(study: Study) -> Drawing | None:
         + "; the cost table below has the numbers. "
         + front_sentence(study),
         ("pareto", "cost"),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 

@@ -152,7 +152,7 @@ def draw_differences(study: Study) -> Drawing | None:
         ax.set_ylim(-0.7, len(labels) - 0.4)
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(labels)), [wrap(label, 40) for label in labels], fontsize=8.5, color=INK)
-    svg, png = render(figure, "differences")
+    screen, paper = render(figure, "differences")
     few = all(d.p_holm is None for _, found in by_reference for d in found)
     left = len(order) - len(labels)
     return Drawing(
@@ -169,6 +169,6 @@ def draw_differences(study: Study) -> Drawing | None:
         + (f" The {MOST_ROWS} highest; {left} further are in the CSV file." if left > 0 else ""),
         "Dot chart of paired differences with intervals. " + sentence(study),
         ("differences",),
-        svg,
-        png,
+        screen,
+        paper,
     )

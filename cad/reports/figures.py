@@ -129,7 +129,7 @@ def draw_learning(study: Study) -> Drawing | None:
             how += f"References and best models; {len(groups) - MOST_PANELS} further are in the CSV file. "
     shown = study.featured(MOST_PANELS)
     ends = "; ".join(f"{g.label}: {g.curve[0]:.2f} to {g.curve[:n_episodes][-1]:.2f}" for g in shown)
-    svg, png = render(figure, "learning")
+    screen, paper = render(figure, "learning")
     return Drawing(
         "learning",
         title,
@@ -145,8 +145,8 @@ def draw_learning(study: Study) -> Drawing | None:
         ),
         f"Line chart of return over optimum from episode 1 to {n_episodes}. First to last episode: {ends}.",
         ("return_by_episode", "source"),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 
@@ -290,7 +290,7 @@ def draw_grid(study: Study) -> Drawing | None:
     bar.ax.tick_params(length=2, labelsize=8)
     bar.set_label("return / optimum", fontsize=8.5)
     best = study.best(ad=False)
-    svg, png = render(figure, "grid")
+    screen, paper = render(figure, "grid")
     last = last_episodes(study.scored[0].normalised.shape[3])
     return Drawing(
         "grid",
@@ -303,8 +303,8 @@ def draw_grid(study: Study) -> Drawing | None:
         if best and best.score is not None
         else "Heat map of return by compression depth and latents.",
         ("depth_latents",),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 
@@ -339,7 +339,7 @@ def draw_goals(study: Study) -> Drawing | None:
     ax.set_yticks(np.arange(len(groups)) + 0.5, [wrap(group.label, 36) for group in groups], fontsize=8.5)
     ax.set_xlabel("held-out goal, and below it its optimum (return)")
     worst = min(groups[0].task_scores, key=lambda task: task.normalised_last10)
-    svg, png = render(figure, "goals")
+    screen, paper = render(figure, "goals")
     left = len(study.scored) - len(groups)
     return Drawing(
         "goals",
@@ -349,8 +349,8 @@ def draw_goals(study: Study) -> Drawing | None:
         f"Heat table of return by model and goal. The best model's lowest is "
         f"{worst.normalised_last10:.2f} on goal {goal_text(worst.goal)}.",
         ("per_task",),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 
@@ -389,7 +389,7 @@ def draw_maps(study: Study) -> Drawing | None:
         ax.set_xlabel("column", fontsize=8)
     for ax in axes[:, 0]:
         ax.set_ylabel("row", fontsize=8)
-    svg, png = render(figure, "maps")
+    screen, paper = render(figure, "maps")
     return Drawing(
         "maps",
         "Where the held-out goals lie",
@@ -397,6 +397,6 @@ def draw_maps(study: Study) -> Drawing | None:
         + (f" The best {MOST_MAPS} of {len(study.scored)} models." if len(study.scored) > MOST_MAPS else ""),
         f"Maps of the {size} by {size} grid with the normalised return at each held-out goal.",
         ("per_task",),
-        svg,
-        png,
+        screen,
+        paper,
     )

@@ -95,14 +95,14 @@ def draw_found(study: Study) -> Drawing | None:
             linestyle=style.dash,
             label=wrap(group.label, LEGEND_WIDTH),
         )
-    last = [int(np.argmax(found_by_episode(group) == found_by_episode(group)[-1])) + 1 for group in groups]
+    last = [int(np.argmax(found == found[-1])) + 1 for found in map(found_by_episode, groups)]
     longest = max(len(group.curve) for group in groups)
     ax.set_xlim(1, max(2, min(longest, round(1.2 * max(last)))))  # what comes after changes nothing
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("episode in context")
     ax.set_ylabel("share of roll-outs\nwith a reward so far")
     figure.legend(loc="outside lower center", ncols=min(3, len(groups)))
-    svg, png = render(figure, "found")
+    screen, paper = render(figure, "found")
     left = len(study.scored) - len(groups)
     return Drawing(
         "found",
@@ -112,6 +112,6 @@ def draw_found(study: Study) -> Drawing | None:
         + (f" References and best models; {left} further are in the CSV file." if left else ""),
         "Step chart of the share of roll-outs with a reward so far, by episode. " + sentence(study),
         ("found", "never_found"),
-        svg,
-        png,
+        screen,
+        paper,
     )

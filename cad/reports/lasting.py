@@ -138,7 +138,7 @@ def draw_lasting(study: Study) -> Drawing | None:
         for g in groups
     ]
     figure.legend(handles, [wrap(g.label, LEGEND_WIDTH) for g in groups], loc="outside lower center", ncols=3)
-    svg, png = render(figure, "lasting")
+    screen, paper = render(figure, "lasting")
     left = len(study.scored) - len(study.featured(MOST_GROUPS))
     return Drawing(
         "lasting",
@@ -159,8 +159,8 @@ def draw_lasting(study: Study) -> Drawing | None:
         + (f" References and best models; {left} further are in the CSV files." if left else ""),
         "Line charts of return by episode and by number of compressions. " + sentence(study),
         ("return_by_episode", *(("return_by_compressions",) if folding else ())),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 

@@ -140,7 +140,7 @@ def draw_marginals(study: Study) -> Drawing | None:
             ax.yaxis.set_tick_params(labelleft=True)
             ax.set_title(wrap(panel.title, 44), fontsize=9.5, fontweight="normal")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4)
-    svg, png = render(figure, "marginals")
+    screen, paper = render(figure, "marginals")
     few = max(len(shared_seeds(panel)) for panel in panels) <= FEW_SEEDS
     return Drawing(
         "marginals",
@@ -152,8 +152,8 @@ def draw_marginals(study: Study) -> Drawing | None:
         + (f" {left} further grids are in the CSV file." if left else ""),
         "Line charts of return by compression depth and by latents. " + sentence(study),
         ("marginals", "depth_latents"),
-        svg,
-        png,
+        screen,
+        paper,
     )
 
 

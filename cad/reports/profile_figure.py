@@ -69,7 +69,7 @@ def draw_profile(study: Study) -> Drawing | None:
     ax.set_xlabel("return / optimum, last episodes")
     ax.set_ylabel("share of seeds x tasks\nthat reach at least that")
     figure.legend(loc="outside lower center", ncols=min(3, len(groups)))
-    svg, png = render(figure, "profile")
+    screen, paper = render(figure, "profile")
     left = len(study.scored) - len(groups)
     return Drawing(
         "profile",
@@ -80,6 +80,6 @@ def draw_profile(study: Study) -> Drawing | None:
         + (f" References and best models; {left} further are in the CSV file." if left else ""),
         "Step chart of the share of seeds and tasks above each return. " + sentence(study),
         ("profile",),
-        svg,
-        png,
+        screen,
+        paper,
     )

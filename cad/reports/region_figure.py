@@ -106,7 +106,7 @@ def draw_regions(study: Study) -> Drawing | None:
         ncols=2,
         labelcolor=INK,
     )
-    svg, png = render(figure, "regions")
+    screen, paper = render(figure, "regions")
     return Drawing(
         "regions",
         "When it chose to compress",
@@ -117,6 +117,6 @@ def draw_regions(study: Study) -> Drawing | None:
         "Spike charts of the share of roll-outs that compress at each step, histograms of region lengths. "
         + regions_sentence(study),
         ("region_moments", "region_lengths"),
-        svg,
-        png,
+        screen,
+        paper,
     )

@@ -66,8 +66,7 @@ def metric_table(study: Study, of: Callable[[CellResult], Lines]) -> tuple[tuple
 
 
 def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if known else None  # type: ignore[arg-type]
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def sentence(study: Study) -> str:
@@ -251,7 +250,7 @@ def draw_training_by_depth(study: Study) -> Drawing | None:
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=min(6, len(handles))
     )
-    svg, png = render(figure, "training_by_depth")
+    screen, paper = render(figure, "training_by_depth")
     return Drawing(
         "training_by_depth",
         "Loss and accuracy by compression depth",
@@ -260,6 +259,6 @@ def draw_training_by_depth(study: Study) -> Drawing | None:
         + (f" The best models; {left} further are in the CSV file." if left else ""),
         "Line charts of loss and accuracy by update, one line a compression depth, one column a model.",
         ("training",),
-        svg,
-        png,
+        screen,
+        paper,
     )

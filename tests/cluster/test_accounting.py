@@ -23,6 +23,9 @@ from cad.launch.arrays import Scale
 from cad.launch.profile import Profile
 from cad.launch.script import Place, job_script
 
+# Every command is a process of its own, which takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 # Two users of Debian's with one group, whom nothing belongs to.
 NAMES = ("nobody", "sync")
 REPOSITORY = Path(__file__).parents[2]
@@ -200,7 +203,7 @@ def test_two_users_share_histories_and_nothing_else(accounted, users, make, shar
         found = json.loads(user.cad("status", file, "--root", root, "--json").stdout)
         return all(stage["state"] == "done" for cell in found for stage in cell["stages"])
 
-    wait_for(lambda: finished(one, mine) and finished(two, theirs), 150, every=1)
+    wait_for(lambda: finished(one, mine) and finished(two, theirs), 600, every=1)
     for user, file, name in ((one, mine, "mine"), (two, theirs, "theirs")):
         user.cad("report", file, "--root", root)
         assert {path.owner() for path in (root / name).rglob("*")} == {user.name}
@@ -236,7 +239,7 @@ def test_memory_that_ran_out_is_told_with_accounting_too(accounted, make, with_h
         (stage,) = accounted.stages(file, root, "train").values()
         return stage
 
-    wait_for(lambda: train()["state"] == "dead", 60)
+    wait_for(lambda: train()["state"] == "dead", 300)
     # Without control groups the accounting only knows that it failed; the job script knows why.
     assert train()["reason"] == "out of memory"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 # On a machine that other work keeps busy, an attempt may get no further than to its signal.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 def done(cluster, cell):

@@ -106,7 +106,9 @@ def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(cell: Make) 
     best = consistent(cell)
     study = make_study("s", "", "", [best, cell(0.0, kind="ad", actions=actions)], None)
     chosen = chosen_rollouts(study)
-    scores = study.best(ad=False).done[0].normalised[:, :, -10:].mean(axis=2)  # type: ignore[union-attr]
+    group = study.best(ad=False)
+    assert group is not None
+    scores = group.done[0].normalised[:, :, -10:].mean(axis=2)
     order = scores.mean(axis=1).argsort(kind="stable")
     assert [c.task_id for c in chosen] == [best.task_ids[order[-1]], best.task_ids[order[0]]]
     for entry, task in zip(chosen, (order[-1], order[0]), strict=True):
