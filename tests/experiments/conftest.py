@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cad.storage import write_text
+
 SMALL = """
 name: small
 base:
-  env: {size: 5, horizon: 10, n_heldout: 3, n_validation: 2}
+  env: {size: 5, horizon: 10, n_tasks: 12, n_heldout: 3, n_validation: 2}
   source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
            learning_rate: 0.003}
   model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2}
@@ -47,17 +51,46 @@ def cad() -> Cad:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that pytest's workers share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "experiments"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(shared: Path) -> Path:
     """The experiment file."""
-    path = tmp_path_factory.mktemp("experiment") / "small.yaml"
-    path.write_text(SMALL, encoding="utf-8")
+    path = shared / "small.yaml"
+    write_text(path, SMALL)
     return path
 
 
 @pytest.fixture(scope="session")
-def finished(cad: Cad, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root folder of a run of the small experiment that nobody disturbed."""
-    root = tmp_path_factory.mktemp("runs")
-    done = cad("run", small, "--root", root)
-    assert done.returncode == 0, done.stdout + done.stderr
+def finished(cad: Cad, small: Path, shared: Path) -> Path:
+    """The root folder of a run of the small experiment that nobody disturbed: to look at only."""
+    root = shared / "runs"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # The worker that comes second finds it done.
+        if not (root / "small/report/report.json").exists():
+            done = cad("run", small, "--root", root)
+            assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished run that a test may change."""
+    shutil.copytree(finished, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def collected(finished: Path, tmp_path: Path) -> Path:
+    """A root folder in which nothing is done but the small experiment's histories."""
+    root = tmp_path / "collected"
+    for histories in (finished / "stages").glob("histories-*"):
+        shutil.copytree(histories, root / "stages" / histories.name)
     return root

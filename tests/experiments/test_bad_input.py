@@ -23,13 +23,6 @@ def stage(root: Path, kind: str, index: int = 0) -> Path:
     return sorted((root / "stages").glob(f"{kind}-*"))[index]
 
 
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    """A finished run that a test may damage."""
-    shutil.copytree(finished, tmp_path / "runs")
-    return tmp_path / "runs"
-
-
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     assert done.returncode == code, done.stdout + done.stderr
     for word in words:

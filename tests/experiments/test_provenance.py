@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 
 import pytest
@@ -44,37 +43,33 @@ def test_stages_say_what_made_them(small, finished):
     assert "+" not in version or record.commands[0] == f"git checkout {version.partition('+')[2]}"
 
 
-def test_the_public_learns_no_machine(cad, small, finished, tmp_path):
-    root = tmp_path / "runs"
-    shutil.copytree(finished, root)
-    for folder in (root / "stages").glob("train-*"):
+def test_the_public_learns_no_machine(cad, small, copy):
+    for folder in (copy / "stages").glob("train-*"):
         write_json(folder / "job.json", {"job_id": "4711_0", "folder": "small/jobs/x"})
-    done = cad("report", small, "--root", root, "--public")
+    done = cad("report", small, "--root", copy, "--public")
     assert done.returncode == 0, done.stderr
     made = [
-        root / "small/report" / name for name in ("report.html", "report.md", "report.json", "csv/stages.csv")
+        copy / "small/report" / name for name in ("report.html", "report.md", "report.json", "csv/stages.csv")
     ]
     text = "".join(path.read_text() for path in made)
     found = machine()
     assert f"{found['architecture']}, {found['cores']} cores" in text
-    for secret in (found["processor"], "4711", str(small.parent), str(root)):
+    for secret in (found["processor"], "4711", str(small.parent), str(copy)):
         assert not secret or secret not in text, secret
-    assert "4711_0" in str(gather_provenance(open_experiment(small, [], root)))
+    assert "4711_0" in str(gather_provenance(open_experiment(small, [], copy)))
 
 
-def test_a_submission_says_what_its_frozen_code_cannot(small, finished, tmp_path):
-    root = tmp_path / "runs"
-    shutil.copytree(finished, root)
-    train = next((root / "stages").glob("train-*"))
+def test_a_submission_says_what_its_frozen_code_cannot(small, copy):
+    train = next((copy / "stages").glob("train-*"))
     facts = json.loads((train / "DONE").read_text())
     facts["made_by"]["code_version"] = "0.1.0"
     write_json(train / "DONE", facts)
     write_json(train / "job.json", {"job_id": "12_3", "folder": "small/jobs/a-slurm"})
     write_json(
-        root / "small/jobs/a-slurm/submission.json",
+        copy / "small/jobs/a-slurm/submission.json",
         {"code_version": "0.1.0+abc", "code_differs_from_commit": True, "image_sha256": "f" * 64},
     )
-    record = gather_provenance(open_experiment(small, [], root))
+    record = gather_provenance(open_experiment(small, [], copy))
     stage = next(stage for stage in record.stages if stage.name == train.name)
     assert (stage.code_version, stage.dirty, stage.image, stage.job_id) == (
         "0.1.0+abc",
@@ -84,18 +79,16 @@ def test_a_submission_says_what_its_frozen_code_cannot(small, finished, tmp_path
     )
 
 
-def test_stages_of_before_this_was_recorded(small, finished, tmp_path):
-    root = tmp_path / "runs"
-    shutil.copytree(finished, root)
-    for marker in (root / "stages").glob("*/DONE"):
+def test_stages_of_before_this_was_recorded(small, copy):
+    for marker in (copy / "stages").glob("*/DONE"):
         made = json.loads(marker.read_text())["made_by"] | {"code_version": "0.1.0+fedcba"}
         write_json(marker, {"made_by": made})
-    assert gather_provenance(open_experiment(small, [], root)).commands[0] == "git checkout fedcba"
-    for marker in (root / "stages").glob("*/DONE"):
+    assert gather_provenance(open_experiment(small, [], copy)).commands[0] == "git checkout fedcba"
+    for marker in (copy / "stages").glob("*/DONE"):
         write_json(
             marker, {"wall_seconds": 5.0, "train_seconds": 4.0, "parameters": 10, "steps_per_second": 1.0}
         )
-    for stage in gather_provenance(open_experiment(small, [], root)).stages:
+    for stage in gather_provenance(open_experiment(small, [], copy)).stages:
         assert (stage.state, stage.wall_seconds, stage.core_hours, stage.code_version) == (
             "done",
             5.0,

@@ -20,16 +20,16 @@ def other(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_two_experiments_side_by_side(cad, small, other, finished):
-    alone = cad("report", small, other, "--root", finished)
+def test_two_experiments_side_by_side(cad, small, other, copy):
+    alone = cad("report", small, other, "--root", copy)
     assert alone.returncode == 2 and "--compare" in alone.stderr
-    watched = cad("report", small, "--root", finished, "--compare", "--watch")
+    watched = cad("report", small, "--root", copy, "--compare", "--watch")
     assert watched.returncode == 2 and "leave out --compare" in watched.stderr
-    one = cad("report", small, "--root", finished, "--compare")
+    one = cad("report", small, "--root", copy, "--compare")
     assert one.returncode == 2 and "two or more" in one.stderr
-    both = cad("report", small, other, "--compare", "--root", finished)
+    both = cad("report", small, other, "--compare", "--root", copy)
     assert both.returncode == 0, both.stderr
-    report = json.loads((finished / "small-vs-other" / "report" / "report.json").read_text())
+    report = json.loads((copy / "small-vs-other" / "report" / "report.json").read_text())
     table = report["tables"]["side_by_side"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     assert [(row["model"], row["experiment"]) for row in rows] == [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import safetensors.torch
 import torch
@@ -97,11 +95,11 @@ def test_scores_are_those_of_the_right_steps(tiny_config, random_batch):
     truth = torch.cat(
         [torch.nn.functional.one_hot(f, w) for f, w in zip(fields, (5, 5, 6, 2), strict=True)], dim=-1
     ).float()[:, L:]
-    right = dataclasses.replace(found, outputs=(50 * truth[:, :L], 50 * truth[:, : 2 * L]))
+    right = found._replace(outputs=(50 * truth[:, :L], 50 * truth[:, : 2 * L]))
     losses, scores = judge(right, batch)
     assert (scores == 1).all() and scores.shape == (4, 2)
     torch.testing.assert_close(losses, torch.zeros(2), atol=1e-6, rtol=0)
-    shifted = dataclasses.replace(found, outputs=tuple(o.roll(1, dims=1) for o in right.outputs))
+    shifted = found._replace(outputs=tuple(o.roll(1, dims=1) for o in right.outputs))
     assert (judge(shifted, batch)[1] < 0.9).all()
 
 
@@ -111,7 +109,7 @@ def test_a_constant_has_no_correlation(tiny_config, random_batch):
     found = EncoderPretraining(config)(batch)
     constant = found.embedded.mean(dim=(0, 1)).expand(4, 2 * L, -1)
     for target, expected in ((found.embedded, 1.0), (constant, 0.0)):
-        scored = dataclasses.replace(found, outputs=(target[:, :L], target))
+        scored = found._replace(outputs=(target[:, :L], target))
         assert judge(scored, batch)[1][0].tolist() == pytest.approx([expected] * 2, abs=1e-3)
 
 
@@ -148,7 +146,7 @@ def test_variances_are_those_between_histories_and_between_steps(tiny_config, ra
     found = EncoderPretraining(config)(batch)
     by_history = torch.arange(4.0)[:, None, None, None] * torch.ones(found.latents.shape)
     by_step = torch.arange(4.0 * 2 * L).view(4, 2 * L, 1) * torch.ones(found.embedded.shape)
-    made = dataclasses.replace(found, latents=by_history, embedded=by_step)
+    made = found._replace(latents=by_history, embedded=by_step)
     values = objective.values(objective(made, batch).columns.tolist())
     assert values["latent_variance"] == values["latent_variance_depth_2"] == pytest.approx(1.25)
     assert values["target_variance"] == pytest.approx((64**2 - 1) / 12)
