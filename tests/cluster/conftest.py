@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from workers import send, worker_of
 
 from cad.evaluation.results import load_results
 from cad.experiments.opened import open_experiment
@@ -251,15 +252,10 @@ class Pauser(threading.Thread):
         """The process that trains, when it is past the first checkpoint."""
         with contextlib.suppress(OSError, ValueError, TypeError):
             done = json.loads((self._stage / "progress.json").read_text())["done"]
-            owner = re.search(r"process (\d+)", (self._stage / ".lock").read_text())
-            if owner and done > 50 and str(self._attempts) in command_of(int(owner[1])):
-                return int(owner[1])
+            worker = worker_of(self._stage)
+            if done > 50 and str(self._attempts) in command_of(worker):
+                return worker
         return None
-
-
-def send(process: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, number)
 
 
 def command_of(process: int) -> str:

@@ -7,56 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from workers import events, hold, job_of, send, signalled, worker_of
 
 EVENTS = {"started", "saved", "crashed", "done", "ended"}
-
-
-def worker_of(root: Path, stage: str) -> int:
-    return int(re.search(r"process (\d+)", (root / "stages" / stage / ".lock").read_text())[1])
-
-
-def hold(wait_for, root, kind, but=()):
-    """Stop a worker of a kind of stage in mid-work, so that it stays there however fast the machine is."""
-    held = []
-
-    def caught():
-        for progress in (root / "stages").glob(f"{kind}-*/progress.json"):
-            note, name = json.loads(progress.read_text()), progress.parent.name
-            if name not in but and 0 < note["done"] < 0.7 * note["total"]:
-                os.kill(worker_of(root, name), signal.SIGSTOP)
-                held.append(name)
-                return True
-        return False
-
-    wait_for(caught, 180, every=0.02)
-    return held[0]
-
-
-def signalled(process: int) -> bool:
-    """Whether a worker was told to end: a signal waits for it, or has woken it."""
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-    waiting = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
-    told = any(waiting >> (number - 1) & 1 for number in (signal.SIGUSR2, signal.SIGTERM))
-    return told or not status["State"].startswith("T")
-
-
-def job_of(root: Path, stage: str) -> str:
-    return json.loads((root / "stages" / stage / "job.json").read_text())["job_id"]
-
-
-def events(root: Path) -> dict[str, list[str]]:
-    """Job to what its script noted."""
-    return {
-        file.stem: [line.split(" ", 2)[2] for line in file.read_text().splitlines()]
-        for file in (root / "grid/jobs").glob("*-slurm/*.attempts")
-    }
 
 
 @pytest.mark.timeout(600)
@@ -88,12 +46,12 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     assert "joined: 13 stages" in again and "nothing to submit" in again
 
     # scontrol requeue, while histories are collected
-    histories = hold(wait_for, root, "histories")
+    histories = hold(root, "histories")
     cluster.call("scontrol", "requeue", job_of(root, histories))
 
-    killed = hold(wait_for, root, "train")
-    warned = hold(wait_for, root, "train", but=(killed,))
-    preempted = hold(wait_for, root, "train", but=(killed, warned))
+    killed = hold(root, "train")
+    warned = hold(root, "train", but=(killed,))
+    preempted = hold(root, "train", but=(killed, warned))
 
     # The job controller dies and comes again; the same for a node's daemon.
     cluster.kill("slurmctld")
@@ -104,20 +62,20 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     cluster.call("slurmd", "-N", node)
 
     # SIGKILL of a worker
-    os.kill(worker_of(root, killed), signal.SIGKILL)
+    send(worker_of(root / "stages" / killed), signal.SIGKILL)
 
     # The warning before a time limit, twice
-    worker = worker_of(root, warned)
+    worker = worker_of(root / "stages" / warned)
     cluster.call("scancel", "--signal=USR2", job_of(root, warned))
     wait_for(lambda: signalled(worker), 30, every=0.1)
-    os.kill(worker, signal.SIGCONT)
+    send(worker, signal.SIGCONT)
     cluster.call("scancel", "--signal=USR2", job_of(root, warned), check=False)
 
     # Preemption by a job of higher priority
-    worker = worker_of(root, preempted)
+    worker = worker_of(root / "stages" / preempted)
     cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
     wait_for(lambda: signalled(worker), 60, every=0.1)
-    os.kill(worker, signal.SIGCONT)
+    send(worker, signal.SIGCONT)
 
     def finished():
         stages = cluster.stages(grid, root)
@@ -134,7 +92,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     assert fingerprints[0] == fingerprints[1]
 
     cluster.settle()
-    noted = events(root)
+    noted = events(root / "grid/jobs")
     jobs = {name: job_of(root, name) for name in (histories, killed, warned, preempted)}
     assert len(noted) == 13
     assert all(Counter(job)["done"] == 1 and job[-1] == "done" for job in noted.values()), noted

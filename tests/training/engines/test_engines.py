@@ -30,6 +30,7 @@ EXACT = {
     **{f"zero{s}-bf16": {"engine": "deepspeed", "zero_stage": s, "precision": "bf16"} for s in (1, 2, 3)},
 }
 STOP = 3
+DAMAGED = "zero3"  # whose newest checkpoint is cut short
 # Stated in docs/scaling.md; measured: 2e-7 and 8e-7.
 LOSS, WEIGHTS = 2e-6, 1e-5
 
@@ -55,9 +56,11 @@ def config_of(tiny_config):
 def exact_config(config_of):
     """Every source of chance, validation, checkpoints that the stop does not meet."""
 
-    def make(settings):
-        more = {"n_updates": 9, "log_every": 2, "checkpoint_every": 6, "validate_every": 6, "burn_in": 1}
-        return config_of("compressed_ad", settings, dropout=0.2, **more)
+    def make(settings, kind="compressed_ad"):
+        more = {"n_updates": 9, "log_every": 2, "checkpoint_every": 6}
+        if kind != "pretrain":
+            more |= {"validate_every": 6, "burn_in": 1}
+        return config_of(kind, settings, dropout=0.2, **more)
 
     return make
 
@@ -85,13 +88,22 @@ def trained(new_trainings, job, config_of, exact_config):
     for name, settings in EXACT.items():
         pairs.append(job(f"whole-{name}", exact_config(settings)))
         pairs.append(job(f"stopped-{name}", exact_config(settings), stop_at=STOP))
+    pretraining = exact_config(ENGINES["zero2"], "pretrain")
+    pairs.append(job("whole-pretrain", pretraining, pretrain=True))
+    pairs.append(job("stopped-pretrain", pretraining, pretrain=True, stop_at=STOP))
     short = {"n_updates": 12}
     zero2 = config_of("compressed_ad", ENGINES["zero2"], **short)
     pairs.append(job("elastic", zero2, stop_at=STOP, stopped_rank=0))
     trainings.run(2, pairs)
     for name in ("plain", "one", "four"):
         shutil.copytree(trainings.folder / "elastic", trainings.folder / f"elastic-{name}")
-    trainings.run(2, [job(f"stopped-{name}", exact_config(settings)) for name, settings in EXACT.items()])
+    shutil.copytree(trainings.folder / f"whole-{DAMAGED}", trainings.folder / "damaged")
+    state = max((trainings.folder / "damaged/checkpoints").iterdir()) / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    going_on = [job(f"stopped-{name}", exact_config(settings)) for name, settings in EXACT.items()]
+    going_on.append(job("stopped-pretrain", pretraining, pretrain=True))
+    going_on.append(job("damaged", exact_config(EXACT[DAMAGED])))
+    trainings.run(2, going_on)
     plain = {"engine": "plain"}
     alone = [job(f"{kind}-plain", config_of(kind, plain), pretrain=kind == "pretrain") for kind in KINDS]
     alone += [
@@ -152,7 +164,7 @@ def test_all_ranks_end_with_the_same_weights(trained, name):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [*EXACT, "pretrain"])
 def test_a_stop_on_one_rank_and_a_resume_change_no_bit(trained, name):
     stopped = [(trained.folder / f"stopped-{name}" / f"stopped-{rank}").read_text() for rank in (0, 1)]
     # The vote is known one update after the one in which the signal came.
@@ -162,6 +174,12 @@ def test_a_stop_on_one_rank_and_a_resume_change_no_bit(trained, name):
     assert any(key.startswith("optimiser/") for key in whole)
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
     assert trained.records(f"whole-{name}") == trained.records(f"stopped-{name}")
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_all_ranks(trained):
+    whole, again = trained.state(f"whole-{DAMAGED}"), trained.state("damaged")
+    assert [key for key in whole if not torch.equal(whole[key], again[key])] == []
+    assert trained.records(f"whole-{DAMAGED}") == trained.records("damaged")
 
 
 @pytest.mark.parametrize("name", ["elastic-plain", "elastic-one", "elastic-four"])
