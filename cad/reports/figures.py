@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cad.reports.aggregate import FEW_SEEDS, Group, Study, grid_panels, last_episodes
+from cad.reports.aggregate import FEW_SEEDS, Group, Panel, Study, grid_panels, last_episodes
 from cad.reports.hover import tell
 from cad.reports.style import (
     GRID,
@@ -289,7 +289,6 @@ def draw_grid(study: Study) -> Drawing | None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2, labelsize=8)
     bar.set_label("return / optimum", fontsize=8.5)
-    best = study.best(ad=False)
     screen, paper = render(figure, "grid")
     last = last_episodes(study.scored[0].normalised.shape[3])
     return Drawing(
@@ -298,14 +297,31 @@ def draw_grid(study: Study) -> Drawing | None:
         f"Mean normalised return over the last {last} episodes; n is the number of training seeds in a mean. "
         "AD, which has neither depth nor latents, stands beside it."
         + (" Models that are no part of a grid are in the table below." if len(panels) < len(every) else ""),
-        f"Heat map of return by compression depth and latents; highest {best.score:.2f} "
-        f"at depth {best.depth}, {best.n_latent} latents."
-        if best and best.score is not None
-        else "Heat map of return by compression depth and latents.",
+        "Heat map of return by compression depth and latents. "
+        + " ".join(_panel_in_words(panel) for panel in panels)
+        + " AD: "
+        + (", ".join(f"{_score_in_words(group)} at window {group.window}" for group in references) or "none")
+        + ".",
         ("depth_latents",),
         screen,
         paper,
     )
+
+
+def _score_in_words(group: Group | None) -> str:
+    if group is None:
+        return "not run"
+    return "no result" if group.score is None else f"{group.score:.2f}"
+
+
+def _panel_in_words(panel: Panel) -> str:
+    """All numbers of a heat map, row by row."""
+    rows = [
+        f"depth {depth}: "
+        + ", ".join(f"{_score_in_words(panel.spots.get((depth, n)))} with {n} latents" for n in panel.latents)
+        for depth in panel.depths
+    ]
+    return f"{panel.title}: {'; '.join(rows)}."
 
 
 def goal_text(goal: tuple[int, ...]) -> str:
@@ -395,7 +411,12 @@ def draw_maps(study: Study) -> Drawing | None:
         "Where the held-out goals lie",
         "The same numbers on the grid; the cross marks the start."
         + (f" The best {MOST_MAPS} of {len(study.scored)} models." if len(study.scored) > MOST_MAPS else ""),
-        f"Maps of the {size} by {size} grid with the normalised return at each held-out goal.",
+        f"Maps of the {size} by {size} grid with the normalised return at each held-out goal. "
+        f"{groups[0].label}: "
+        + ", ".join(
+            f"{task.normalised_last10:.2f} at {goal_text(task.goal)}" for task in groups[0].task_scores
+        )
+        + ".",
         ("per_task",),
         screen,
         paper,

@@ -1,8 +1,8 @@
 """How figures look, and how a drawing becomes bytes: deterministic, readable on light and dark.
 
 Inks and line colours of the SVG are replaced by the page's own, so that one drawing serves both colour
-schemes; the PNG keeps them on white.  Data colours are Okabe and Ito's, which colour-blind readers
-can tell apart, without yellow (too faint on white) and black (lost on dark).
+schemes; the PNG keeps them on white.  Data colours are those of Okabe and Ito, and two of Tol's, that
+stand out on white (contrast of 3 or more): colour-blind readers can tell them apart, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INK = "#1f2328"
 MUTED = "#69727d"
 GRID = "#dfe3e7"
 SURFACE = "#fefefe"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#882255", "#332288")
 _PAGE_COLOURS = {
     INK: "currentColor",
     MUTED: "var(--muted)",

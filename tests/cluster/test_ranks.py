@@ -29,7 +29,7 @@ ARMS = (
 )
 PROFILE = """
 resources: {partition: debug, minutes: 20, memory_gb: 1}
-stages: {train: {nodes: 2, memory_gb: 2}}
+stages: {train: {nodes: 2, memory_gb: 1.5}}  # both trainings at once on nodes of 4 GB
 signal_seconds: 30
 """
 WORDS = [str(SCALE), *(f"base.{section}={values}" for section, values in REDUCED.items()), ARMS]
