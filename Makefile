@@ -19,8 +19,8 @@ test: $(READY)   ## every test, a small end-to-end experiment included
 # Tests on a cluster mostly wait, so they run beside the rest, two files at a time, in which what a
 # file's tests share is made once.
 	@mkdir -p build
-	@$(PYTEST) tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
-	$(PYTEST) -n 2 --dist loadfile --durations 12 --ignore tests/cluster; rest=$$?; \
+	@$(PYTEST) --durations 12 tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 12 --ignore tests/cluster; rest=$$?; \
 	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
 
 check: $(READY)  ## format, lint, types, tests: what CI runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,31 @@ def _lacks(capability: int) -> bool:
 
 if _lacks(24):  # CAP_SYS_RESOURCE, which Apptainer asks for
     os.environ.setdefault("APPTAINER_DROP_CAPS", "CAP_SYS_RESOURCE")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# They begin first, so that none of them is left alone at the end.
+LONG_FILES = (
+    "training/engines/test_engines.py",
+    "experiments/test_learns.py",
+    "experiments/test_run_stopped.py",
+    "experiments/test_ranks.py",
+    "experiments/test_bad_input.py",
+    "experiments/test_run.py",
+    "experiments/test_pretrain.py",
+    "experiments/test_report_commands.py",
+    "training/engines/test_rendezvous.py",
+    "test_benchmarks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, in the order above."""
+    ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
+
 
 MakeConfig = Callable[..., Config]
 
