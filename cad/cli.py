@@ -257,6 +257,12 @@ def report(
     public: Annotated[
         bool, typer.Option("--public", help="Name no processor, job or absolute path.")
     ] = False,
+    publish_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--publish", help="Also put it, --public and made small, into this folder of a repository."
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it again as the experiment runs; end when that has ended.")
     ] = False,
@@ -274,6 +280,8 @@ def report(
 
     if watch and compare:
         raise UsageError("--watch follows one experiment; leave out --compare")
+    if watch and publish_to:
+        raise UsageError("--publish is for a report that no longer changes; leave out --watch")
     files, settings = _split_words(overrides)
     if files and not compare:
         raise UsageError(f"{len(files) + 1} experiment files: add --compare to put them side by side")
@@ -282,7 +290,7 @@ def report(
 
     def write() -> Path:
         return write_experiment_report(
-            opened, public=public, reference=reference, allow_unequal=allow_unequal
+            opened, public=public or publish_to is not None, reference=reference, allow_unequal=allow_unequal
         )
 
     if watch:
@@ -297,6 +305,12 @@ def report(
     else:
         page = write()
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    if publish_to is not None:
+        from cad.reports.publish import publish
+
+        large = publish(page.parent, publish_to)
+        without = f" (without the large {', '.join(large)})" if large else ""
+        console.print(f"published: {publish_to / 'report.md'}{without}", highlight=False, soft_wrap=True)
 
 
 @app.command()

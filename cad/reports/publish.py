@@ -1,0 +1,45 @@
+"""A report for a repository: what is small, and what shows itself there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from cad.errors import UsageError
+from cad.storage import atomic_dir
+
+_SCALE = 0.5  # of paper's 300 dots an inch
+_COLOURS = 128
+_LARGEST_TABLE = 200_000  # bytes
+
+
+def publish(report: Path, folder: Path) -> list[str]:
+    """Put a report's Markdown, its CSV files and its figures, made small, into ``folder``.
+
+    What an earlier report left there is replaced, whole.  Returns the names of tables that were left
+    out because they are large.  Raises :class:`UsageError` where the folder
+    holds something else, and :class:`cad.errors.CadError` where the disk refuses.
+    """
+    if (
+        folder.exists()
+        and not (folder / "report.md").is_file()
+        and (folder.is_file() or any(folder.iterdir()))
+    ):
+        raise UsageError(f"{folder} holds something that is no report: choose another folder")
+    with atomic_dir(folder) as temporary:
+        shutil.copyfile(report / "report.md", temporary / "report.md")
+        for part in ("csv", "figures"):
+            (temporary / part).mkdir()
+        tables = sorted((report / "csv").glob("*.csv"))
+        large = [table for table in tables if table.stat().st_size > _LARGEST_TABLE]
+        for table in tables:
+            if table not in large:
+                shutil.copyfile(table, temporary / "csv" / table.name)
+        for figure in sorted((report / "figures").glob("*.png")):
+            with Image.open(figure) as image:
+                size = (round(_SCALE * image.width), round(_SCALE * image.height))
+                small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+            small.quantize(_COLOURS).save(temporary / "figures" / figure.name, optimize=True)
+    return [table.name for table in large]

@@ -1,0 +1,60 @@
+"""A report put into a repository: small, whole, and never over something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cad.errors import UsageError
+from cad.reports.publish import publish
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    folder = tmp_path / "report"
+    for part in ("csv", "figures"):
+        (folder / part).mkdir(parents=True)
+    (folder / "report.md").write_text("# Title")
+    (folder / "report.html").write_text("<html>")
+    (folder / "csv/cells.csv").write_text("a,b\n1,2\n")
+    (folder / "csv/training.csv").write_text("1,2\n" * 60_000)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "figures/grid.png")
+    (folder / "figures/grid.pdf").write_bytes(b"%PDF")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_text_small_tables_and_small_figures(report, tmp_path):
+    assert publish(report, tmp_path / "results/run") == ["training.csv"]
+    assert names(tmp_path / "results/run") == ["csv/cells.csv", "figures/grid.png", "report.md"]
+    with Image.open(tmp_path / "results/run/figures/grid.png") as image:
+        assert image.size == (30, 20) and image.mode == "P"
+    assert (tmp_path / "results/run/csv/cells.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_an_earlier_report_is_replaced(report, tmp_path):
+    publish(report, tmp_path / "run")
+    (report / "figures/grid.png").unlink()
+    (report / "report.md").write_text("# Other")
+    publish(report, tmp_path / "run")
+    assert names(tmp_path / "run") == ["csv/cells.csv", "report.md"]
+    assert (tmp_path / "run/report.md").read_text() == "# Other"
+
+
+@pytest.mark.parametrize("made", ["file", "folder"])
+def test_something_else_is_left_alone(made, report, tmp_path):
+    other = tmp_path / "other"
+    if made == "folder":
+        other.mkdir()
+    mine = other / "mine.txt" if made == "folder" else other
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="no report"):
+        publish(report, other)
+    assert mine.read_text() == "mine"
