@@ -39,7 +39,10 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "scipy": "scipy",
     "Jinja2": "jinja2",
+    "pillow": "PIL",
 }
+# What trainings over several ranks import beside them.
+ENGINES = ("accelerate", "deepspeed")
 LEAST_GIB = 1.0
 """Free disk below which runs are bound to fail: histories and checkpoints of a small experiment."""
 
@@ -64,6 +67,7 @@ def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
         return  # said above; nothing else can be tried
     yield from _devices()
     yield from _models(presets)
+    yield from _engines()
     yield _tool("slurm", ("sbatch",), "experiments run on this machine only")
     yield _tool("apptainer", ("apptainer", "singularity"), "needed only for cluster jobs in an image")
     yield _disk(root)
@@ -82,6 +86,26 @@ def _packages() -> Iterator[Check]:
         except Exception as error:  # a broken library may raise anything on import
             advice = "install again: `make clean test`, or pip install -c constraints.txt -e ."
             yield Check(package, "broken", f"{type(error).__name__}: {error}", advice)
+
+
+def _engines() -> Iterator[Check]:
+    import torch
+
+    from cad.training.engines.deepspeed import import_deepspeed
+
+    for package in ENGINES:
+        if importlib.util.find_spec(package) is None:
+            advice = f"needed only for train.engine={package}: pip install 'cad[engines]'"
+            yield Check(package, "absent", "not installed", advice)
+            continue
+        try:
+            if package == "deepspeed":
+                import_deepspeed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            importlib.import_module(package)
+            yield Check(package, "well", importlib.metadata.version(package))
+        except Exception as error:  # as above; it is needed for some trainings alone
+            advice = f"install again before using train.engine={package}"
+            yield Check(package, "absent", f"does not load: {type(error).__name__}: {error}", advice)
 
 
 def _devices() -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -57,6 +58,18 @@ def test_slurm_and_apptainer_are_found_or_told_to_be_absent(tmp_path, presets, m
     checks = by_name(examine(tmp_path, presets))
     assert checks["slurm"].state == "well" and "22.05.8" in checks["slurm"].found
     assert checks["apptainer"].state == "absent" and "no daemon" in checks["apptainer"].found
+
+
+def test_engines_are_found_or_told_to_be_absent(tmp_path, presets, monkeypatch):
+    checks = by_name(examine(tmp_path, presets))
+    assert {checks[name].state for name in doctor.ENGINES} == {"well"}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in doctor.ENGINES else find(name)
+    )
+    checks = by_name(examine(tmp_path, presets))
+    assert {checks[name].state for name in doctor.ENGINES} == {"absent"}
+    assert "train.engine=deepspeed: pip install 'cad[engines]'" in checks["deepspeed"].advice
 
 
 def test_broken_parts_are_named(tmp_path, presets, monkeypatch):

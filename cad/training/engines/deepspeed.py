@@ -37,7 +37,7 @@ class DeepSpeedEngine:
     """Trains a copy of the model that it is given; :meth:`collect` brings the weights back."""
 
     def __init__(self, settings: TrainConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
-        deepspeed = _import(device)
+        deepspeed = import_deepspeed(device)
         if not dist.is_initialized():  # one rank that met nobody
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
             store = dist.HashStore()  # type: ignore[attr-defined]
@@ -156,7 +156,8 @@ class DeepSpeedEngine:
             yield tensor, zero.optimizer.state[tensor]
 
 
-def _import(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
+    """The package, told beforehand what it would find out by itself, at length."""
     # Else it looks for devices by itself, and says so.
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
