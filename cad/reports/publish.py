@@ -12,7 +12,7 @@ from cad.storage import atomic_dir
 
 _SCALE = 0.5  # of paper's 300 dots an inch
 _COLOURS = 128
-_LARGEST_TABLE = 200_000  # bytes
+_LARGEST_TABLE = 100_000  # bytes
 
 
 def publish(report: Path, folder: Path) -> list[str]:
@@ -41,5 +41,8 @@ def publish(report: Path, folder: Path) -> list[str]:
             with Image.open(figure) as image:
                 size = (round(_SCALE * image.width), round(_SCALE * image.height))
                 small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            small.quantize(_COLOURS).save(temporary / "figures" / figure.name, optimize=True)
+            # The other methods let a thin line's colour go for shades of what fills areas.
+            small.quantize(_COLOURS, Image.Quantize.FASTOCTREE).save(
+                temporary / "figures" / figure.name, optimize=True
+            )
     return [table.name for table in large]

@@ -39,6 +39,17 @@ def test_text_small_tables_and_small_figures(report, tmp_path):
     assert (tmp_path / "results/run/csv/cells.csv").read_text() == "a,b\n1,2\n"
 
 
+def test_a_thin_line_keeps_its_colour(report, tmp_path):
+    row, column = np.mgrid[:400, :600]
+    pixels = np.stack([row % 256, column % 256, (row + column) % 256], axis=2).astype(np.uint8)
+    pixels[200:204] = line = (204, 121, 167)
+    Image.fromarray(pixels).save(report / "figures/grid.png")
+    publish(report, tmp_path / "run")
+    with Image.open(tmp_path / "run/figures/grid.png") as image:
+        found = np.asarray(image.convert("RGB"))[100].astype(int)
+    assert abs(found - line).max() < 24
+
+
 def test_an_earlier_report_is_replaced(report, tmp_path):
     publish(report, tmp_path / "run")
     (report / "figures/grid.png").unlink()
