@@ -7,6 +7,7 @@ template.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cad.reports import (
     cost_figures,
@@ -25,7 +26,8 @@ from cad.reports import (
 )
 from cad.reports.aggregate import Study
 from cad.reports.comparison_tables import differences_table, side_by_side_table
-from cad.reports.style import Drawing, drawing_style
+from cad.reports.drawing_all import Draw, draw_all
+from cad.reports.style import Drawing
 from cad.reports.tables import ShownTable, cost_table, goals_table, results_table
 
 
@@ -43,77 +45,84 @@ class Section:
 def make_sections(study: Study) -> list[Section]:
     """All sections that have something to show."""
     answers = wording.sentences(study)
-
-    def section(
-        anchor: str, heading: str, drawings: list[Drawing | None], *tables: ShownTable | None
-    ) -> Section:
-        return Section(
-            anchor,
-            heading,
-            answers[anchor],
-            tuple(drawing for drawing in drawings if drawing is not None),
-            tuple(table for table in tables if table is not None),
+    asked = _questions(study)
+    made = iter(draw_all(study, [draw for question in asked for draw in question.draws]))
+    sections = [
+        Section(
+            question.anchor,
+            question.heading,
+            answers[question.anchor],
+            tuple(drawing for _ in question.draws if (drawing := next(made)) is not None),
+            () if question.table is None else (question.table,),
         )
+        for question in asked
+    ]
+    return [section for section in sections if section.drawings or section.tables]
 
-    with drawing_style():
-        made = [
-            section(
-                "side-by-side",
-                "What do the experiments share?",
-                [side_by_side.draw_side_by_side(study)],
-                side_by_side_table(study),
-            ),
-            section(
-                "learning-in-context",
-                "Does it learn in context?",
-                [figures.draw_learning(study), profile_figure.draw_profile(study)],
-            ),
-            section(
-                "against-references",
-                "Is it better than the reference?",
-                [differences.draw_differences(study)],
-                differences_table(study),
-            ),
-            section(
-                "depth-and-latents",
-                "How does the return depend on compression depth and latents?",
-                [figures.draw_grid(study), marginals.draw_marginals(study)],
-                results_table(study) if study.groups else None,
-            ),
-            section(
-                "cost-of-compression",
-                "What does compression cost or save?",
-                [cost_figures.draw_cost(study)],
-                cost_table(study) if study.groups else None,
-            ),
-            section(
-                "where-it-fails",
-                "Where does it fail?",
-                [
-                    figures.draw_goals(study),
-                    figures.draw_maps(study),
-                    finding.draw_found(study),
-                    rollout_figure.draw_rollouts(study),
-                ],
-                goals_table(study),
-            ),
-            section("does-it-last", "Does it last?", [lasting.draw_lasting(study)]),
-            section(
-                "when-it-compresses", "When did it choose to compress?", [region_figure.draw_regions(study)]
-            ),
-            section(
-                "what-latents-hold",
-                "What is in the latents?",
-                [probe_figure.draw_probe(study), probe_figure.draw_attention(study)],
-            ),
-            section(
-                "how-training-went",
-                "How did training go?",
-                [
-                    training_figures.draw_training(study),
-                    training_figures.draw_training_by_depth(study),
-                    training_figures.draw_pretraining(study),
-                ],
-            ),
-        ]
-    return [section for section in made if section.drawings or section.tables]
+
+class _Question(NamedTuple):
+    anchor: str
+    heading: str
+    draws: list[Draw]
+    table: ShownTable | None = None
+
+
+def _questions(study: Study) -> list[_Question]:
+    return [
+        _Question(
+            "side-by-side",
+            "What do the experiments share?",
+            [side_by_side.draw_side_by_side],
+            side_by_side_table(study),
+        ),
+        _Question(
+            "learning-in-context",
+            "Does it learn in context?",
+            [figures.draw_learning, profile_figure.draw_profile],
+        ),
+        _Question(
+            "against-references",
+            "Is it better than the reference?",
+            [differences.draw_differences],
+            differences_table(study),
+        ),
+        _Question(
+            "depth-and-latents",
+            "How does the return depend on compression depth and latents?",
+            [figures.draw_grid, marginals.draw_marginals],
+            results_table(study) if study.groups else None,
+        ),
+        _Question(
+            "cost-of-compression",
+            "What does compression cost or save?",
+            [cost_figures.draw_cost],
+            cost_table(study) if study.groups else None,
+        ),
+        _Question(
+            "where-it-fails",
+            "Where does it fail?",
+            [
+                figures.draw_goals,
+                figures.draw_maps,
+                finding.draw_found,
+                rollout_figure.draw_rollouts,
+            ],
+            goals_table(study),
+        ),
+        _Question("does-it-last", "Does it last?", [lasting.draw_lasting]),
+        _Question("when-it-compresses", "When did it choose to compress?", [region_figure.draw_regions]),
+        _Question(
+            "what-latents-hold",
+            "What is in the latents?",
+            [probe_figure.draw_probe, probe_figure.draw_attention],
+        ),
+        _Question(
+            "how-training-went",
+            "How did training go?",
+            [
+                training_figures.draw_training,
+                training_figures.draw_training_by_depth,
+                training_figures.draw_pretraining,
+            ],
+        ),
+    ]
