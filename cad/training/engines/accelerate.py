@@ -30,6 +30,8 @@ class AccelerateEngine:
                 "it silently trains without ZeRO); unset it and use engine=deepspeed"
             )
         self._settings = settings
+        # Else it takes as many threads as there are cores, in every rank.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         # Precision, clipping and accumulation are the loop's own words, not accelerate's.
         self._accelerator = Accelerator(
             cpu=device.type == "cpu",
