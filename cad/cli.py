@@ -282,6 +282,10 @@ def report(
         raise UsageError("--watch follows one experiment; leave out --compare")
     if watch and publish_to:
         raise UsageError("--publish is for a report that no longer changes; leave out --watch")
+    if publish_to is not None:
+        from cad.reports.publish import publish, require_free
+
+        require_free(publish_to)
     files, settings = _split_words(overrides)
     if files and not compare:
         raise UsageError(f"{len(files) + 1} experiment files: add --compare to put them side by side")
@@ -306,8 +310,6 @@ def report(
         page = write()
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if publish_to is not None:
-        from cad.reports.publish import publish
-
         large = publish(page.parent, publish_to)
         without = f" (without the large {', '.join(large)})" if large else ""
         console.print(f"published: {publish_to / 'report.md'}{without}", highlight=False, soft_wrap=True)

@@ -15,19 +15,22 @@ _COLOURS = 128
 _LARGEST_TABLE = 100_000  # bytes
 
 
+def require_free(folder: Path) -> None:
+    """Raise :class:`UsageError` where ``folder`` holds anything that a published report does not."""
+    if folder.exists() and not (
+        folder.is_dir() and {path.name for path in folder.iterdir()} <= {"report.md", "csv", "figures"}
+    ):
+        raise UsageError(f"{folder} holds something that is no report: choose another folder")
+
+
 def publish(report: Path, folder: Path) -> list[str]:
     """Put a report's Markdown, its CSV files and its figures, made small, into ``folder``.
 
     What an earlier report left there is replaced, whole.  Returns the names of tables that were left
-    out because they are large.  Raises :class:`UsageError` where the folder
-    holds something else, and :class:`cad.errors.CadError` where the disk refuses.
+    out because they are large.  Raises what :func:`require_free` does, and
+    :class:`cad.errors.CadError` where the disk refuses.
     """
-    if (
-        folder.exists()
-        and not (folder / "report.md").is_file()
-        and (folder.is_file() or any(folder.iterdir()))
-    ):
-        raise UsageError(f"{folder} holds something that is no report: choose another folder")
+    require_free(folder)
     with atomic_dir(folder) as temporary:
         shutil.copyfile(report / "report.md", temporary / "report.md")
         for part in ("csv", "figures"):

@@ -59,12 +59,14 @@ def test_an_earlier_report_is_replaced(report, tmp_path):
     assert (tmp_path / "run/report.md").read_text() == "# Other"
 
 
-@pytest.mark.parametrize("made", ["file", "folder"])
+@pytest.mark.parametrize("made", ["file", "folder", "beside a report"])
 def test_something_else_is_left_alone(made, report, tmp_path):
     other = tmp_path / "other"
-    if made == "folder":
+    if made == "beside a report":
+        publish(report, other)
+    elif made == "folder":
         other.mkdir()
-    mine = other / "mine.txt" if made == "folder" else other
+    mine = other if made == "file" else other / "mine.txt"
     mine.write_text("mine")
     with pytest.raises(UsageError, match="no report"):
         publish(report, other)
