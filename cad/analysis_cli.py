@@ -38,7 +38,8 @@ def add_analysis_commands(app: typer.Typer, console: Console) -> None:
         overrides: Overrides = None,
         root: Root = RUNS,
         task: Annotated[
-            int | None, typer.Option(help="Canonical id, held out or not; default: the first held-out task.")
+            int | None,
+            typer.Option(help="Canonical id, held out or not; default: the first that was evaluated."),
         ] = None,
         rollout: Annotated[int, typer.Option(min=1, help="Which roll-out of the task.")] = 1,
         episodes: Annotated[
@@ -50,14 +51,14 @@ def add_analysis_commands(app: typer.Typer, console: Console) -> None:
         ] = None,
     ) -> None:
         """Draw a roll-out of a trained cell: its path on the grid by episode, and when it compressed."""
-        from cad.envs import split_tasks
+        from cad.envs import evaluated_tasks
         from cad.experiments.opened import open_experiment
         from cad.experiments.watch import watch
         from cad.launch.commands import pick_cell
 
         opened = open_experiment(experiment, overrides or [], root)
         picked = pick_cell(opened, cell)
-        task = split_tasks(picked.config.env).heldout[0] if task is None else task
+        task = evaluated_tasks(picked.config)[0] if task is None else task
         name = f"cell-{cell}-task-{task}-rollout-{rollout}.gif"
         target = out or opened.folder / "rollouts" / name
         watched, origin = watch(opened.root, picked, task, rollout, episodes, target)

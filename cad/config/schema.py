@@ -420,6 +420,10 @@ class PretrainConfig(LoopConfig):
 class EvaluationConfig(Section):
     """Roll-outs in tasks that the model never saw."""
 
+    tasks: Literal["heldout", "validation"] = Field(
+        "heldout",
+        description="heldout: for claims; validation: for choosing settings, held-out tasks unseen.",
+    )
     n_episodes: PositiveInt = Field(50, description="Episodes a roll-out; memory is kept across them.")
     n_rollouts: PositiveInt = Field(8, description="Roll-outs a task.")
     temperature: PositiveFloat = Field(1.0, description="Softmax temperature of sampled actions.")
@@ -491,7 +495,14 @@ class Config(Section):
                 raise ValueError(f"{key}={every} is not a multiple of {section}.log_every={log_every}")
         if self.train.validate_every and not self.env.n_validation:
             raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
+        if self.evaluation.tasks == "validation" and not self.env.n_validation:
+            raise ValueError("evaluation.tasks=validation needs env.n_validation of at least 1")
         return self
+
+    @property
+    def n_evaluated(self) -> int:
+        """Number of tasks that the evaluation puts the model into."""
+        return self.env.n_validation if self.evaluation.tasks == "validation" else self.env.total_heldout
 
     @model_validator(mode="after")
     def _pretraining_fits(self) -> Config:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from cad.envs.batched import BatchedEnv
 from cad.envs.gym_face import register_environments
-from cad.envs.split import Split, split_tasks
+from cad.envs.split import Split, evaluated_tasks, split_tasks
 from cad.envs.tasks import ACTION_NAMES, TaskFamily, task_family
 
-__all__ = ["ACTION_NAMES", "BatchedEnv", "Split", "TaskFamily", "split_tasks", "task_family"]
+__all__ = [
+    "ACTION_NAMES",
+    "BatchedEnv",
+    "Split",
+    "TaskFamily",
+    "evaluated_tasks",
+    "split_tasks",
+    "task_family",
+]
 
 register_environments()

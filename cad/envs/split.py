@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from cad.config.schema import EnvConfig
+from cad.config.schema import Config, EnvConfig
 from cad.envs.tasks import task_family
 
 
@@ -33,3 +33,9 @@ def split_tasks(env: EnvConfig) -> Split:
         validation=tuple(order[n_train:n_known]),
         heldout=tuple(order[n_known:]),
     )
+
+
+def evaluated_tasks(config: Config) -> tuple[int, ...]:
+    """The tasks that an evaluation puts the model into: the held-out ones, or those to choose settings on."""
+    split = split_tasks(config.env)
+    return split.validation if config.evaluation.tasks == "validation" else split.heldout

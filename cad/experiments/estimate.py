@@ -164,7 +164,7 @@ def work_of(stage: Stage) -> float:
     if stage.kind == "histories":
         return 1.0  # measured for just these settings (pace_of)
     if stage.kind == "evaluate":
-        return config.env.total_heldout * config.evaluation.n_rollouts * _roll_out_work(config.model)
+        return config.n_evaluated * config.evaluation.n_rollouts * _roll_out_work(config.model)
     if stage.kind == "pretrain":
         return config.pretrain.batch_size * (_encoding_work(config.model) + _reconstruction_work(config))
     work = _window_work(config.model)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cad.config import apply_overrides, from_mapping
 from cad.config.schema import Config
-from cad.envs import split_tasks, task_family
+from cad.envs import evaluated_tasks, task_family
 from cad.errors import CadError, UsageError
 from cad.evaluation.results import save_results
 from cad.evaluation.rollout import roll_out
@@ -77,7 +77,7 @@ def _model_tensors(config: Config, tensors: dict[str, Tensor]) -> dict[str, Tens
 
 
 def evaluate_exported(file: Path, overrides: Sequence[str], device: str, out: Path | None) -> str:
-    """Put an exported model into its held-out tasks; a table of returns, by task.
+    """Put an exported model into its held-out (or validation) tasks; a table of returns, by task.
 
     ``overrides`` are words like ``evaluation.n_episodes=500``; with ``out`` the returns are kept.
     """
@@ -90,7 +90,7 @@ def evaluate_exported(file: Path, overrides: Sequence[str], device: str, out: Pa
         result = roll_out(
             model,
             family,
-            split_tasks(config.env).heldout,
+            evaluated_tasks(config),
             n_rollouts=settings.n_rollouts,
             n_episodes=settings.n_episodes,
             seed=settings.seed,

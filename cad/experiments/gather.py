@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cad.envs import split_tasks, task_family
+from cad.envs import evaluated_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
 from cad.evaluation.probe_result import PROBE_FILE, load_probe
@@ -27,12 +27,12 @@ from cad.training.metrics import read_metrics
 
 def gather_cell(root: Path, cell: Cell) -> CellResult:
     """What is stored of one cell, however far it got."""
-    family, heldout = task_family(cell.config.env), split_tasks(cell.config.env).heldout
+    family, tasks = task_family(cell.config.env), evaluated_tasks(cell.config)
     training, evaluation = StageDirectory(root, cell.training), StageDirectory(root, cell.evaluation)
     facts = training.facts() if training.done else {}
     result = load_results(evaluation.file(RESULTS_FILE)) if evaluation.done else None
-    if result is not None and result.task_ids != heldout:
-        raise CadError(f"{evaluation.file(RESULTS_FILE)} holds other tasks than the config's held-out ones")
+    if result is not None and result.task_ids != tasks:
+        raise CadError(f"{evaluation.file(RESULTS_FILE)} holds other tasks than the config names")
     probe = evaluation.file(PROBE_FILE)
     return CellResult(
         label=cell.label,
@@ -42,9 +42,9 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         status=_status(root, cell),
         returns=result.returns if result else None,
         compressions=result.compressions if result else None,
-        task_ids=heldout,
-        goals=tuple(family.goal(task) for task in heldout),
-        optimal=tuple(family.optimal_return(task) for task in heldout),
+        task_ids=tasks,
+        goals=tuple(family.goal(task) for task in tasks),
+        optimal=tuple(family.optimal_return(task) for task in tasks),
         state_bytes=result.state_bytes if result else None,
         n_parameters=facts.get("parameters"),
         train_seconds=facts.get("train_seconds"),
@@ -103,14 +103,19 @@ def _status(root: Path, cell: Cell) -> str:
 
 
 def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
-    """PPO's own learning on the held-out tasks, where all cells share one split and its histories."""
+    """PPO's own learning on the evaluated tasks, where all cells share them and their histories."""
     first = cells[0]
-    heldout = split_tasks(first.config.env).heldout
-    same = all(c.histories.name == first.histories.name and c.config.env == first.config.env for c in cells)
+    tasks = evaluated_tasks(first.config)
+    same = all(
+        c.histories.name == first.histories.name
+        and c.config.env == first.config.env
+        and c.config.evaluation.tasks == first.config.evaluation.tasks
+        for c in cells
+    )
     directory = StageDirectory(root, first.histories)
     if not same or not directory.done:
         return None
     with open_histories(directory.file(HISTORIES_FILE)) as file:
-        rewards = read_arrays(file, heldout, first.config.env.steps_per_episode).rewards
+        rewards = read_arrays(file, tasks, first.config.env.steps_per_episode).rewards
     episodes = rewards.reshape(*rewards.shape[:2], -1, first.config.env.steps_per_episode)
-    return SourceCurve(heldout, episodes.sum(axis=3, dtype=np.float64).mean(axis=1))
+    return SourceCurve(tasks, episodes.sum(axis=3, dtype=np.float64).mean(axis=1))

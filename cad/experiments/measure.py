@@ -26,7 +26,7 @@ from cad.config.schema import (
     SourceConfig,
     TrainConfig,
 )
-from cad.envs import split_tasks, task_family
+from cad.envs import evaluated_tasks, split_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.rollout import roll_out
 from cad.experiments.estimate import Paces, Rate, pace_of, work_of
@@ -116,7 +116,7 @@ def _seconds_in(facts: dict[str, Any], stage: Stage) -> float:
         transitions = facts["collected"] * config.source.n_streams * config.source.steps_per_stream
         return float(facts["collect_seconds"] * facts["workers"] / transitions)
     if stage.kind == "evaluate":
-        return float(config.env.total_heldout * config.evaluation.n_rollouts / facts["steps_per_second"])
+        return float(config.n_evaluated * config.evaluation.n_rollouts / facts["steps_per_second"])
     return float(facts["train_seconds"] / facts["updates"])
 
 
@@ -164,7 +164,7 @@ def _train(stage: Stage, device: torch.device) -> float:
 
 def _evaluate(stage: Stage, device: torch.device) -> float:
     config = stage.config
-    return _roll_out_seconds(config, split_tasks(config.env).heldout, config.evaluation.n_rollouts, device)
+    return _roll_out_seconds(config, evaluated_tasks(config), config.evaluation.n_rollouts, device)
 
 
 _CALIBRATE: dict[str, Callable[[Stage, torch.device], float]] = {

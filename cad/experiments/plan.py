@@ -209,7 +209,7 @@ def expected_steps(stage: Stage) -> int:
     if stage.kind == "pretrain":
         return config.pretrain.n_updates * config.pretrain.batch_size * training_window(config.model)
     if stage.kind == "evaluate":
-        rollouts = config.env.total_heldout * config.evaluation.n_rollouts
+        rollouts = config.n_evaluated * config.evaluation.n_rollouts
         return rollouts * config.evaluation.n_episodes * config.env.steps_per_episode
     return config.env.total_tasks * config.source.n_streams * config.source.steps_per_stream
 
@@ -219,7 +219,10 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
     if kind == "histories":
         return {"env": data["env"], "source": data["source"]}
     if kind == "evaluate":
-        return {"evaluation": data["evaluation"]}
+        evaluation = data["evaluation"]
+        if evaluation["tasks"] == "heldout":
+            del evaluation["tasks"]  # came later, like those below: older directories stay valid
+        return {"evaluation": evaluation}
     model = _relevant_model(data["model"])
     if kind == "pretrain":
         own = _NOT_RESULTS | {"enabled", "freeze", "seed", "collapse_variance", "collapse_after"}

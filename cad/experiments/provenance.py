@@ -135,6 +135,7 @@ def _checksums(experiment: OpenExperiment, stages: tuple[Stage, ...], *, public:
 def protocol(config: Config) -> str:
     """How the numbers came about, in words."""
     split, evaluation = split_tasks(config.env), config.evaluation
+    where = " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
     actions = (
         "the most likely action"
         if evaluation.greedy
@@ -144,6 +145,7 @@ def protocol(config: Config) -> str:
         f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
         f"{len(split.heldout)} held-out tasks (split seed {config.env.split_seed}). Held-out tasks are "
         "neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
-        f"selected. Evaluation: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes a "
-        f"task, {actions}, evaluation seed {evaluation.seed}, no weight update, memory kept across episodes."
+        f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
+        f"a task, {actions}, evaluation seed {evaluation.seed}, no weight update, memory kept across "
+        "episodes."
     )

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cad.config.schema import Config
-from cad.envs import split_tasks, task_family
+from cad.envs import evaluated_tasks, split_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import save_actions
 from cad.evaluation.moments import CompressionEvent
@@ -283,12 +283,12 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     on_compress: Callable[[CompressionEvent], None] | None = None,
 ) -> RolloutResult:
-    """The roll-outs of an evaluation: in all held-out tasks, as ``config.evaluation`` says."""
+    """The roll-outs of an evaluation: in all its tasks, as ``config.evaluation`` says."""
     settings = config.evaluation
     return roll_out(
         model,
         task_family(config.env),
-        split_tasks(config.env).heldout,
+        evaluated_tasks(config),
         n_rollouts=settings.n_rollouts,
         n_episodes=settings.n_episodes,
         seed=settings.seed,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cad.envs import split_tasks, task_family
+from cad.envs import evaluated_tasks, split_tasks, task_family
 from cad.errors import CadError, UsageError
 from cad.evaluation.actions_file import load_actions
 from cad.evaluation.paths import follow
@@ -64,7 +64,7 @@ def _stored(
     """The roll-out as the evaluation kept it; None where it did not."""
     directory, settings = StageDirectory(root, cell.evaluation), cell.config.evaluation
     n_episodes = n_episodes or settings.n_episodes
-    inside = task in split_tasks(cell.config.env).heldout and rollout <= settings.n_rollouts
+    inside = task in evaluated_tasks(cell.config) and rollout <= settings.n_rollouts
     file = directory.file(ACTIONS_FILE)
     if not (directory.done and inside and n_episodes <= settings.n_episodes and file.exists()):
         return None

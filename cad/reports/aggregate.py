@@ -243,7 +243,7 @@ class Study:
     question: str
     cells: tuple[CellSummary, ...]
     groups: tuple[Group, ...]
-    source: FloatArray | None  # (tasks, episodes), normalised; held-out tasks that are known
+    source: FloatArray | None  # (tasks, episodes), normalised
     n_rosters: int  # sets of tasks and episodes among the done cells; above 1 nothing is compared
     reference_label: str | None = None  # of the group that others are compared with, beside the best AD
     trimmed: str = ""  # what was left out so that unequal cells could be compared
@@ -274,6 +274,12 @@ class Study:
         best = self.best(ad=True)
         chosen = [group for group in self.scored if group.label == self.reference_label]
         return tuple(dict.fromkeys([*([best] if best is not None else []), *chosen]))
+
+    @property
+    def task_kind(self) -> str:
+        """How the evaluated tasks are called: ``held-out``, unless all of them are validation tasks."""
+        kinds = {cell.result.config.evaluation.tasks for cell in self.cells}
+        return "validation" if kinds == {"validation"} else "held-out"
 
     @property
     def reference_config(self) -> Config | None:

@@ -18,7 +18,7 @@ LAST_EPISODES = 10
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One held-out task of one cell."""
+    """One evaluated task of one cell."""
 
     task_id: int
     goal: tuple[int, ...]

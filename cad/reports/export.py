@@ -72,8 +72,8 @@ def _rows(study: Study) -> tuple[list[str], list[list[str]]]:
 def _notes(study: Study) -> list[str]:
     """What has to stand under the table: what is averaged, and what is missing."""
     return [
-        f"Return divided by each task's optimum, mean over {last_words(study)}, roll-outs, held-out tasks "
-        "and training seeds.",
+        f"Return divided by each task's optimum, mean over {last_words(study)}, roll-outs, "
+        f"{study.task_kind} tasks and training seeds.",
         *notices(study),
     ]
 

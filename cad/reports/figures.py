@@ -330,7 +330,7 @@ def goal_text(goal: tuple[int, ...]) -> str:
 
 
 def draw_goals(study: Study) -> Drawing | None:
-    """Heat table of groups x held-out tasks, best group first; None without equal rosters."""
+    """Heat table of groups x evaluated tasks, best group first; None without equal rosters."""
     groups = sorted(study.scored, key=lambda group: -(group.score or 0.0))[:MOST_ROWS]
     if not groups or not study.comparable:
         return None
@@ -353,13 +353,13 @@ def draw_goals(study: Study) -> Drawing | None:
         fontsize=8.5 if numbers else 6,
     )
     ax.set_yticks(np.arange(len(groups)) + 0.5, [wrap(group.label, 36) for group in groups], fontsize=8.5)
-    ax.set_xlabel("held-out goal, and below it its optimum (return)")
+    ax.set_xlabel(f"{study.task_kind} goal, and below it its optimum (return)")
     worst = min(groups[0].task_scores, key=lambda task: task.normalised_last10)
     screen, paper = render(figure, "goals")
     left = len(study.scored) - len(groups)
     return Drawing(
         "goals",
-        "Return on each held-out goal",
+        f"Return on each {study.task_kind} goal",
         "Normalised return over the last episodes, best model on top, easiest goal to the right; dark is 0, "
         "bright is the optimum." + (f" {left} further models are in the CSV file." if left else ""),
         f"Heat table of return by model and goal. The best model's lowest is "
@@ -408,10 +408,10 @@ def draw_maps(study: Study) -> Drawing | None:
     screen, paper = render(figure, "maps")
     return Drawing(
         "maps",
-        "Where the held-out goals lie",
+        f"Where the {study.task_kind} goals lie",
         "The same numbers on the grid; the cross marks the start."
         + (f" The best {MOST_MAPS} of {len(study.scored)} models." if len(study.scored) > MOST_MAPS else ""),
-        f"Maps of the {size} by {size} grid with the normalised return at each held-out goal. "
+        f"Maps of the {size} by {size} grid with the normalised return at each {study.task_kind} goal. "
         f"{groups[0].label}: "
         + ", ".join(
             f"{task.normalised_last10:.2f} at {goal_text(task.goal)}" for task in groups[0].task_scores

@@ -30,16 +30,16 @@ from cad.storage import atomic_path, write_text
 SCHEMA_VERSION = 2
 
 
-def _method() -> str:
+def _method(study: Study) -> str:
     """How the numbers were made, in words."""
     return (
         "A return is the sum of rewards of one episode; it is divided by the optimum of its task. Means are "
         "taken over roll-outs first, then tasks, then training seeds. “Last episodes” means the last ten of "
         f"a roll-out, or all where there are fewer. Intervals are percentiles of {RESAMPLES:,} bootstrap "
-        "joint resamples of the held-out tasks and, where there are more than three, of the training seeds, "
-        "all models on the same draws; since such percentiles of few tasks are too narrow, they are moved "
-        "away from the estimate by what the t distribution asks for. The interquartile mean (IQM) leaves out "
-        "the lowest and the highest quarter of all pairs of seed and task. "
+        f"joint resamples of the {study.task_kind} tasks and, where there are more than three, of the "
+        "training seeds, all models on the same draws; since such percentiles of few tasks are too narrow, "
+        "they are moved away from the estimate by what the t distribution asks for. The interquartile "
+        "mean (IQM) leaves out the lowest and the highest quarter of all pairs of seed and task. "
         "Cells that are missing or failed enter no mean; one return that is NaN or infinite makes its cell "
         "a failed one."
     )
@@ -124,7 +124,7 @@ def _context(
         "qualification": wording.qualification(study),
         "notices": [*wording.notices(study), *origin_notices(provenance)],
         "sections": sections,
-        "method": _method(),
+        "method": _method(study),
         "differing": config_table(study, keys, flats) if keys else None,
         "shared": shared,
         "provenance": provenance,

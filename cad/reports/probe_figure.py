@@ -92,7 +92,7 @@ def probe_sentence(study: Study) -> str:
         # Mean over seeds: (counts, tasks).
         trained, untrained = (lead.distances(i, of).mean(axis=0) for of in ("trained", "untrained"))
         text = (
-            f"A linear probe of the latents of {lead.group.label} finds a held-out task's {name} to "
+            f"A linear probe of the latents of {lead.group.label} finds a {study.task_kind} task's {name} to "
             f"{trained[0].mean():.1f} moves after {_compressions(first)}"
         )
         if last > first:
@@ -105,7 +105,7 @@ def probe_sentence(study: Study) -> str:
             + f"; the mean {name} of the training tasks: {lead.chance(i).mean():.1f}). On average over all "
             f"numbers of compressions the trained latents place it {abs(difference):.1f} moves "
             f"{'closer' if difference >= 0 else 'farther'} than the untrained ones, and closer on "
-            f"{int((closer > 0).sum())} of {len(closer)} held-out tasks."
+            f"{int((closer > 0).sum())} of {len(closer)} {study.task_kind} tasks."
         )
         texts.append(text)
     return " ".join([*texts, attention_sentence(probed)])
@@ -213,12 +213,12 @@ def draw_probe(study: Study) -> Drawing | None:
         "latents",
         "The hidden place, read out of the latents",
         "How far from the true goal (or key, or door) a linear probe places it, in moves on the grid, in "
-        "held-out tasks; lower is better. Ridge regression in closed form, its penalty chosen by leaving "
-        f"training tasks out. Fitted on {probe.fit_rollouts} roll-outs in each of {probe.fit_tasks} training "
-        "tasks, apart for each number of compressions. All lines see the same roll-outs: untrained encoders "
-        f"(mean of {probe.untrained_encoders}) already mix the last steps, and an agent that has found its "
-        "goal stands on it, so only what lies below that line is due to training. Thin lines: single seeds."
-        + (f" {left_out} further panels are in the CSV file." if left_out else ""),
+        f"{study.task_kind} tasks; lower is better. Ridge regression in closed form, its penalty chosen by "
+        f"leaving training tasks out. Fitted on {probe.fit_rollouts} roll-outs in each of {probe.fit_tasks} "
+        "training tasks, apart for each number of compressions. All lines see the same roll-outs: "
+        f"untrained encoders (mean of {probe.untrained_encoders}) already mix the last steps, and an agent "
+        "that has found its goal stands on it, so only what lies below that line is due to training. Thin "
+        "lines: single seeds." + (f" {left_out} further panels are in the CSV file." if left_out else ""),
         "Small line charts, one a model, of the distance between probed and true place by number of "
         "compressions, for trained latents, untrained latents and the mean of the training tasks. "
         + probe_sentence(study),
@@ -258,9 +258,9 @@ def draw_attention(study: Study) -> Drawing | None:
         "attention",
         "Attention on the latents",
         "The share of its attention that the decoder's current step gives to the latents; the rest goes to "
-        "the window's steps. Mean over the steps of a whole window, heads, roll-outs, held-out tasks and "
-        "seeds. At 0 compressions the latents are learned constants. Dotted: the share if all positions got "
-        "the same. Attention says where a step looks, not what it takes from there."
+        f"the window's steps. Mean over the steps of a whole window, heads, roll-outs, {study.task_kind} "
+        "tasks and seeds. At 0 compressions the latents are learned constants. Dotted: the share if all "
+        "positions got the same. Attention says where a step looks, not what it takes from there."
         + (f" {left_out} further models are in the CSV file." if left_out else ""),
         "Small line charts, one a model, of the share of attention on latents by number of compressions, a "
         "line a decoder layer. " + told,

@@ -74,9 +74,9 @@ def draw_profile(study: Study) -> Drawing | None:
     return Drawing(
         "profile",
         "Performance profile",
-        "Each pair of training seed and held-out task counts once, its roll-outs averaged; a curve further "
-        "up and to the right is better, and where curves cross no single mean tells the whole. Bands, of the "
-        "best model and the reference: 95% bootstrap intervals, point by point."
+        f"Each pair of training seed and {study.task_kind} task counts once, its roll-outs averaged; a curve "
+        "further up and to the right is better, and where curves cross no single mean tells the whole. "
+        "Bands, of the best model and the reference: 95% bootstrap intervals, point by point."
         + (f" References and best models; {left} further are in the CSV file." if left else ""),
         "Step chart of the share of seeds and tasks above each return. " + sentence(study),
         ("profile",),

@@ -80,7 +80,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class SourceCurve:
-    """The source algorithm's own learning on the held-out tasks."""
+    """The source algorithm's own learning on the evaluated tasks."""
 
     task_ids: tuple[int, ...]
     returns: npt.NDArray[Any]  # (tasks, episodes), mean over streams

@@ -296,7 +296,7 @@ def results_table(study: Study) -> ShownTable:
 
 
 def goals_table(study: Study) -> ShownTable | None:
-    """Groups x held-out tasks; None without equal tasks."""
+    """Groups x evaluated tasks; None without equal tasks."""
     if not study.scored or not study.comparable:
         return None
     tasks = study.scored[0].task_scores
@@ -309,7 +309,10 @@ def goals_table(study: Study) -> ShownTable | None:
         *(goal_text(task.goal).replace(" ", "\u00a0") + f" {task.optimum:g}" for task in tasks),
     )
     return ShownTable(
-        "goals-table", "Normalised return on each held-out goal; beside the goal its optimum", headers, rows
+        "goals-table",
+        f"Normalised return on each {study.task_kind} goal; beside the goal its optimum",
+        headers,
+        rows,
     )
 
 

@@ -70,7 +70,7 @@ def headline(study: Study) -> str:
             f"{plural(sum(cell.done for cell in study.cells), 'cell')} done, but on {study.n_rosters} "
             "different sets of tasks or episodes: their means are not compared."
         )
-    tasks = plural(len(study.scored[0].task_scores), f"held-out {task_word(study)}")
+    tasks = plural(len(study.scored[0].task_scores), f"{study.task_kind} {task_word(study)}")
     best, reference = study.best(ad=False), study.best(ad=True)
     lead = best or reference
     if lead is None:
@@ -97,7 +97,7 @@ def qualification(study: Study) -> str:
     if not best.many_seeds:
         parts.append(f"{plural(len(best.done), 'training seed')}: no significance is claimed")
     if len(study.scored) > 2:
-        parts.append("the best was chosen on these same held-out tasks, which flatters it a little")
+        parts.append(f"the best was chosen on these same {study.task_kind} tasks, which flatters it a little")
     return "; ".join(parts) + "."
 
 

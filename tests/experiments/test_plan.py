@@ -130,3 +130,16 @@ def test_pretraining_is_an_axis():
 def test_settings_that_do_not_go_together(settings, words):
     with pytest.raises(UsageError, match=words.replace(".", r"\.")):
         apply_overrides(Config(), settings, "test")
+
+
+def test_what_is_evaluated_is_no_part_of_the_training():
+    held_out, watched = cell(), cell(evaluation__tasks="validation")
+    assert watched.training.name == held_out.training.name
+    assert watched.evaluation.name != held_out.evaluation.name
+    # Evaluations from before there was a choice are found again.
+    assert "tasks" not in held_out.evaluation.identity["config"]["evaluation"]
+
+
+def test_validation_tasks_have_to_be_there():
+    with pytest.raises(UsageError, match=r"evaluation.tasks=validation needs env.n_validation of at least 1"):
+        cell(env__n_validation=0, train__validate_every=0, evaluation__tasks="validation")

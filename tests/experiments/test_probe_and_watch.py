@@ -13,6 +13,7 @@ from cad.envs import Split, split_tasks
 from cad.errors import CadError, UsageError
 from cad.experiments.opened import open_experiment
 from cad.experiments.probe import probe_cell
+from cad.experiments.stages import RESULTS_FILE
 from cad.experiments.watch import watch
 from cad.interrupt import StopFlag
 
@@ -145,3 +146,13 @@ def test_the_command_draws_any_task_of_any_cell(experiment, opened):
     ):
         with pytest.raises(UsageError, match=message):
             cad("watch-rollout", experiment, *words, "--root", opened.root)
+
+
+def test_settings_are_chosen_without_a_look_at_held_out_tasks(experiment):
+    overrides = ["name=chosen", "base.evaluation.tasks=validation"]
+    cad("run", experiment, *overrides, "--root", experiment.parent / "runs", "--inline", "--device", "cpu")
+    opened = open_experiment(experiment, overrides, experiment.parent / "runs")
+    report = (opened.folder / "report" / "report.md").read_text()
+    assert "on 1 validation goal" in report and "Return on each validation goal" in report
+    with h5py.File(opened.root / "stages" / opened.cells[1].evaluation.name / RESULTS_FILE) as file:
+        assert tuple(file["task_ids"][:]) == split_tasks(opened.cells[1].config.env).validation
