@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from cad.config.schema import SourceConfig
@@ -59,6 +60,8 @@ def learn(family: TaskFamily, task_id: int, source: SourceConfig) -> Transitions
         device="cpu",
         verbose=0,
     )
+    # Its own default logger leaves an empty folder in the temporary one, for each task.
+    ppo.set_logger(Logger(folder=None, output_formats=[]))
     # One roll-out more than asked for: the callback ends learning, not the count.
     steps = source.n_streams * (source.steps_per_stream + source.n_steps)
     ppo.learn(steps, callback=_StopWhenFull(streams), log_interval=None)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from cad.config.schema import EnvConfig, SourceConfig
 from cad.envs import split_tasks, task_family
 from cad.errors import CadError, UsageError
 from cad.histories.collect import collect
-from cad.histories.source import task_seed
+from cad.histories.source import learn, task_seed
 from cad.storage import folder_lock
 
 SCRIPT = """
@@ -66,6 +66,16 @@ def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: So
             assert group["rewards"].compression == "gzip"
             assert {group[name].dtype.name for name in group} == {"uint8"}
     assert not collected.with_name(collected.name + ".parts").exists()
+
+
+def test_leaves_no_log_in_the_temporary_folder(
+    env: EnvConfig, source: SourceConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    learn(task_family(env), 0, source)
+    assert list(temporary.glob("SB3*")) == []
 
 
 def test_seeds_differ_by_task_and_seed() -> None:
