@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def gather_provenance(experiment: OpenExperiment, *, public: bool = False) -> Pr
         packages=package_versions(),
         hardware=machine_in_words(machine(), public=public),
         commands=_commands(experiment, records, version, public=public),
-        protocol=protocol(experiment.cells[0].config),
+        protocol=protocol([cell.config for cell in experiment.cells]),
         inputs=_checksums(experiment, stages, public=public),
         stages=tuple(records),
     )
@@ -132,8 +132,11 @@ def _checksums(experiment: OpenExperiment, stages: tuple[Stage, ...], *, public:
     return {name: sha256_file(file) for name, file in files.items() if file.exists()}
 
 
-def protocol(config: Config) -> str:
-    """How the numbers came about, in words."""
+def protocol(configs: Sequence[Config]) -> str:
+    """How the numbers came about, in words; cells may differ in their split seed alone."""
+    config = configs[0]
+    seeds = sorted({each.env.split_seed for each in configs})
+    named = "split seed" if len(seeds) == 1 else "split seeds"
     split, evaluation = split_tasks(config.env), config.evaluation
     where = " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
     actions = (
@@ -143,8 +146,8 @@ def protocol(config: Config) -> str:
     )
     return (
         f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
-        f"{len(split.heldout)} held-out tasks (split seed {config.env.split_seed}). Held-out tasks are "
-        "neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
+        f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Held-out tasks "
+        "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
         f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
         f"a task, {actions}, evaluation seed {evaluation.seed}, no weight update, memory kept across "
         "episodes."

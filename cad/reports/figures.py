@@ -133,7 +133,8 @@ def draw_learning(study: Study) -> Drawing | None:
     return Drawing(
         "learning",
         title,
-        "Held-out return divided by each task's optimum, mean over roll-outs, then tasks, then seeds. "
+        f"{study.task_kind.capitalize()} return divided by each task's optimum, mean over roll-outs, then "
+        "tasks, then seeds. "
         + how
         + (f"The first {n_episodes} episodes. " if any(len(g.curve) > n_episodes for g in groups) else "")
         + band_words(study)

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 import cad
-from cad.config import load
+from cad.config import apply_overrides, load
 from cad.config.schema import Config
 from cad.experiments.directory import StageDirectory
 from cad.experiments.opened import open_experiment
 from cad.experiments.origin import code_version, machine
 from cad.experiments.plan import Cell
-from cad.experiments.provenance import gather_provenance
+from cad.experiments.provenance import gather_provenance, protocol
 from cad.storage import write_json
 
 
@@ -142,3 +142,13 @@ def test_an_external_encoder_is_an_input(small, tmp_path):
     inputs = gather_provenance(experiment).inputs
     assert inputs[str(weights)] == hashlib.sha256(b"weights").hexdigest()
     assert set(gather_provenance(experiment, public=True).inputs) == {weights.name, file.name}
+
+
+def test_the_protocol_names_every_split():
+    configs = [apply_overrides(Config(), {"env.split_seed": seed}, "test") for seed in (0, 3, 3)]
+    assert "8 held-out tasks (split seeds 0, 3)." in protocol(configs)
+    assert "(split seed 3)" in protocol(configs[1:])
+    chosen = [apply_overrides(Config(), {"evaluation.tasks": "validation"}, "test")]
+    assert "in the validation tasks" in protocol(chosen) and "in the validation tasks" not in protocol(
+        configs
+    )
