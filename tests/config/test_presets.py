@@ -25,6 +25,7 @@ def test_the_presets_are_there() -> None:
         "source/ppo_key_to_door",
         "source/ppo_permuted",
         "model/ad",
+        "model/best_darkroom",
         "model/compressed_ad",
         "model/compressed_ad_60",
         "model/compressed_ad_large",
@@ -38,8 +39,9 @@ def test_the_presets_are_there() -> None:
 def test_a_preset_loads_and_sets_only_its_section(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
-    # A published model is a size and the training that goes with it.
-    sections = {path.parent.name} | ({"train"} if path.parent.name == "model" else set())
+    # A published model is a size and the training that goes with it; a best one, how it is sampled from, too.
+    more = {"train", "evaluation"} if path.stem.startswith("best_") else {"train"}
+    sections = {path.parent.name} | (more if path.parent.name == "model" else set())
     assert path.parent.name in yaml.safe_load(text).keys() <= sections
     loaded = load(Config, [path], [])
     own = [key for key, origin in loaded.origin.items() if origin != "default"]
