@@ -568,6 +568,9 @@ class Arm(Section):
     name: str = Field(description="What figures call it; the grid's values are appended.")
     set: dict[str, object] = Field({}, description="Dotted config keys with one value.")
     grid: dict[str, tuple[object, ...]] = Field({}, description="Dotted config keys with several values.")
+    seeds: tuple[NonNegativeInt, ...] | None = Field(
+        None, min_length=1, description="Training seeds of this arm's cells; default the experiment's."
+    )
 
 
 class ReportConfig(Section):
@@ -587,7 +590,9 @@ class ExperimentConfig(Section):
     description: str = Field("", description="What the experiment is for.")
     base: Config = Field(Config(), description="Settings that every cell shares.")
     arms: tuple[Arm, ...] = Field(min_length=1, description="Families of cells.")
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="Training seeds of every cell.")
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        (0,), min_length=1, description="Training seeds of every cell, but for arms that have their own."
+    )
     report: ReportConfig = Field(ReportConfig(), description="The report.")
 
     @model_validator(mode="after")
@@ -595,6 +600,8 @@ class ExperimentConfig(Section):
         names = [arm.name for arm in self.arms]
         if len(set(names)) != len(names):
             raise ValueError(f"two arms share a name: {sorted(n for n in set(names) if names.count(n) > 1)}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"a seed stands twice in seeds={list(self.seeds)}")
+        owners = [("", self.seeds), *((f"arm {arm.name!r}: ", arm.seeds or ()) for arm in self.arms)]
+        for owner, seeds in owners:
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f"{owner}a seed stands twice in seeds={list(seeds)}")
         return self

@@ -163,7 +163,7 @@ def expand(experiment: ExperimentConfig, where: str) -> tuple[Cell, ...]:
         Cell(arm.name, label, apply_overrides(experiment.base, {**settings, "seed": seed}, origin))
         for arm in experiment.arms
         for label, settings, origin in _points(arm, where)
-        for seed in experiment.seeds
+        for seed in arm.seeds or experiment.seeds
     )
 
 

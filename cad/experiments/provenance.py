@@ -133,22 +133,22 @@ def _checksums(experiment: OpenExperiment, stages: tuple[Stage, ...], *, public:
 
 
 def protocol(configs: Sequence[Config]) -> str:
-    """How the numbers came about, in words; cells may differ in their split seed alone."""
+    """How the numbers came about, in words; cells may differ in their split seed and how they act."""
     config = configs[0]
     seeds = sorted({each.env.split_seed for each in configs})
     named = "split seed" if len(seeds) == 1 else "split seeds"
     split, evaluation = split_tasks(config.env), config.evaluation
     where = " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
-    actions = (
-        "the most likely action"
-        if evaluation.greedy
-        else (f"actions sampled at temperature {evaluation.temperature:g}")
-    )
+    acting = [each.evaluation for each in configs]
+    temperatures = sorted({each.temperature for each in acting if not each.greedy})
+    ways = ["the most likely action"] if any(each.greedy for each in acting) else []
+    if temperatures:
+        ways.append(f"actions sampled at temperature {', '.join(f'{t:g}' for t in temperatures)}")
     return (
         f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
         f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Held-out tasks "
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
         f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
-        f"a task, {actions}, evaluation seed {evaluation.seed}, no weight update, memory kept across "
+        f"a task, {' or '.join(ways)}, evaluation seed {evaluation.seed}, no weight update, memory kept across "
         "episodes."
     )

@@ -112,6 +112,18 @@ def test_pretraining_is_an_axis():
     ]  # fmt: skip
 
 
+def test_an_arm_may_have_its_own_seeds():
+    arms = [{"name": "claimed", "seeds": [0, 1, 2]}, {"name": "looked at"}]
+    experiment = ExperimentConfig.model_validate({"name": "x", "arms": arms, "seeds": [4]})
+    cells = expand(experiment, "x.yaml")
+    assert [(c.label, c.config.seed) for c in cells] == [
+        ("claimed", 0), ("claimed", 1), ("claimed", 2), ("looked at", 4),
+    ]  # fmt: skip
+    arms[0]["seeds"] = [1, 1]
+    with pytest.raises(ValueError, match=r"arm 'claimed': a seed stands twice in seeds=\[1, 1\]"):
+        ExperimentConfig.model_validate({"name": "x", "arms": arms})
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -152,3 +152,11 @@ def test_the_protocol_names_every_split():
     assert "in the validation tasks" in protocol(chosen) and "in the validation tasks" not in protocol(
         configs
     )
+
+
+def test_the_protocol_names_every_way_of_acting():
+    ways: list[dict[str, object]] = [{}, {"evaluation.temperature": 0.8}, {"evaluation.greedy": True}]
+    configs = [apply_overrides(Config(), way, "test") for way in ways]
+    assert "a task, actions sampled at temperature 0.8, 1, evaluation seed" in protocol(configs[:2])
+    assert "a task, the most likely action, evaluation seed" in protocol(configs[2:])
+    assert "the most likely action or actions sampled at temperature 0.8, 1," in protocol(configs)
