@@ -291,6 +291,12 @@ class LoopConfig(Section):
     max_episode_gap: PositiveInt = Field(
         10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
     )
+    episodes: Literal["every_gth", "any"] = Field(
+        "every_gth",
+        description="Which episodes of a history a window takes. any: any of them, in their order "
+        "(max_episode_gap is not used): behind a few episodes without reward comes one of an agent that "
+        "knows the goal, from which a model learns to explore.",
+    )
     log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
     checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
     keep_checkpoints: PositiveInt = Field(
@@ -427,8 +433,29 @@ class EvaluationConfig(Section):
     n_episodes: PositiveInt = Field(50, description="Episodes a roll-out; memory is kept across them.")
     n_rollouts: PositiveInt = Field(8, description="Roll-outs a task.")
     temperature: PositiveFloat = Field(1.0, description="Softmax temperature of sampled actions.")
+    first_temperature: PositiveFloat | None = Field(
+        None,
+        description="Temperature of the first episode, from which it goes in equal steps to `temperature`: "
+        "explore first, then do what was found; default: the same throughout.",
+    )
+    anneal_episodes: Annotated[int, Field(ge=2)] = Field(
+        50, description="first_temperature: the episode from which on `temperature` holds."
+    )
     greedy: bool = Field(False, description="Take the most likely action instead of sampling.")
     seed: NonNegativeInt = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
+
+    def temperature_at(self, episode: int) -> float:
+        """Temperature of an episode, counted from 0."""
+        if self.first_temperature is None:
+            return self.temperature
+        done = min(1.0, episode / (self.anneal_episodes - 1))
+        return self.first_temperature + done * (self.temperature - self.first_temperature)
+
+    @model_validator(mode="after")
+    def _acting_fits(self) -> EvaluationConfig:
+        if self.greedy and self.first_temperature is not None:
+            raise ValueError("greedy=true samples nothing, so first_temperature has no effect; choose one")
+        return self
 
 
 class Config(Section):
@@ -461,6 +488,8 @@ class Config(Section):
                 f"model.compress_interval={self.model.compress_interval} is not "
                 f"source.n_steps={self.source.n_steps}: a region must be one PPO iteration; set both alike"
             )
+        if self.model.kind == "region_ad" and "any" in (self.train.episodes, self.pretrain.episodes):
+            raise ValueError("episodes=any is not for model.kind=region_ad, whose regions are PPO iterations")
         needed = training_window(self.model)
         if needed > self.source.steps_per_stream:
             raise ValueError(

@@ -55,13 +55,18 @@ class RolloutResult:
         return self.returns.size * self.horizon / self.seconds
 
 
+# One for all episodes, or one for each, counted from 0.
+Temperature = float | Callable[[int], float]
+
+
 class ActionSampler:
     """Draws actions from logits; greedy, or at a temperature with one generator a roll-out."""
 
     def __init__(
-        self, task_ids: Sequence[int], n_rollouts: int, seed: int, temperature: float, greedy: bool
+        self, task_ids: Sequence[int], n_rollouts: int, seed: int, temperature: Temperature, greedy: bool
     ) -> None:
-        self._temperature = temperature
+        self._schedule = temperature
+        self._temperature = 1.0
         self._greedy = greedy
         self._generators = [
             np.random.default_rng([seed, _STREAM, task, rollout])
@@ -70,9 +75,10 @@ class ActionSampler:
         ]
         self._uniform = torch.empty(0)
 
-    def start_episode(self, horizon: int, device: torch.device) -> None:
+    def start_episode(self, horizon: int, device: torch.device, episode: int = 0) -> None:
         """Draw the random numbers of a whole episode at once."""
         if not self._greedy:
+            self._temperature = self._schedule(episode) if callable(self._schedule) else self._schedule
             drawn = np.stack([g.random(horizon, dtype=np.float32) for g in self._generators], axis=1)
             self._uniform = torch.from_numpy(drawn[..., None]).to(device)
 
@@ -93,7 +99,7 @@ def roll_out(
     n_rollouts: int,
     n_episodes: int,
     seed: int,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     greedy: bool = False,
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
@@ -123,7 +129,7 @@ def roll_out(
         for episode in range(n_episodes):
             if stop is not None:
                 stop.raise_if_set(f"evaluation (episode {episode} of {n_episodes})")
-            sampler.start_episode(family.horizon, device)
+            sampler.start_episode(family.horizon, device, episode)
             observation = env.reset()
             for t in range(family.horizon):
                 here = torch.from_numpy(observation)[:, None].to(device)

@@ -94,7 +94,7 @@ def evaluate_exported(file: Path, overrides: Sequence[str], device: str, out: Pa
             n_rollouts=settings.n_rollouts,
             n_episodes=settings.n_episodes,
             seed=settings.seed,
-            temperature=settings.temperature,
+            temperature=settings.temperature_at,
             greedy=settings.greedy,
             stop=stop,
         )

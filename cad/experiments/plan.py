@@ -42,6 +42,7 @@ _ADDED_TO_TRAIN: dict[str, object] = {
     "init_from_ad": None,
     "freeze_encoder": False,
     "loss_on": "all",
+    "episodes": "every_gth",
 }
 _ADDED_TO_EMBEDDING: dict[str, object] = {
     "step_embedding": "row_column",
@@ -220,8 +221,11 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
         return {"env": data["env"], "source": data["source"]}
     if kind == "evaluate":
         evaluation = data["evaluation"]
+        # These came later, like those below: older directories stay valid.
         if evaluation["tasks"] == "heldout":
-            del evaluation["tasks"]  # came later, like those below: older directories stay valid
+            del evaluation["tasks"]
+        if evaluation["first_temperature"] is None:
+            del evaluation["first_temperature"], evaluation["anneal_episodes"]
         return {"evaluation": evaluation}
     model = _relevant_model(data["model"])
     if kind == "pretrain":
@@ -230,7 +234,11 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             "seed": config.seed if config.pretrain.seed is None else config.pretrain.seed,
             "env": data["env"],
             "model": {key: value for key, value in model.items() if key in _ENCODER},
-            "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
+            "pretrain": {
+                key: value
+                for key, value in data["pretrain"].items()
+                if key not in own and value != _ADDED_TO_TRAIN.get(key, _UNSET)
+            },
         }
     unused = _NOT_RESULTS | (set() if config.model.kind == "region_ad" else {"token_type_weight"})
     train = {key: value for key, value in data["train"].items() if key not in unused}

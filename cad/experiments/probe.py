@@ -95,7 +95,7 @@ def _lived_to_fit(config: Config, model: SequenceModel, stop: StopFlag) -> Paths
         n_rollouts=FIT_ROLLOUTS,
         n_episodes=fit_episodes(config),
         seed=settings.seed,
-        temperature=settings.temperature,
+        temperature=settings.temperature_at,
         greedy=settings.greedy,
         stop=stop,
     )

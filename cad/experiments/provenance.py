@@ -149,6 +149,6 @@ def protocol(configs: Sequence[Config]) -> str:
         f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Held-out tasks "
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
         f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
-        f"a task, {' or '.join(ways)}, evaluation seed {evaluation.seed}, no weight update, memory kept across "
-        "episodes."
+        f"a task, {' or '.join(ways)}, evaluation seed {evaluation.seed}, no weight update, memory kept "
+        "across episodes."
     )

@@ -292,7 +292,7 @@ def evaluate(
         n_rollouts=settings.n_rollouts,
         n_episodes=settings.n_episodes,
         seed=settings.seed,
-        temperature=settings.temperature,
+        temperature=settings.temperature_at,
         greedy=settings.greedy,
         stop=stop,
         progress=progress,

@@ -102,7 +102,7 @@ def _rolled_out(
         n_rollouts=rollout,
         n_episodes=n_episodes or settings.n_episodes,
         seed=settings.seed,
-        temperature=settings.temperature,
+        temperature=settings.temperature_at,
         greedy=settings.greedy,
     )
     assert result.actions is not None

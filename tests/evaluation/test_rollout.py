@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cad.config.schema import N_ACTIONS, EnvConfig
+from cad.config.schema import N_ACTIONS, EnvConfig, EvaluationConfig
 from cad.envs import BatchedEnv, task_family
 from cad.evaluation.rollout import ActionSampler, roll_out
 from cad.interrupt import InterruptedRun, StopFlag
@@ -154,6 +154,26 @@ def test_sampled_actions_follow_the_softmax(temperature):
     sampler.start_episode(steps, CPU)
     again = torch.stack([sampler.choose(logits.expand(n_rollouts, -1), t) for t in range(steps)])
     assert (again != drawn).float().mean() > 0.3
+
+
+def test_temperature_is_annealed_by_episode():
+    evaluation = EvaluationConfig(first_temperature=1.2, temperature=0.8, anneal_episodes=5)
+    found = [evaluation.temperature_at(episode) for episode in range(7)]
+    assert found == pytest.approx([1.2, 1.1, 1.0, 0.9, 0.8, 0.8, 0.8])
+    assert EvaluationConfig(temperature=0.7).temperature_at(30) == 0.7
+
+
+def test_a_roll_out_goes_from_hot_to_cold(model, family):
+    def temperature(episode: int) -> float:
+        return 1.0 if episode < 2 else 1e-6
+
+    _, seen = recorded(model, family, [3, 9], temperature=temperature)
+    _, warm = recorded(model, family, [3, 9])
+    _, again = recorded(model, family, [3, 9], temperature=temperature)
+    np.testing.assert_array_equal(seen, again)
+    hot = 2 * family.horizon
+    np.testing.assert_array_equal(seen[:hot], warm[:hot])
+    assert (seen[hot:] != warm[hot:]).any()
 
 
 def test_actions_stay_in_range_whatever_the_rounding():

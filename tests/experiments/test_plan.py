@@ -136,6 +136,8 @@ def test_an_arm_may_have_its_own_seeds():
         ({"train.init_from_ad": "x", "pretrain.enabled": True}, "both bring a step embedding"),
         ({"train.init_from_ad": "x", "model.kind": "ad"}, "train.init_from_ad is for"),
         ({"train.reconstruction_weight": 1, "model.kind": "ad"}, "train.reconstruction_weight is for"),
+        ({"train.episodes": "any", "model.kind": "region_ad", "model.n_transit": 328}, "episodes=any is not"),
+        ({"evaluation.greedy": True, "evaluation.first_temperature": 1.2}, "first_temperature has no effect"),
         ({"pretrain.checkpoint_every": 7}, "not a multiple of pretrain.log_every"),
     ],
 )  # fmt: skip
@@ -149,7 +151,10 @@ def test_what_is_evaluated_is_no_part_of_the_training():
     assert watched.training.name == held_out.training.name
     assert watched.evaluation.name != held_out.evaluation.name
     # Evaluations from before there was a choice are found again.
-    assert "tasks" not in held_out.evaluation.identity["config"]["evaluation"]
+    stored = held_out.evaluation.identity["config"]["evaluation"]
+    assert not {"tasks", "first_temperature", "anneal_episodes"} & stored.keys()
+    annealed = cell(evaluation__first_temperature=1.2, evaluation__anneal_episodes=20)
+    assert annealed.evaluation.name != held_out.evaluation.name
 
 
 def test_validation_tasks_have_to_be_there():
