@@ -291,12 +291,6 @@ class LoopConfig(Section):
     max_episode_gap: PositiveInt = Field(
         10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
     )
-    episodes: Literal["every_gth", "any"] = Field(
-        "every_gth",
-        description="Which episodes of a history a window takes. any: any of them, in their order "
-        "(max_episode_gap is not used): behind a few episodes without reward comes one of an agent that "
-        "knows the goal, from which a model learns to explore.",
-    )
     log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
     checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
     keep_checkpoints: PositiveInt = Field(
@@ -488,8 +482,6 @@ class Config(Section):
                 f"model.compress_interval={self.model.compress_interval} is not "
                 f"source.n_steps={self.source.n_steps}: a region must be one PPO iteration; set both alike"
             )
-        if self.model.kind == "region_ad" and "any" in (self.train.episodes, self.pretrain.episodes):
-            raise ValueError("episodes=any is not for model.kind=region_ad, whose regions are PPO iterations")
         needed = training_window(self.model)
         if needed > self.source.steps_per_stream:
             raise ValueError(

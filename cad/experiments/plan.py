@@ -42,7 +42,6 @@ _ADDED_TO_TRAIN: dict[str, object] = {
     "init_from_ad": None,
     "freeze_encoder": False,
     "loss_on": "all",
-    "episodes": "every_gth",
 }
 _ADDED_TO_EMBEDDING: dict[str, object] = {
     "step_embedding": "row_column",
@@ -234,11 +233,7 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             "seed": config.seed if config.pretrain.seed is None else config.pretrain.seed,
             "env": data["env"],
             "model": {key: value for key, value in model.items() if key in _ENCODER},
-            "pretrain": {
-                key: value
-                for key, value in data["pretrain"].items()
-                if key not in own and value != _ADDED_TO_TRAIN.get(key, _UNSET)
-            },
+            "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
         }
     unused = _NOT_RESULTS | (set() if config.model.kind == "region_ad" else {"token_type_weight"})
     train = {key: value for key, value in data["train"].items() if key not in unused}

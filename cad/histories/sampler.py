@@ -102,8 +102,8 @@ class WindowSampler:
     """Draws windows that take every g-th episode of one history, g from 1 to ``max_episode_gap``.
 
     Within a few consecutive episodes hardly any improvement is visible; skipping shows the model
-    histories that improve (arXiv:2210.14215, section 4; DESIGN.md, decision 4).  With
-    ``train.episodes: any`` a window takes any episodes, in their order.  It never mixes two histories.
+    histories that improve (arXiv:2210.14215, section 4; DESIGN.md, decision 4).  A window never
+    mixes two histories.
     """
 
     def __init__(self, config: Config, arrays: HistoryArrays, segments: int | None = None) -> None:
@@ -115,7 +115,6 @@ class WindowSampler:
         self._arrays = arrays
         self._batch = config.train.batch_size
         self._gap = config.train.max_episode_gap
-        self._any = config.train.episodes == "any"
         self._model = config.model
         self._burn_in = config.train.burn_in
         self._tasks, self._streams, self._steps = arrays.actions.shape
@@ -173,20 +172,13 @@ class WindowSampler:
         else:
             offset = rng.choice(self._offsets, B)
             needed = -(-(int(offset.max()) + window) // horizon)  # episodes, rounded up
-            widest = 1 if self._any else min(self._gap, (self._episodes - 1) // max(needed - 1, 1))
+            widest = min(self._gap, (self._episodes - 1) // max(needed - 1, 1))
             gap = rng.integers(1, max(widest, 1) + 1, B)
             start = rng.integers(0, self._episodes - (needed - 1) * gap)
-        position = offset[:, None] + np.arange(window)
-        nth = position // horizon  # (B, window): whose episode of the window a step is
-        if self._any:
-            drawn = np.sort(rng.random((B, self._episodes)).argsort(axis=1)[:, :needed], axis=1)
-            start, episode = drawn[:, 0], np.take_along_axis(drawn, nth, axis=1)
-        else:
-            episode = start[:, None] + nth * gap[:, None]
-        # (B, window): step numbers within a history.
-        step = episode * horizon + position % horizon
         history, start, offset, gap = history[share], start[share], offset[share], gap[share]
-        position, step = position[share], step[share]
+        # (B, window): step numbers within a history.
+        position = offset[:, None] + np.arange(window)
+        step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon
         flat = history[:, None] * self._steps + step
 
         actions = self._actions[flat].astype(np.int64)

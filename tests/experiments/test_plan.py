@@ -136,7 +136,6 @@ def test_an_arm_may_have_its_own_seeds():
         ({"train.init_from_ad": "x", "pretrain.enabled": True}, "both bring a step embedding"),
         ({"train.init_from_ad": "x", "model.kind": "ad"}, "train.init_from_ad is for"),
         ({"train.reconstruction_weight": 1, "model.kind": "ad"}, "train.reconstruction_weight is for"),
-        ({"train.episodes": "any", "model.kind": "region_ad", "model.n_transit": 328}, "episodes=any is not"),
         ({"evaluation.greedy": True, "evaluation.first_temperature": 1.2}, "first_temperature has no effect"),
         ({"pretrain.checkpoint_every": 7}, "not a multiple of pretrain.log_every"),
     ],

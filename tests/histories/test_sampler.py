@@ -42,24 +42,6 @@ def windows(sampler: WindowSampler, updates: int = 60):
         yield batch, observation[..., 0], observation[..., 1], batch.actions.numpy()
 
 
-@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
-def test_any_episodes_come_whole_in_their_order(kind, tiny_config, labelled):
-    sampler = WindowSampler(tiny_config(kind, train={"episodes": "any"}), labelled)
-    gaps, firsts, lasts = set(), set(), set()
-    for _, task, stream, step in windows(sampler):
-        assert (task == task[:, :1]).all() and (stream == stream[:, :1]).all()
-        jumps = np.diff(step, axis=1)
-        ends = step[:, :-1] % HORIZON == HORIZON - 1
-        assert (jumps[~ends] == 1).all()
-        assert (jumps[ends] % HORIZON == 1).all() and (jumps[ends] > 0).all()
-        for row, at in zip(jumps, ends, strict=True):
-            gaps.add(tuple((row[at] - 1) // HORIZON + 1))
-        firsts |= set(step[:, 0] // HORIZON)
-        lasts |= set(step[:, -1] // HORIZON)
-    assert any(len(set(each)) > 1 for each in gaps)  # not the same gap throughout
-    assert 0 in firsts and EPISODES - 1 in lasts
-
-
 @pytest.fixture(params=["ad", "compressed_ad", "region_ad"])
 def sampler(request, tiny_config, labelled) -> WindowSampler:
     return WindowSampler(tiny_config(request.param), labelled)
