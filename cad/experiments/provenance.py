@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cad.config.schema import Config
+from cad.config.schema import Config, EvaluationConfig
 from cad.envs import split_tasks
 from cad.experiments.directory import StageDirectory
 from cad.experiments.job import FAILED
@@ -132,6 +132,15 @@ def _checksums(experiment: OpenExperiment, stages: tuple[Stage, ...], *, public:
     return {name: sha256_file(file) for name, file in files.items() if file.exists()}
 
 
+def _acting(evaluation: EvaluationConfig) -> str:
+    if evaluation.greedy:
+        return "the most likely action"
+    text = f"actions sampled at temperature {evaluation.temperature:g}"
+    if evaluation.first_temperature is not None:
+        text += f", annealed from {evaluation.first_temperature:g} over {evaluation.anneal_episodes} episodes"
+    return text
+
+
 def protocol(configs: Sequence[Config]) -> str:
     """How the numbers came about, in words; cells may differ in their split seed and how they act."""
     config = configs[0]
@@ -139,16 +148,12 @@ def protocol(configs: Sequence[Config]) -> str:
     named = "split seed" if len(seeds) == 1 else "split seeds"
     split, evaluation = split_tasks(config.env), config.evaluation
     where = " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
-    acting = [each.evaluation for each in configs]
-    temperatures = sorted({each.temperature for each in acting if not each.greedy})
-    ways = ["the most likely action"] if any(each.greedy for each in acting) else []
-    if temperatures:
-        ways.append(f"actions sampled at temperature {', '.join(f'{t:g}' for t in temperatures)}")
+    ways = " or ".join(sorted({_acting(each.evaluation) for each in configs}))
     return (
         f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
         f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Held-out tasks "
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
         f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
-        f"a task, {' or '.join(ways)}, evaluation seed {evaluation.seed}, no weight update, memory kept "
+        f"a task, {ways}, evaluation seed {evaluation.seed}, no weight update, memory kept "
         "across episodes."
     )

@@ -155,8 +155,12 @@ def test_the_protocol_names_every_split():
 
 
 def test_the_protocol_names_every_way_of_acting():
-    ways: list[dict[str, object]] = [{}, {"evaluation.temperature": 0.8}, {"evaluation.greedy": True}]
+    annealed = {"evaluation.first_temperature": 1.2, "evaluation.temperature": 0.7}
+    ways: list[dict[str, object]] = [{}, annealed, {"evaluation.greedy": True}]
     configs = [apply_overrides(Config(), way, "test") for way in ways]
-    assert "a task, actions sampled at temperature 0.8, 1, evaluation seed" in protocol(configs[:2])
+    assert "a task, actions sampled at temperature 1, evaluation seed" in protocol(configs[:1])
     assert "a task, the most likely action, evaluation seed" in protocol(configs[2:])
-    assert "the most likely action or actions sampled at temperature 0.8, 1," in protocol(configs)
+    assert (
+        "a task, actions sampled at temperature 0.7, annealed from 1.2 over 50 episodes or "
+        "actions sampled at temperature 1 or the most likely action, evaluation seed"
+    ) in protocol([*configs, *configs])
