@@ -259,8 +259,14 @@ class Study:
         return self.n_rosters == 1
 
     def best(self, ad: bool) -> Group | None:
-        """Highest score among AD or the other models; None if none is done."""
-        candidates = [group for group in self.scored if group.is_ad == ad]
+        """Highest score among AD or the other models, of those with the most seeds; None if none is done.
+
+        Arms may have seeds of their own: what was looked at with one seed is no headline beside what
+        was measured with three.
+        """
+        scored = [group for group in self.scored if group.is_ad == ad]
+        most = max((len(group.cells) for group in scored), default=0)
+        candidates = [group for group in scored if len(group.cells) == most]
         return max(candidates, key=lambda group: group.score or 0.0, default=None)
 
     def featured(self, most: int) -> tuple[Group, ...]:

@@ -100,7 +100,9 @@ def sentence(study: Study) -> str:
         found = [d for d in all_differences(study) if d.reference is reference]
         if not found:
             continue
-        lead = max((d for d in found if not d.group.is_ad), key=lambda d: d.mean, default=found[0])
+        most = max(len(d.group.cells) for d in found)
+        shown = [d for d in found if len(d.group.cells) == most and not d.group.is_ad]
+        lead = max(shown, key=lambda d: d.mean, default=found[0])
         text = f"Paired with {reference.label} on the same seeds and tasks, {_in_words(lead)}"
         tested = [d for d in found if d.p_holm is not None]
         if not tested:

@@ -83,6 +83,18 @@ def test_differences_pair_the_seeds_and_the_tasks_that_both_have(cell: Make) -> 
     assert any("out of memory" in line for line in notices(study))
 
 
+def test_a_single_seed_is_no_headline_beside_three(cell: Make) -> None:
+    cells = [*planted(cell, 0.1, 3), cell(0.99, depth=1)]
+    study = study_of(cells)
+    high, low = (
+        next(g for g in study.groups if g.label == label) for label in (cells[-1].label, cells[1].label)
+    )
+    assert high.score > low.score  # type: ignore[operator]
+    assert study.best(ad=False) is low
+    assert "depth 3, 16 latents" in headline(study)
+    assert f"same seeds and tasks, {low.label} is above it" in differences_sentence(study)
+
+
 def test_a_chosen_reference_stands_beside_the_best_ad(cell: Make) -> None:
     cells = [cell(0.6, kind="ad", window=80), cell(0.7, depth=1), cell(0.8, depth=3)]
     study = study_of(cells, reference="CompressedAD, depth 1, 16 latents")
