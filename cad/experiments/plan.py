@@ -189,6 +189,7 @@ _IN_WORDS = {
     "model.max_compression_depth": "depth {}",
     "model.n_latent": "{} latents",
     "model.n_transit": "window {}",
+    "evaluation.first_temperature": "from temperature {}",
 }
 
 
