@@ -26,6 +26,8 @@ def test_the_presets_are_there() -> None:
         "source/ppo_permuted",
         "model/ad",
         "model/best_darkroom",
+        "model/best_key_to_door",
+        "model/best_permuted",
         "model/compressed_ad",
         "model/compressed_ad_60",
         "model/compressed_ad_large",
