@@ -134,11 +134,14 @@ def evaluate(
         _run_cell(words, "evaluate", root, workers, device, ranks, trace=trace)
         return
     files, overrides = _split_words(words)
-    if files or trace or ranks > 1:
+    if files or ranks > 1:
         raise UsageError("--model brings its config: give only overrides of evaluation.* beside it")
     from cad.experiments.exported import evaluate_exported
 
-    console.print(evaluate_exported(model, overrides, device, out), highlight=False, soft_wrap=True)
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    tell(evaluate_exported(model, overrides, device, out, tell if trace else None))
 
 
 @app.command()

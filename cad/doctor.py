@@ -62,12 +62,14 @@ class Check:
 def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
     """All checks, one after the other; ``root`` is the folder that will hold the runs."""
     yield _python()
-    yield from _packages()
-    if importlib.util.find_spec("torch") is None:
-        return  # said above; nothing else can be tried
-    yield from _devices()
-    yield from _models(presets)
-    yield from _engines()
+    states = {}
+    for check in _packages():
+        states[check.name] = check.state
+        yield check
+    if states["torch"] == "well":  # else none of these can be tried
+        yield from _devices()
+        yield from _models(presets)
+        yield from _engines()
     yield _tool("slurm", ("sbatch",), "experiments run on this machine only")
     yield _tool("apptainer", ("apptainer", "singularity"), "needed only for cluster jobs in an image")
     yield _disk(root)

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from cad import doctor
+from cad.config import Config, load
 from cad.doctor import Check, examine, try_model
 from cad.errors import CadError
 from cad.training import checkpoint
@@ -81,6 +82,25 @@ def test_broken_parts_are_named(tmp_path, presets, monkeypatch):
     assert broken == {"nonesuch", "model wrong", "disk"}
     assert all(checks[name].advice for name in broken)
     assert "n_head=4 does not divide n_embd=15" in checks["model wrong"].found
+
+
+def test_a_torch_that_does_not_load_is_told_and_the_rest_is_looked_at(tmp_path, presets, monkeypatch):
+    load = importlib.import_module
+
+    def broken(name: str):
+        if name == "torch":
+            raise OSError("libtorch_cpu.so: cannot open shared object file")
+        return load(name)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    checks = by_name(examine(tmp_path, presets))
+    assert checks["torch"].state == "broken" and "libtorch_cpu.so" in checks["torch"].found
+    assert "model small" not in checks and {"slurm", "apptainer", "disk"} <= checks.keys()
+
+
+@pytest.mark.parametrize("file", sorted(doctor.PRESETS.glob("model/*.yaml")), ids=lambda file: file.stem)
+def test_every_preset_trains_and_comes_back(file):
+    assert "forward, backward and checkpoint" in try_model(load(Config, [file], []).value)
 
 
 def test_a_checkpoint_that_lies_is_noticed(tiny_config, monkeypatch):

@@ -251,6 +251,8 @@ class ModelConfig(Section):
                 )
             self._check_uncompressed()
         if self.kind == "region_ad":
+            if self.step_embedding != "row_column" or not self.embedding_norm:
+                raise ValueError("step_embedding and embedding_norm are switches of ad and compressed_ad")
             needed = self.n_regions * (self.compress_interval + 2)
             if self.n_transit < needed:
                 raise ValueError(
@@ -599,6 +601,9 @@ class ReportConfig(Section):
 
     title: str = Field("", description="Heading; default: the experiment's name.")
     question: str = Field("", description="A sentence under the heading.")
+    reference: str | None = Field(
+        None, description="Label of a model that all others are compared with, beside the best AD."
+    )
 
 
 class ExperimentConfig(Section):

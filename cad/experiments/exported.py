@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from cad.config import apply_overrides, from_mapping
 from cad.config.schema import Config
-from cad.envs import evaluated_tasks, task_family
+from cad.envs import task_family
 from cad.errors import CadError, UsageError
 from cad.evaluation.results import save_results
-from cad.evaluation.rollout import roll_out
 from cad.experiments.origin import code_version
-from cad.experiments.stages import load_model, pick_device
+from cad.experiments.stages import evaluate, load_model, pick_device
 from cad.interrupt import stop_on_signals
 from cad.models import build_model
 from cad.storage import atomic_path, sha256_file
@@ -76,10 +75,17 @@ def _model_tensors(config: Config, tensors: dict[str, Tensor]) -> dict[str, Tens
     return {name: tensors[prefix + name].contiguous() for name in names}
 
 
-def evaluate_exported(file: Path, overrides: Sequence[str], device: str, out: Path | None) -> str:
+def evaluate_exported(
+    file: Path,
+    overrides: Sequence[str],
+    device: str,
+    out: Path | None,
+    trace: Callable[[str], None] | None = None,
+) -> str:
     """Put an exported model into its held-out (or validation) tasks; a table of returns, by task.
 
-    ``overrides`` are words like ``evaluation.n_episodes=500``; with ``out`` the returns are kept.
+    ``overrides`` are words like ``evaluation.n_episodes=500``; with ``out`` the returns are kept, and
+    ``trace`` is told of every compression as it happens.
     """
     config = apply_overrides(
         read_weights(file, "--model").config, dict(_parse(word) for word in overrides), "the command line"
@@ -87,17 +93,8 @@ def evaluate_exported(file: Path, overrides: Sequence[str], device: str, out: Pa
     model = load_model(file, config).to(pick_device(device)).eval()
     settings, family = config.evaluation, task_family(config.env)
     with stop_on_signals() as stop:
-        result = roll_out(
-            model,
-            family,
-            evaluated_tasks(config),
-            n_rollouts=settings.n_rollouts,
-            n_episodes=settings.n_episodes,
-            seed=settings.seed,
-            temperature=settings.temperature_at,
-            greedy=settings.greedy,
-            stop=stop,
-        )
+        on_compress = (lambda event: trace(str(event))) if trace else None
+        result = evaluate(model, config, stop, on_compress=on_compress)
     if out is not None:
         save_results(out, result)
     last = min(10, settings.n_episodes)

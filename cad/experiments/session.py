@@ -173,6 +173,7 @@ def experiment_study(
     """An experiment's numbers from what is stored; see :func:`cad.reports.aggregate.make_study`."""
     report = experiment.config.report
     results = [gather_cell(experiment.root, cell) for cell in experiment.cells]
+    reference = reference or report.reference
     unequal: Unequal = "cut" if allow_unequal else "refuse"
     return make_study(
         experiment.config.name, report.title, report.question, results, None, reference=reference,
@@ -201,7 +202,7 @@ def write_experiment_report(
         gather_source(experiment.root, experiment.cells),
         gather_provenance(experiment, public=public),
         experiment.folder / "report",
-        reference=reference,
+        reference=reference or experiment.config.report.reference,
         unequal="cut" if allow_unequal else "refuse" if asked else "apart",
     )
 

@@ -312,7 +312,8 @@ def make_study(
     labels = dict.fromkeys(result.label for result in results)
     if reference is not None and reference not in labels:
         raise UsageError(
-            f"--reference {reference!r} is no model of {name}; choose one of: {'; '.join(labels)}"
+            f"reference {reference!r} (--reference or report.reference) is no model of {name}; "
+            f"choose one of: {'; '.join(labels)}"
         )
     cells, trimmed = tuple(summarise_cell(result) for result in results), ""
     n_rosters = len({roster for cell in cells if (roster := roster_of(cell)) is not None})

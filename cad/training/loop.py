@@ -161,7 +161,6 @@ def train(
                 values["supervised_actions_per_second"] = (supervised - counted) / elapsed
                 values["tokens_per_second"] = tokens / elapsed
                 _require_finite(values, step, settings, objective.section)
-                objective.watch(values, step)
                 if validate and settings.validate_every and (step % settings.validate_every == 0 or last):
                     engine.collect()
                     model.eval()
@@ -171,6 +170,7 @@ def train(
                         best = step, validated
                 if metrics:
                     metrics.write(step, values)
+                objective.watch(values, step)  # what stops a run is on record
                 if progress and ranks.first:
                     progress(step, values)
                 tick, counted, tokens = time.perf_counter(), supervised, 0

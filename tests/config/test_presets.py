@@ -70,15 +70,28 @@ def test_published_sizes_are_what_they_are_said_to_be() -> None:
             (model.n_embd, model.n_layer, model.n_head, model.n_inner, model.encoder_n_layer, model.n_latent),
             (model.max_compression_depth, model.n_transit),
             (model.compress_lengths, model.uncompressed_lengths),
-            (train.batch_size, train.learning_rate, train.num_warmup_steps, train.label_smoothing),
+            (
+                train.batch_size,
+                train.learning_rate,
+                train.num_warmup_steps,
+                train.label_smoothing,
+                model.dropout,
+            ),
         )
 
     assert numbers("compressed_ad") == (
-        (64, 3, 4, None, 2, 20), (2, 40), ((20, 40), None), (256, 3e-4, 2000, 0.1),
+        (64, 3, 4, None, 2, 20), (2, 40), ((20, 40), None), (256, 3e-4, 2000, 0.1, 0.2),
     )  # fmt: skip
     assert numbers("compressed_ad_large") == (
-        (128, 4, 8, 512, 3, 40), (3, 100), ((15, 60), (10, 100)), (256, 1e-4, 5000, 0.1),
+        (128, 4, 8, 512, 3, 40), (3, 100), ((15, 60), (10, 100)), (256, 1e-4, 5000, 0.1, 0.2),
     )  # fmt: skip
     assert numbers("compressed_ad_60") == (
-        (64, 3, 4, None, 2, 60), (3, 100), ((10, 50), (5, 30)), (256, 3e-4, 2000, 0.1),
+        (64, 3, 4, None, 2, 60), (3, 100), ((10, 50), (5, 30)), (256, 3e-4, 2000, 0.1, 0.2),
     )  # fmt: skip
+    region = load(Config, [CONFIGS / "model/region_ad.yaml"], []).value
+    assert (region.model.compress_interval, region.model.n_regions, region.model.on_compress) == (
+        80,
+        2,
+        "drop",
+    )
+    assert region.model.n_transit == 328 == 4 * (region.source.n_steps + 2)

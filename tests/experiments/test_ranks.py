@@ -94,7 +94,7 @@ def test_two_ranks_stopped_go_on_and_are_exported(cad, cell, collected, tmp_path
         (tmp_path / "absent" / name).mkdir(parents=True)
         (tmp_path / "absent" / name / "__init__.py").write_text("raise ModuleNotFoundError(name=__name__)")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cad.cli import main; main()"
-    words = ["evaluate", "--model", exported, "--device", "cpu", "--out", tmp_path / "returns.h5"]
+    words = ["evaluate", "--model", exported, "--device", "cpu", "--out", tmp_path / "returns.h5", "--trace"]
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "absent", *words],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -104,6 +104,7 @@ def test_two_ranks_stopped_go_on_and_are_exported(cad, cell, collected, tmp_path
     assert cad("evaluate", cell, "--device", "cpu", "--root", whole).returncode == 0
     staged = load_results(stage(whole, "evaluate") / "returns.h5")
     assert np.array_equal(load_results(tmp_path / "returns.h5").returns, staged.returns)
+    assert done.stdout.count("compress") >= staged.compressions.max() > 0
 
 
 @pytest.mark.parametrize(

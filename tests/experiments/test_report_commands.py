@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cad.experiments.opened import open_experiment
+from cad.experiments.session import experiment_study
+
 
 @pytest.fixture(scope="module")
 def other(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,3 +56,10 @@ def test_a_table_and_a_reference(cad, small, finished, tmp_path):
     wrong = cad("report", small, "--reference", "CompressedAD", "--root", finished)
     assert wrong.returncode == 2
     assert "choose one of: AD; CompressedAD, depth 0; CompressedAD, depth 2" in wrong.stderr
+
+
+def test_an_experiment_may_name_its_reference(small, finished):
+    opened = open_experiment(small, ["report.reference=CompressedAD, depth 0"], finished)
+    assert [g.label for g in experiment_study(opened).references] == ["AD", "CompressedAD, depth 0"]
+    chosen = experiment_study(opened, reference="CompressedAD, depth 2")
+    assert [g.label for g in chosen.references] == ["AD", "CompressedAD, depth 2"]

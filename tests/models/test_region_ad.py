@@ -13,7 +13,8 @@ from cad.config.schema import Config
 from cad.experiments.plan import Cell
 from cad.histories.batch import Batch
 from cad.models.region_ad import END, START, TRANSITION, type_targets
-from cad.training.regions import token_type_loss
+from cad.training.objective import ActionObjective
+from cad.training.regions import RegionObjective, token_type_loss
 
 L = 8
 LATENTS = {"on_compress": "latents"}
@@ -92,7 +93,27 @@ def test_token_type_loss_and_accuracies():
     assert token_type_loss(logits, targets)[2] == 0.5
 
 
+def test_the_type_loss_is_added_and_both_accuracies_are_logged(tiny_config, loud_model, random_batch):
+    config = tiny_config("region_ad", train={"token_type_weight": 0.25})
+    assert Config().train.token_type_weight == 0.1
+    batch = random_batch(4, 2 * L, L)
+    with torch.no_grad():
+        output = loud_model(config)(batch)
+    both, actions = RegionObjective(config)(output, batch), ActionObjective(config)(output[0], batch)
+    types = token_type_loss(output[1], type_targets(config.model, L, torch.device("cpu")))
+    torch.testing.assert_close(both.loss, actions.loss + 0.25 * types[0])
+    values = RegionObjective(config).values(both.columns.tolist())
+    assert values["loss"] == pytest.approx(actions.loss.item())
+    assert values["token_type_loss"] == pytest.approx(types[0].item())
+    assert values["token_type_accuracy"] == pytest.approx(types[1].item())
+    assert values["end_accuracy"] == pytest.approx(types[2].item())
+    assert 0 <= values["accuracy"] <= 1
+
+
 REFUSED = [
+    ({"model": {"step_embedding": "cell"}}, "step_embedding and embedding_norm are switches of ad"),
+    ({"model": {"embedding_norm": False}}, "step_embedding and embedding_norm are switches of ad"),
+    ({"model": {"n_regions": 4, "compress_interval": 80, "n_transit": 327}}, "it takes 328"),
     ({"source": {"n_steps": 10}}, r"compress_interval=8 is not source.n_steps=10: .* set both alike"),
     ({"model": {"n_transit": 19}}, "n_transit=19 does not hold n_regions=2 .* it takes 20"),
     ({"model": {"n_regions": 3, "n_transit": 29}}, "it takes 30"),

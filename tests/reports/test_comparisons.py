@@ -101,7 +101,9 @@ def test_a_chosen_reference_stands_beside_the_best_ad(cell: Make) -> None:
     assert [d.reference.label for d in all_differences(study)] == ["AD, window 80"] * 2 + [
         "CompressedAD, depth 1, 16 latents"
     ] * 2
-    with pytest.raises(UsageError, match="choose one of: AD, window 80; CompressedAD"):
+    with pytest.raises(
+        UsageError, match=r"report.reference\) is no model of s; choose one of: AD, window 80; CompressedAD"
+    ):
         study_of(cells, reference="AD, window 8")
 
 
