@@ -157,14 +157,21 @@ def collection_env(env: EnvConfig) -> EnvConfig:
 def expand(experiment: ExperimentConfig, where: str) -> tuple[Cell, ...]:
     """All cells, arm by arm, grid in the order of its keys, seeds innermost.
 
-    Raises :class:`~cad.errors.UsageError` naming the arm whose settings do not fit.
+    Raises :class:`~cad.errors.UsageError` naming the arm whose settings do not fit, or a reference that
+    is none of the models: before anything runs, not when the report is made.
     """
-    return tuple(
+    cells = tuple(
         Cell(arm.name, label, apply_overrides(experiment.base, {**settings, "seed": seed}, origin))
         for arm in experiment.arms
         for label, settings, origin in _points(arm, where)
         for seed in arm.seeds or experiment.seeds
     )
+    reference, labels = experiment.report.reference, dict.fromkeys(cell.label for cell in cells)
+    if reference is not None and reference not in labels:
+        raise UsageError(
+            f"{where}: report.reference={reference!r} is no model; choose one of: {'; '.join(labels)}"
+        )
+    return cells
 
 
 def _points(arm: Arm, where: str) -> Iterator[tuple[str, dict[str, object], str]]:

@@ -112,6 +112,13 @@ def test_pretraining_is_an_axis():
     ]  # fmt: skip
 
 
+def test_a_reference_that_is_no_model_is_told_before_anything_runs():
+    report = {"reference": "A"}
+    experiment = ExperimentConfig.model_validate({"name": "x", "arms": [{"name": "AD"}], "report": report})
+    with pytest.raises(UsageError, match=r"x.yaml: report.reference='A' is no model; choose one of: AD"):
+        expand(experiment, "x.yaml")
+
+
 def test_an_arm_may_have_its_own_seeds():
     arms = [{"name": "claimed", "seeds": [0, 1, 2]}, {"name": "looked at"}]
     experiment = ExperimentConfig.model_validate({"name": "x", "arms": arms, "seeds": [4]})
