@@ -67,9 +67,10 @@ def measured_paces(root: Path, stages: Iterable[Stage], device_of: Callable[[Sta
         device = device_of(stage)
         if paces.seconds_a_step(stage, device) is None:
             log.info("measuring how long %s takes (a few seconds)", stage.name)
-            # torch raises a RuntimeError where memory is short.
-            with contextlib.suppress(CadError, RuntimeError, MemoryError):
+            try:
                 paces.add(calibrate(stage, device))
+            except (CadError, RuntimeError, MemoryError) as error:  # torch's, where memory is short
+                log.warning("how long %s takes cannot be measured here: %s", stage.name, error)
     return paces
 
 

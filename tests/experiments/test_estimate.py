@@ -143,23 +143,25 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_path, kind):
+def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_path, caplog, kind):
     monkeypatch.setattr(measure, "_SECONDS", 0.02)
     stages = Cell("", "", tiny_config(kind, **KINDS[kind])).stages
     paces = measure.measured_paces(tmp_path, stages, lambda _: "cpu")
+    assert "cannot be measured" not in caplog.text
     assert all(1e-8 < paces.seconds_a_step(stage, "cpu") < 10 for stage in stages)
     found = estimate(stages, lambda _: Allocation(), paces, {})
     assert found.sources == ("calibration",)
     assert set(found.core_hours) == {stage.kind for stage in stages} and not found.unknown
 
 
-def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch, tmp_path):
+def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch, tmp_path, caplog):
     def fails(*_):
         raise CadError("too large")
 
     monkeypatch.setattr(measure, "calibrate", fails)
     paces = measure.measured_paces(tmp_path, [training()], lambda _: "cpu")
     assert estimate([training()], lambda _: Allocation(), paces, {}).unknown == {"train": 1}
+    assert f"how long {training().name} takes cannot be measured here: too large" in caplog.text
 
 
 def test_a_dry_run_says_what_is_left_to_pay(cad, small, finished):
