@@ -117,7 +117,7 @@ class Cluster:
             names = self.call("squeue", "-h", "-o", "%j").stdout.split()
             return all(name == "stand-in" for name in names)
 
-        wait_for(quiet, 60)
+        wait_for(quiet, 120)
 
 
 def is_zombie(process: int) -> bool:

@@ -146,7 +146,7 @@ def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, s
     file, held = make("crowded", [0, 1, 2])
     set_limit = ("sacctmgr", "-i", "-Q", "modify", "user", user.name, "set")
     accounted.call(*set_limit, "MaxSubmitJobs=4")
-    wait_for(told(accounted, 4), 20)
+    wait_for(told(accounted, 4), 60)
     planned = user.submit(file, root, held, "--dry-run").stdout
     first = user.submit(file, root, held).stdout
     for said in (planned, first):
@@ -163,7 +163,7 @@ def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, s
     full = user.submit(file, root, held, check=False)
     assert full.returncode == 1 and "MaxSubmitJobs" in full.stderr
     accounted.call(*set_limit, "MaxSubmitJobs=7")
-    wait_for(told(accounted, 7), 20)
+    wait_for(told(accounted, 7), 60)
     rest = user.submit(file, root, held).stdout
     assert "joined: 4 stages" in rest and "not submitted" not in rest
     assert len(jobs_of(accounted, user.name)) == 7
@@ -194,7 +194,7 @@ def test_two_users_share_histories_and_nothing_else(accounted, users, make, shar
     # The second user's training waits for the first one's histories, and may not cancel them.
     assert "left alone" in two.cad("cancel", theirs, "--root", root).stdout
     assert len(jobs_of(accounted, one.name)) == 3
-    wait_for(lambda: jobs_of(accounted, two.name) == [], 20)
+    wait_for(lambda: jobs_of(accounted, two.name) == [], 60)
     assert "joined: 1 stages" in two.submit(theirs, root, profile).stdout
     for job in {job.partition("_")[0] for job in jobs_of(accounted, one.name)}:
         accounted.call("scontrol", "release", job)
@@ -271,7 +271,7 @@ def test_names_that_a_shell_would_act_on(accounted, wait_for, tmp_path):
     text = job_script(profile, "train", "odd", Place(folder, folder, str(worker)), Scale(), None, 1)
     (tmp_path / "job.sh").write_text(text)
     job = accounted.call("sbatch", "--parsable", tmp_path / "job.sh").stdout.strip()
-    wait_for(lambda: not accounted.call("squeue", "-h", "-j", job, check=False).stdout, 60)
+    wait_for(lambda: not accounted.call("squeue", "-h", "-j", job, check=False).stdout, 120)
     (attempts,) = folder.glob("*.attempts")
     assert [line.split()[2] for line in attempts.read_text().splitlines()] == ["started", "done"]
     # Two nodes, a rank each.

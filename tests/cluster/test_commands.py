@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from workers import soon_held
 
 from cad.config import from_mapping
 from cad.launch.arrays import Scale
@@ -86,7 +87,7 @@ def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wa
     settings["base"]["train"] |= {"learning_rate": 1e30, "num_warmup_steps": 0}
     one_cell.write_text(yaml.safe_dump(settings))
     cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
-    wait_for(settled(cluster, one_cell, root), 60)
+    wait_for(settled(cluster, one_cell, root), 120)
     stages = {stage["kind"]: stage for stage in cluster.stages(one_cell, root).values()}
     assert stages["train"]["state"] == "failed" and "diverged" in stages["train"]["reason"]
     assert stages["evaluate"]["state"] == "dead" and "before it started" in stages["evaluate"]["reason"]
@@ -97,12 +98,17 @@ def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wa
 
 def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path):
     root = with_histories(tmp_path / "runs")
+    settings = yaml.safe_load(one_cell.read_text())
+    settings["base"]["train"]["n_updates"] = 1000
+    one_cell.write_text(yaml.safe_dump(settings))
     never = cluster.cad("retry", one_cell, "--root", root, check=False)
     assert never.returncode == 1 and "never submitted" in never.stderr
+    training = soon_held(root, "train")
     cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
-    wait_for(lambda: states(cluster, one_cell, root)["train"] == "running", 30)
+    training.result()
+    assert states(cluster, one_cell, root)["train"] == "running"
     assert "cancelled 2 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
-    wait_for(settled(cluster, one_cell, root), 30)
+    wait_for(settled(cluster, one_cell, root), 90)
     cluster.settle()
     found = cluster.stages(one_cell, root)
     assert {stage["kind"]: stage["state"] for stage in found.values()} == {
@@ -116,7 +122,7 @@ def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path
     finally:
         os.umask(before)
     assert "submitted train" in retried and "submitted evaluate" in retried
-    wait_for(lambda: set(states(cluster, one_cell, root).values()) == {"done"}, 60)
+    wait_for(lambda: set(states(cluster, one_cell, root).values()) == {"done"}, 120)
     # Files of the retry follow the umask that it had, those of its jobs too.
     (newest,) = sorted((root / "one/jobs").iterdir())[-1:]
     (evaluate,) = (root / "stages").glob("evaluate-*")
@@ -131,7 +137,7 @@ def test_out_of_memory_is_seen_and_more_of_it_helps(cluster, one_cell, with_hist
     profile = tmp_path / "narrow.yaml"
     profile.write_text("resources: {minutes: 5, memory_gb: 0.05}\nsignal_seconds: 30\n")
     cluster.cad("submit", one_cell, "--profile", profile, "--root", root)
-    wait_for(settled(cluster, one_cell, root), 60)
+    wait_for(settled(cluster, one_cell, root), 120)
     train = next(s for s in cluster.stages(one_cell, root).values() if s["kind"] == "train")
     assert (train["state"], train["reason"]) == ("dead", "out of memory")
     cluster.cad("retry", one_cell, "--root", root, "--mem", "x20")

@@ -12,7 +12,7 @@ import signal
 from collections import Counter
 
 import pytest
-from workers import events, hold, job_of, send, signalled, worker_of
+from workers import events, hold, job_of, send, signalled, soon_held, worker_of
 
 EVENTS = {"started", "saved", "crashed", "done", "ended"}
 
@@ -26,6 +26,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     assert "to start at" in planned  # the verdict of sbatch --test-only
     # Nothing is queued but what other tests left running.
     assert set(cluster.call("squeue", "-h", "-o", "%j").stdout.split()) <= {"stand-in"}
+    collecting = soon_held(root, "histories")
     submitted = cluster.cad(*submit).stdout  # and the submitting process is gone
     assert re.findall(r"submitted (\w+): job \d+ \((\d+) task", submitted) == [
         ("histories", "1"), ("train", "6"), ("evaluate", "6"),
@@ -46,7 +47,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     assert "joined: 13 stages" in again and "nothing to submit" in again
 
     # scontrol requeue, while histories are collected
-    histories = hold(root, "histories")
+    histories = collecting.result()
     cluster.call("scontrol", "requeue", job_of(root, histories))
 
     killed = hold(root, "train")
@@ -56,7 +57,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     # The job controller dies and comes again; the same for a node's daemon.
     cluster.kill("slurmctld")
     cluster.call("slurmctld")
-    wait_for(lambda: cluster.call("squeue", check=False).returncode == 0, 20)
+    wait_for(lambda: cluster.call("squeue", check=False).returncode == 0, 60)
     node = cluster.stages(grid, root, "train")[killed]["node"]
     cluster.kill(f"slurmd.{node}")
     cluster.call("slurmd", "-N", node)
@@ -67,14 +68,14 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     # The warning before a time limit, twice
     worker = worker_of(root / "stages" / warned)
     cluster.call("scancel", "--signal=USR2", job_of(root, warned))
-    wait_for(lambda: signalled(worker), 30, every=0.1)
+    wait_for(lambda: signalled(worker), 90, every=0.1)
     send(worker, signal.SIGCONT)
     cluster.call("scancel", "--signal=USR2", job_of(root, warned), check=False)
 
     # Preemption by a job of higher priority
     worker = worker_of(root / "stages" / preempted)
     cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
-    wait_for(lambda: signalled(worker), 60, every=0.1)
+    wait_for(lambda: signalled(worker), 120, every=0.1)
     send(worker, signal.SIGCONT)
 
     def finished():

@@ -56,7 +56,7 @@ def test_a_preempted_training_over_two_nodes_ends_as_if_nothing_had_been(cluster
     held = [first, hold(root, "train", but=[first], after=FIRST_CHECKPOINT, seconds=300)]
     workers = [worker_of(root / "stages" / name) for name in held]
     cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
-    wait_for(lambda: all(signalled(worker) for worker in workers), 60, every=0.1)
+    wait_for(lambda: all(signalled(worker) for worker in workers), 120, every=0.1)
     for worker in workers:
         send(worker, signal.SIGCONT)
     wait_for(lambda: sum("saved" in noted for noted in events(jobs).values()) == 2, 120)

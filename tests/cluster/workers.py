@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -46,6 +47,16 @@ def hold(root: Path, kind: str, but: Collection[str] = (), after: float = 0.0, s
                 return stage.name
         time.sleep(0.01)
     raise AssertionError(f"no {kind} was seen in its middle")
+
+
+def soon_held(root: Path, kind: str) -> Future[str]:
+    """:func:`hold` in a thread, begun before there is anything to hold: whatever a busy machine delays,
+    the middle is not missed.
+    """
+    pool = ThreadPoolExecutor(1)
+    held = pool.submit(hold, root, kind)
+    pool.shutdown(wait=False)
+    return held
 
 
 def _is_held(stage: Path) -> bool:
