@@ -132,7 +132,9 @@ def draw_differences(study: Study) -> Drawing | None:
     ]
     place = {label: i for i, label in enumerate(labels)}
     styles = line_styles(study)
-    figure = new_figure(1.2 + 0.34 * len(labels))
+    wrapped = [wrap(label, 40) for label in labels]
+    row = max(0.34, *(0.06 + 0.16 * (text.count("\n") + 1) for text in wrapped))
+    figure = new_figure(1.2 + row * len(labels))
     axes = figure.subplots(1, len(by_reference), sharey=True, squeeze=False)[0]
     for ax, (reference, found) in zip(axes, by_reference, strict=True):
         ax.axvline(0, color=MUTED, linewidth=1.0)
@@ -153,7 +155,7 @@ def draw_differences(study: Study) -> Drawing | None:
         ax.set_xlabel("difference in return / optimum")
         ax.set_ylim(-0.7, len(labels) - 0.4)
         ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(labels)), [wrap(label, 40) for label in labels], fontsize=8.5, color=INK)
+    axes[0].set_yticks(range(len(labels)), wrapped, fontsize=8.5, color=INK)
     screen, paper = render(figure, "differences")
     few = all(d.p_holm is None for _, found in by_reference for d in found)
     left = len(order) - len(labels)
