@@ -140,20 +140,19 @@ def _histories(stage: Stage, _device: torch.device) -> float:
 
 def _pretrain(stage: Stage, device: torch.device) -> float:
     never = stage.config.pretrain.model_copy(update={"collapse_variance": 0.0})
-    config = pretraining_config(stage.config.model_copy(update={"pretrain": never}))
+    config = _harmless(pretraining_config(stage.config.model_copy(update={"pretrain": never})))
     sampler = WindowSampler(config, _made_up(config), segments=config.model.max_compression_depth)
     return _update_seconds(config, EncoderPretraining(config), sampler, PretrainingObjective(config), device)
 
 
 def _train(stage: Stage, device: torch.device) -> float:
-    config = stage.config
+    config, settings = _harmless(stage.config), stage.config.train
     model = build_model(config)
     learner: nn.Module = model
     objective = model_objective(config)
     if isinstance(model, CompressedAD) and config.train.reconstruction_weight:
         learner, objective = WithReconstruction(model, config), AuxiliaryObjective(config)
     update = _update_seconds(config, learner, WindowSampler(config, _made_up(config)), objective, device)
-    settings = config.train
     if not settings.validate_every:
         return update
     tasks = split_tasks(config.env).validation
@@ -186,6 +185,14 @@ def _made_up(config: Config) -> HistoryArrays:
     )
 
 
+def _harmless(config: Config) -> Config:
+    """The same work an update; what is learned, of made-up histories, is of no interest and stops nothing."""
+    harmless = {"n_updates": 1000, "log_every": 1, "checkpoint_every": 1000, "validate_every": 0,
+                "watchdog_share": None, "learning_rate": 1e-6, "muon_learning_rate": 1e-6,
+                "compile": False, "engine": "plain", "zero_stage": None}  # fmt: skip
+    return config.model_copy(update={"train": config.train.model_copy(update=harmless)})
+
+
 class _Stopwatch:
     """Asks for a stop when it has seen enough steps; the first one, which is slower, is not counted.
 
@@ -213,19 +220,14 @@ class _Stopwatch:
 def _update_seconds(
     config: Config, model: nn.Module, sampler: WindowSampler, objective: Objective, device: torch.device
 ) -> float:
-    """Of one update in the real training loop."""
-    # What is learned is of no interest here, and must not diverge.
-    harmless = {"n_updates": 1000, "log_every": 1, "checkpoint_every": 1000, "validate_every": 0,
-                "watchdog_share": None, "learning_rate": 1e-6, "muon_learning_rate": 1e-6,
-                "compile": False, "engine": "plain", "zero_stage": None}  # fmt: skip
-    short = config.model_copy(update={"train": config.train.model_copy(update=harmless)})
+    """Of one update in the real training loop, by a config that :func:`_harmless` made."""
     watch = _Stopwatch(device)
     with (
         tempfile.TemporaryDirectory(prefix="cad-calibration-") as folder,
         contextlib.suppress(InterruptedRun),
     ):
         train(
-            short,
+            config,
             model,
             sampler,
             Path(folder),

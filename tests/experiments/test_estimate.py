@@ -154,6 +154,13 @@ def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_
     assert set(found.core_hours) == {stage.kind for stage in stages} and not found.unknown
 
 
+def test_no_watchdog_judges_a_calibration(tiny_config, monkeypatch):
+    """What it learns from is made up: it stays at chance level for as long as it is measured."""
+    monkeypatch.setattr(measure, "_SECONDS", 0.2)
+    training = Cell("", "", tiny_config("ad", train={"n_updates": 5, "watchdog_share": 0.2})).training
+    assert measure.calibrate(training, "cpu").seconds > 0
+
+
 def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch, tmp_path, caplog):
     def fails(*_):
         raise CadError("too large")
