@@ -34,9 +34,9 @@ from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from cad.training.engines import start_engine
 from cad.training.loop import train
 from cad.training.metrics import read_metrics
-from cad.training.ranks import ALONE, Ranks
+from cad.training.ranks import SINGLE_PROCESS, Ranks
 from cad.training.regions import model_objective
-from cad.training.rendezvous import Seat, joined
+from cad.training.rendezvous import RankAssignment, joined
 
 VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("plain", 1, {}),
@@ -98,15 +98,15 @@ def held() -> int:
     return sum(storages.values())
 
 
-def run_rank(seat: Seat | None, folder: str, task: str, arguments: dict[str, Any]) -> None:
+def run_rank(assignment: RankAssignment | None, folder: str, task: str, arguments: dict[str, Any]) -> None:
     """One rank of a measurement; the first one leaves what it found in ``folder``."""
     prepare_process(1)
-    if seat is None:
-        found = TASKS[task](ALONE, Path(folder), **arguments)
+    if assignment is None:
+        found = TASKS[task](SINGLE_PROCESS, Path(folder), **arguments)
     else:
-        with joined(seat, Path(folder), StopFlag(), "cpu") as ranks:
+        with joined(assignment, Path(folder), StopFlag(), "cpu") as ranks:
             found = TASKS[task](ranks, Path(folder), **arguments)
-    if seat is None or seat.rank == 0:
+    if assignment is None or assignment.rank == 0:
         write_json(Path(folder) / "found.json", found)
 
 
@@ -169,10 +169,16 @@ TASKS: dict[str, Any] = {
 def in_ranks(size: int, task: str, **arguments: Any) -> Any:
     """Run a task in fresh processes, so that nothing of another measurement is in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        meeting = secrets.token_hex(4)
-        seats = [Seat(rank, size, rank, "127.0.0.1", meeting) if size > 1 else None for rank in range(size)]
+        rendezvous_id = secrets.token_hex(4)
+        assignments = [
+            RankAssignment(rank, size, rank, "127.0.0.1", rendezvous_id) if size > 1 else None
+            for rank in range(size)
+        ]
         context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=run_rank, args=(seat, folder, task, arguments)) for seat in seats]
+        processes = [
+            context.Process(target=run_rank, args=(assignment, folder, task, arguments))
+            for assignment in assignments
+        ]
         for process in processes:
             process.start()
         for process in processes:

@@ -109,7 +109,7 @@ def _write_returns(root: Path, cell: Cell, number: int) -> None:
     returns = rng.binomial(optimal.astype(int), np.broadcast_to(np.clip(level * rise, 0, 1), shape))
     steps = shape[2] * config.env.steps_per_episode
     times = np.arange(model.n_transit, steps, model.n_transit) if model.kind != "ad" else np.empty(0)
-    moments = np.broadcast_to(times.astype(np.int32), (*shape[:2], len(times)))
+    compression_steps = np.broadcast_to(times.astype(np.int32), (*shape[:2], len(times)))
     result = RolloutResult(
         task_ids=tasks,
         returns=returns.astype(np.float32),
@@ -117,8 +117,8 @@ def _write_returns(root: Path, cell: Cell, number: int) -> None:
         horizon=config.env.steps_per_episode,
         state_bytes=2048 * (model.n_transit + (model.n_latent if model.kind != "ad" else 0)),
         seconds=float(rng.uniform(3, 6)),
-        moments=moments,
-        chosen=np.zeros(moments.shape, dtype=np.bool_),
+        compression_steps=compression_steps,
+        chosen=np.zeros(compression_steps.shape, dtype=np.bool_),
     )
     save_results(directory.file(RESULTS_FILE), result)
     directory.finish({"steps_per_second": result.steps_per_second})

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
 from cad.storage import atomic_path
 
-FORMAT = 2  # 1 had no moments of compression
+FORMAT = 2  # 1 had no steps of compressions
 
 
 def save_results(path: Path, result: RolloutResult) -> None:
@@ -27,7 +28,7 @@ def save_results(path: Path, result: RolloutResult) -> None:
         file.create_dataset("task_ids", data=np.array(result.task_ids, dtype=np.int64), fletcher32=True)
         file.create_dataset("returns", data=result.returns, compression="gzip", shuffle=True, fletcher32=True)
         file.create_dataset("compressions", data=result.compressions, fletcher32=True)
-        for name, data in (("moments", result.moments), ("chosen", result.chosen)):
+        for name, data in (("compression_steps", result.compression_steps), ("chosen", result.chosen)):
             # Datasets without an element take no filters.
             filters = {"compression": "gzip", "shuffle": True, "fletcher32": True}
             if data is not None:
@@ -49,10 +50,19 @@ def load_results(path: Path) -> RolloutResult:
                 horizon=int(file.attrs["horizon"]),
                 state_bytes=int(file.attrs["state_bytes"]),
                 seconds=float(file.attrs["seconds"]),
-                moments=file["moments"][:] if "moments" in file else None,
+                compression_steps=_steps_of_compressions(file),
                 chosen=file["chosen"][:] if "chosen" in file else None,
             )
     except FileNotFoundError as error:
         raise CadError(f"{path} is missing; evaluate the model again") from error
     except (OSError, KeyError) as error:
         raise CadError(f"{path} is damaged ({error}); remove it and evaluate the model again") from error
+
+
+def _steps_of_compressions(file: h5py.File) -> npt.NDArray[np.int32] | None:
+    """None in files of format 1; ``moments`` is what the dataset was called up to version 0.1."""
+    for name in ("compression_steps", "moments"):
+        if name in file:
+            steps: npt.NDArray[np.int32] = file[name][:]
+            return steps
+    return None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cad.config.schema import N_ACTIONS
 from cad.envs import BatchedEnv, TaskFamily
-from cad.evaluation.moments import CompressionEvent, CompressionRecorder
+from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
 from cad.models import Memory, SequenceModel, new_memory
@@ -32,7 +32,7 @@ class RolloutResult:
 
     ``returns`` is (tasks, roll-outs, episodes): sums of rewards.  ``compressions`` is (tasks,
     roll-outs).  ``state_bytes`` is what one roll-out keeps between steps; it is constant.
-    ``moments`` (tasks, roll-outs, most compressions) says after which steps, counted from the
+    ``compression_steps`` (tasks, roll-outs, most compressions) says after which steps, counted from the
     start of the roll-out, it compressed, and ``chosen`` which of these compressions the model
     asked for itself; -1 and False fill roll-outs that compressed less often.  Both are None in
     results of before they were recorded.  ``actions`` (tasks, roll-outs, steps) is what was done,
@@ -45,7 +45,7 @@ class RolloutResult:
     horizon: int
     state_bytes: int
     seconds: float
-    moments: npt.NDArray[np.int32] | None = None
+    compression_steps: npt.NDArray[np.int32] | None = None
     chosen: npt.NDArray[np.bool_] | None = None
     actions: npt.NDArray[np.uint8] | None = None
 
@@ -147,7 +147,7 @@ def roll_out(
                 progress(episode + 1)
     seconds = time.perf_counter() - started
     shape = (len(task_ids), n_rollouts)
-    moments, chosen = recorder.moments()
+    compression_steps, chosen = recorder.compression_steps()
     return RolloutResult(
         task_ids=tuple(task_ids),
         returns=np.ascontiguousarray(returns.T).reshape(*shape, n_episodes),
@@ -155,7 +155,7 @@ def roll_out(
         horizon=family.horizon,
         state_bytes=state.state_bytes,
         seconds=seconds,
-        moments=moments,
+        compression_steps=compression_steps,
         chosen=chosen,
         actions=np.ascontiguousarray(actions.T).reshape(*shape, -1),
     )

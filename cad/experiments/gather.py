@@ -51,7 +51,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         evaluation_seconds=result.seconds if result else None,
         evaluation_steps_per_second=result.steps_per_second if result else None,
         metrics=read_metrics(training.file("metrics.jsonl")) or None,
-        moments=result.moments if result else None,
+        compression_steps=result.compression_steps if result else None,
         chosen=result.chosen if result else None,
         probe=load_probe(probe) if result and probe.exists() else None,
         actions=_actions(evaluation.file(ACTIONS_FILE)) if result else None,

@@ -16,37 +16,41 @@ from cad.experiments.stages import Resources, run_stage
 from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
 from cad.storage import write_json
 from cad.training.ranks import PeerLostError
-from cad.training.rendezvous import Seat, joined
+from cad.training.rendezvous import RankAssignment, joined
 
 FAILED = "FAILED"
 
 
 def stage_job(
-    root: Path, stage: Stage, resources: Resources, runner: int | None, seat: Seat | None = None
+    root: Path,
+    stage: Stage,
+    resources: Resources,
+    runner: int | None,
+    assignment: RankAssignment | None = None,
 ) -> None:
     """Run a stage and leave ``DONE``, or ``FAILED`` with the reason, in its directory.
 
     ``runner`` is the process that waits for this one: when it is gone, the work is saved and ends.
-    With a ``seat`` this is one of several ranks that run the stage together.
+    With an ``assignment`` this is one of several ranks that run the stage together.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     with stop_on_signals() as stop:
         if runner is not None:
             _stop_with(runner, stop)
-        run_or_record(root, stage, resources, stop, seat)
+        run_or_record(root, stage, resources, stop, assignment)
 
 
 def run_or_record(
-    root: Path, stage: Stage, resources: Resources, stop: StopFlag, seat: Seat | None = None
+    root: Path, stage: Stage, resources: Resources, stop: StopFlag, assignment: RankAssignment | None = None
 ) -> None:
     """Run a stage; a failure is recorded in its directory before it is raised."""
     directory = StageDirectory(root, stage)
     marker = directory.file(FAILED)
-    if seat is None or seat.rank == 0:
+    if assignment is None or assignment.rank == 0:
         marker.unlink(missing_ok=True)
     try:
-        if seat is not None:
-            with joined(seat, directory.path, stop, resources.device) as ranks:
+        if assignment is not None:
+            with joined(assignment, directory.path, stop, resources.device) as ranks:
                 run_stage(root, stage, resources, stop, wait=True, ranks=ranks)
         elif ranks_of(stage, resources.ranks) > 1:
             run_in_ranks(root, stage, resources, stop)

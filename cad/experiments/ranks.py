@@ -22,7 +22,7 @@ from cad.experiments.stages import Resources
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.storage import read_json
 from cad.training.engines import require_ranks
-from cad.training.rendezvous import LOST, Seat
+from cad.training.rendezvous import LOST, RankAssignment
 
 _POLL_SECONDS = 0.2
 # For the others to notice by themselves that a rank is gone, then to save and end, before they are killed.
@@ -63,10 +63,11 @@ def run_in_ranks(root: Path, stage: Stage, resources: Resources, stop: StopFlag)
     they stopped; a rank that dies takes the others with it.
     """
     context = multiprocessing.get_context("spawn")
-    meeting, size = secrets.token_hex(8), resources.ranks
-    seats = [Seat(rank, size, rank, "127.0.0.1", meeting) for rank in range(size)]
+    rendezvous_id, size = secrets.token_hex(8), resources.ranks
+    assignments = [RankAssignment(rank, size, rank, "127.0.0.1", rendezvous_id) for rank in range(size)]
     processes = [
-        context.Process(target=_rank, args=(root, stage, resources, seat, os.getpid())) for seat in seats
+        context.Process(target=_rank, args=(root, stage, resources, assignment, os.getpid()))
+        for assignment in assignments
     ]
     with _ignoring_interrupts():
         for process in processes:
@@ -134,13 +135,13 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _rank(root: Path, stage: Stage, resources: Resources, seat: Seat, starter: int) -> None:
+def _rank(root: Path, stage: Stage, resources: Resources, assignment: RankAssignment, starter: int) -> None:
     """What each process runs."""
     from cad.experiments.job import stage_job
     from cad.training.ranks import PeerLostError
 
     try:
-        stage_job(root, stage, resources, starter, seat)
+        stage_job(root, stage, resources, starter, assignment)
     except InterruptedRun:
         sys.exit(InterruptedRun.exit_code)
     except PeerLostError as error:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from cad.errors import CadError
-from cad.evaluation.moments import replay
+from cad.evaluation.compression_steps import replay
 from cad.evaluation.results import load_results
 from cad.experiments.directory import StageDirectory
 from cad.experiments.estimate import Allocation, Estimate, estimate
@@ -145,13 +145,13 @@ def _printer(console: Console) -> Callable[[str], None]:
 def _end_trace(cell: Cell, file: Path, tell: Callable[[str], None], *, again: bool) -> None:
     """The last line of a trace, and before it all others where the evaluation was not run now."""
     result = load_results(file)
-    if result.moments is None or result.chosen is None:
+    if result.compression_steps is None or result.chosen is None:
         tell(f"{file} is of an earlier version, which did not record when it compressed")
         return
     if again:
         tell(f"evaluated before; from {file}:")
         replay(
-            (result.moments, result.chosen),
+            (result.compression_steps, result.chosen),
             result.task_ids,
             result.horizon,
             lambda event: tell(str(event)),

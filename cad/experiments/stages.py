@@ -21,7 +21,7 @@ from cad.config.schema import Config
 from cad.envs import evaluated_tasks, split_tasks, task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import save_actions
-from cad.evaluation.moments import CompressionEvent
+from cad.evaluation.compression_steps import CompressionEvent
 from cad.evaluation.results import save_results
 from cad.evaluation.rollout import RolloutResult, roll_out
 from cad.experiments.directory import StageDirectory
@@ -37,7 +37,7 @@ from cad.models.reconstruction import WithReconstruction
 from cad.process import prepare_process
 from cad.storage import BusyError, folder_lock
 from cad.training.loop import TrainingSummary, train
-from cad.training.ranks import ALONE, Ranks
+from cad.training.ranks import SINGLE_PROCESS, Ranks
 from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
 from cad.training.regions import model_objective
 from cad.training.rendezvous import device_of_rank
@@ -72,7 +72,7 @@ def run_stage(
     stop: StopFlag,
     *,
     wait: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
     """Run one stage in its directory, or go on where an earlier run left off; nothing if it is done.
 
@@ -82,14 +82,14 @@ def run_stage(
     """
     directory = StageDirectory(root, stage)
     if not ranks.first:
-        if ranks.tell():
+        if ranks.broadcast():
             _work(directory, resources, stop, ranks)
         return
     while True:
         try:
             with folder_lock(directory.path, f"stage {stage.name}"):
                 todo = not directory.done
-                if ranks.tell(todo):
+                if ranks.broadcast(todo):
                     _run(directory, resources, stop, ranks)
                 return
         except BusyError:
@@ -168,7 +168,7 @@ def _training_arrays(directory: StageDirectory, config: Config, ranks: Ranks) ->
     if ranks.first:
         require_sound(histories, source.stage.config.env)
         arrays = load_training_arrays(config, histories, copy)
-    ranks.tell(True)
+    ranks.broadcast(True)
     return arrays or load_training_arrays(config, histories, copy)
 
 
@@ -319,7 +319,7 @@ def load_training_arrays(config: Config, histories: Path, copy: Path | None = No
         return read_arrays(file, tasks, horizon)
 
 
-def validation_return(config: Config, model: SequenceModel, ranks: Ranks = ALONE) -> float:
+def validation_return(config: Config, model: SequenceModel, ranks: Ranks = SINGLE_PROCESS) -> float:
     """Mean return, as a share of the optimum, in the last half of a validation roll-out.
 
     Ranks share out the tasks; all of them get the same answer.
@@ -339,7 +339,7 @@ def validation_return(config: Config, model: SequenceModel, ranks: Ranks = ALONE
         late = result.returns[:, :, config.train.validation_episodes // 2 :].mean(axis=(1, 2))
         for index, value in zip(own, late, strict=True):
             shares[index] = float(value) / family.optimal_return(tasks[index])
-    return float(ranks.stack(shares).sum(dim=0).numpy().mean())
+    return float(ranks.all_gather(shares).sum(dim=0).numpy().mean())
 
 
 def load_model(path: Path, config: Config) -> SequenceModel:

@@ -69,18 +69,18 @@ def _stored(
     if not (directory.done and inside and n_episodes <= settings.n_episodes and file.exists()):
         return None
     result = load_results(directory.file(RESULTS_FILE))
-    if result.moments is None:
+    if result.compression_steps is None:
         return None
     steps = n_episodes * cell.config.env.steps_per_episode
     actions = load_actions(file, [task])[0, rollout - 1, :steps]
-    moments = result.moments[result.task_ids.index(task), rollout - 1]
+    compression_steps = result.compression_steps[result.task_ids.index(task), rollout - 1]
     return WatchedRollout(
-        title, follow(task_family(cell.config.env), [task], actions[None]), _within(moments, steps)
+        title, follow(task_family(cell.config.env), [task], actions[None]), _within(compression_steps, steps)
     )
 
 
-def _within(moments: np.ndarray, steps: int) -> tuple[int, ...]:
-    return tuple(int(moment) for moment in moments if 0 < moment < steps)
+def _within(compression_steps: np.ndarray, steps: int) -> tuple[int, ...]:
+    return tuple(int(moment) for moment in compression_steps if 0 < moment < steps)
 
 
 def _rolled_out(
@@ -106,10 +106,10 @@ def _rolled_out(
         greedy=settings.greedy,
     )
     assert result.actions is not None
-    assert result.moments is not None
+    assert result.compression_steps is not None
     paths = follow(family, [task], result.actions[0, -1:])
-    moments = _within(result.moments[0, -1], paths.actions.shape[1])
-    return WatchedRollout(title, paths, moments), "rolled out now" + _compared(
+    compression_steps = _within(result.compression_steps[0, -1], paths.actions.shape[1])
+    return WatchedRollout(title, paths, compression_steps), "rolled out now" + _compared(
         root, cell, task, rollout, paths.returns[0]
     )
 

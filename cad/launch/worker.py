@@ -18,7 +18,7 @@ from cad.experiments.stages import Resources
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
 from cad.launch.script import SAVED
 from cad.training.ranks import PeerLostError
-from cad.training.rendezvous import LOST, Seat
+from cad.training.rendezvous import LOST, RankAssignment
 
 
 def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
@@ -28,7 +28,7 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     """
     sys.stdout.write(f"cad {cad.__version__} from {Path(cad.__file__).parent}\n")
     try:
-        stage_job(root, stage, resources, None, seat_of_task())
+        stage_job(root, stage, resources, None, rank_assignment_of_task())
     except InterruptedRun as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
         sys.exit(SAVED)
@@ -41,11 +41,11 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def seat_of_task() -> Seat | None:
+def rank_assignment_of_task() -> RankAssignment | None:
     """This Slurm task's rank among those of its job; None for the only task of a job."""
     task = submitit.JobEnvironment()
     if task.num_tasks == 1:
         return None
-    # Another attempt of the same job is another meeting.
-    meeting = f"{task.raw_job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    return Seat(task.global_rank, task.num_tasks, task.local_rank, task.hostnames[0], meeting)
+    # Another attempt of the same job has another rendezvous id.
+    rendezvous_id = f"{task.raw_job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return RankAssignment(task.global_rank, task.num_tasks, task.local_rank, task.hostnames[0], rendezvous_id)

@@ -55,13 +55,13 @@ class CellSummary:
         Means over roll-outs and episodes first, then over the tasks that have such episodes: where
         roll-outs choose for themselves when to compress, not all tasks reach the highest counts.
         """
-        moments, normalised = self.result.moments, self.normalised
-        if moments is None or normalised is None or moments.size == 0:
+        compression_steps, normalised = self.result.compression_steps, self.normalised
+        if compression_steps is None or normalised is None or compression_steps.size == 0:
             return []
         n_tasks, n_rollouts, n_episodes = normalised.shape
         n, horizon = n_tasks * n_rollouts, self.result.config.env.steps_per_episode
         # A compression after step m comes before every episode that starts at step m or later.
-        first = np.where(moments > 0, -(-moments // horizon), n_episodes).reshape(n, -1)
+        first = np.where(compression_steps > 0, -(-compression_steps // horizon), n_episodes).reshape(n, -1)
         index = np.arange(n)[:, None] * (n_episodes + 1) + np.minimum(first, n_episodes)
         new = np.bincount(index.ravel(), minlength=n * (n_episodes + 1)).reshape(n, n_episodes + 1)
         counts = new[:, :-1].cumsum(axis=1).reshape(normalised.shape)

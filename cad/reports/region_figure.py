@@ -24,19 +24,21 @@ def choosing_groups(study: Study) -> list[Group]:
         group
         for group in study.scored
         if group.config.model.kind == "region_ad"
-        and any(cell.result.moments is not None for cell in group.done)
+        and any(cell.result.compression_steps is not None for cell in group.done)
     ]
     return sorted(groups, key=lambda group: -(group.score or 0.0))
 
 
 def closed_regions(cell: CellSummary) -> Closed:
     """All regions that a cell's roll-outs closed, in order of steps."""
-    moments, chosen = cell.result.moments, cell.result.chosen
-    if moments is None or chosen is None:
+    compression_steps, chosen = cell.result.compression_steps, cell.result.chosen
+    if compression_steps is None or chosen is None:
         return []
-    there = moments > 0
-    lengths = np.diff(moments, axis=2, prepend=0)
-    rows = zip(moments[there].tolist(), lengths[there].tolist(), chosen[there].tolist(), strict=True)
+    there = compression_steps > 0
+    lengths = np.diff(compression_steps, axis=2, prepend=0)
+    rows = zip(
+        compression_steps[there].tolist(), lengths[there].tolist(), chosen[there].tolist(), strict=True
+    )
     return sorted((int(step), int(length), bool(asked)) for step, length, asked in rows)
 
 

@@ -50,7 +50,7 @@ class CellResult:
     evaluation_steps_per_second: float | None
     metrics: Sequence[Mapping[str, Any]] | None  # lines of the training's metrics.jsonl, in order
     # (tasks, rollouts, most compressions): steps before each, -1 for none; whether the model asked for it.
-    moments: npt.NDArray[Any] | None = None
+    compression_steps: npt.NDArray[Any] | None = None
     chosen: npt.NDArray[Any] | None = None
     # What `cad probe` found; and the actions (rollouts, steps) of one task, read only if they are drawn.
     probe: LatentProbe | None = None

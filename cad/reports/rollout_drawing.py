@@ -32,12 +32,12 @@ _PATH, _FOLD, _PLACE = PALETTE[0], PALETTE[1], PALETTE[2]
 class WatchedRollout:
     """One roll-out to draw: ``paths`` holds this one alone.
 
-    ``moments`` are the steps, counted from the start of the roll-out, after which it compressed.
+    ``compression_steps`` are the steps, counted from the start of the roll-out, after which it compressed.
     """
 
     title: str
     paths: Paths
-    moments: tuple[int, ...]
+    compression_steps: tuple[int, ...]
 
     @property
     def returns(self) -> npt.NDArray[np.int64]:
@@ -53,7 +53,7 @@ class WatchedRollout:
     def compressed_before(self, episode: int) -> list[int]:
         """The steps of an episode (from 0) before which it compressed."""
         horizon = self.paths.family.horizon
-        return [m - episode * horizon for m in self.moments if m // horizon == episode]
+        return [m - episode * horizon for m in self.compression_steps if m // horizon == episode]
 
 
 def strip_episodes(rollout: WatchedRollout) -> list[int]:
@@ -175,7 +175,7 @@ def draw_returns(ax: Axes, rollout: WatchedRollout, shown: list[int]) -> None:
     ax.bar(np.arange(1, n + 1), rollout.returns, width=0.8, color=colours)
     ax.axhline(optimum, color=MUTED, linewidth=1.0, linestyle=(0, (1, 2)))
     # Above the axes, so that nobody reads a return there; episode e covers e - 1/2 to e + 1/2.
-    at = [0.5 + moment / horizon for moment in rollout.moments]
+    at = [0.5 + moment / horizon for moment in rollout.compression_steps]
     look: dict[str, Any] = {"color": _FOLD, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}
     ax.plot(at, [1.07] * len(at), markersize=3.5, clip_on=False, transform=ax.get_xaxis_transform(), **look)
     ax.set_xlim(0.4, n + 0.6)
@@ -203,7 +203,7 @@ def legend(figure: Figure, rollouts: list[WatchedRollout], where: Place, columns
         ),
         (Line2D([], [], color=MUTED, linewidth=1, linestyle=(0, (1, 2))), "optimum"),
     ]
-    if any(rollout.moments for rollout in rollouts):
+    if any(rollout.compression_steps for rollout in rollouts):
         entries.insert(
             4,
             (

@@ -49,7 +49,9 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
         # The lower of the two in the middle: an extreme one would be an anecdote.
         rollout = int(np.argsort(scores[i], kind="stable")[(scores.shape[1] - 1) // 2])
         task = result.task_ids[i]
-        moments = () if result.moments is None else result.moments[i, rollout].tolist()
+        compression_steps = (
+            () if result.compression_steps is None else result.compression_steps[i, rollout].tolist()
+        )
         title = (
             f"{which.capitalize()} task, {family.describe(task)}: {scores[i].mean():.2f} of the optimum; "
             f"task {task}, roll-out {rollout + 1}"
@@ -57,7 +59,7 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
         watched = WatchedRollout(
             title,
             follow(family, [task], result.actions(task)[rollout : rollout + 1]),
-            tuple(moment for moment in moments if moment > 0),
+            tuple(moment for moment in compression_steps if moment > 0),
         )
         found.append(ChosenRollout(which, lead, result.config.seed, task, rollout, watched))
     return found
@@ -72,7 +74,7 @@ def rollout_tables(study: Study) -> dict[str, Table]:
         for step, ((row, column), action, reward) in enumerate(
             zip(paths.states[0].tolist(), paths.actions[0].tolist(), paths.rewards[0].tolist(), strict=True)
         ):
-            compressed = int(step in chosen.watched.moments)
+            compressed = int(step in chosen.watched.compression_steps)
             rows.append(
                 (*name, step // horizon + 1, step % horizon + 1, row, column, action, reward, compressed)
             )

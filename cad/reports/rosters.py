@@ -60,13 +60,15 @@ def _cut(cell: CellResult, shared: set[_Task], n_episodes: int) -> CellResult:
     if cell.returns is not None:
         changes["returns"] = cell.returns[kept, :, :n_episodes]
         if n_episodes < cell.returns.shape[2]:
-            changes["compressions"] = None  # of the whole roll-out, unless the moments tell better
+            changes["compressions"] = (
+                None  # of the whole roll-out, unless the steps of compressions are known
+            )
     if "compressions" not in changes and cell.compressions is not None:
         changes["compressions"] = cell.compressions[kept]
-    if cell.moments is not None and cell.chosen is not None:
+    if cell.compression_steps is not None and cell.chosen is not None:
         end = n_episodes * cell.config.env.steps_per_episode
-        within = cell.moments[kept] < end
-        changes["moments"] = np.where(within, cell.moments[kept], -1)
+        within = cell.compression_steps[kept] < end
+        changes["compression_steps"] = np.where(within, cell.compression_steps[kept], -1)
         changes["chosen"] = cell.chosen[kept] & within
-        changes["compressions"] = (changes["moments"] > 0).sum(axis=2)
+        changes["compressions"] = (changes["compression_steps"] > 0).sum(axis=2)
     return dataclasses.replace(cell, **changes)

@@ -28,7 +28,7 @@ from cad.training.engines import require_ranks, start_engine
 from cad.training.metrics import MetricsLog
 from cad.training.objective import ActionObjective, Objective, rates_in_words
 from cad.training.optimiser import rate_factor
-from cad.training.ranks import ALONE, Ranks
+from cad.training.ranks import SINGLE_PROCESS, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def train(
     objective: Objective | None = None,
     validate: Callable[[Model], float] | None = None,
     progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> TrainingSummary:
     """Train ``model`` in place, resuming from ``folder`` where an earlier run left checkpoints.
 
@@ -122,7 +122,7 @@ def train(
 
     def save(step: int) -> None:
         engine.collect()
-        optimiser, stacked = engine.optimiser_state(), ranks.stack(sums.tensor)
+        optimiser, stacked = engine.optimiser_state(), ranks.all_gather(sums.tensor)
         if not ranks.first:
             return
         tensors = {
@@ -178,7 +178,7 @@ def train(
             if step % settings.checkpoint_every == 0 or last or stopping or (best and best[0] == step):
                 save(step)
             if stopping and not last:
-                ranks.meet()  # until what the first rank saves is on the disk
+                ranks.barrier()  # until what the first rank saves is on the disk
                 stop.raise_if_set(f"training (update {step} of {settings.n_updates})")
         vote.close()
     engine.collect()
@@ -189,7 +189,7 @@ def train(
 def _find(checkpoints: Path, run_id: str, ranks: Ranks) -> Checkpoint | None:
     """The newest sound checkpoint: the first rank chooses, the others read what it chose."""
     found = load_newest(checkpoints, run_id) if ranks.first else None
-    step = ranks.tell(found.step if found else None)
+    step = ranks.broadcast(found.step if found else None)
     if step is None or ranks.first:
         return found
     return load_checkpoint(checkpoints, step, run_id)

@@ -41,8 +41,8 @@ class Ranks:
         self.size = size
         self.local_rank = local_rank
         self._store = store
-        self._told = 0
-        self._met = 0
+        self._broadcasts = 0
+        self._barriers = 0
         # Votes must not wait for the device, nor get between its collectives.
         self._control = dist.new_group(backend="gloo") if store is not None else None
 
@@ -51,7 +51,7 @@ class Ranks:
         """Whether this is the rank that writes."""
         return self.rank == 0
 
-    def stack(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """Every rank's tensor: (size, *shape), in the order of ranks."""
         if self._store is None:
             return tensor[None].clone()
@@ -61,14 +61,14 @@ class Ranks:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks; summed in their order, so that all get the same bits."""
-        return self.stack(tensor).mean(dim=0)
+        return self.all_gather(tensor).mean(dim=0)
 
-    def tell(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """The first rank's ``value`` (plain data), known to all; the others' is not looked at."""
         if self._store is None:
             return value
-        self._told += 1
-        key = f"told/{self._told}"
+        self._broadcasts += 1
+        key = f"broadcast/{self._broadcasts}"
         if self.first:
             self._store.set(key, json.dumps(value))
             return value
@@ -80,12 +80,12 @@ class Ranks:
                 if self._store.check([STOPPED]):
                     raise InterruptedRun("the first rank was stopped before its work began") from None
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self._store is None:
             return
-        self._met += 1
-        key = f"met/{self._met}"
+        self._barriers += 1
+        key = f"barrier/{self._barriers}"
         self._store.add(key, 1)
         while self._store.add(key, 0) < self.size:
             time.sleep(0.02)
@@ -95,7 +95,7 @@ class Ranks:
         return StopVote(self, stop, self._control)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 class StopVote:

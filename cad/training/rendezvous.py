@@ -41,57 +41,57 @@ LOST = 137
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankAssignment:
     """Where a process sits: its rank of ``size``, its number on its node, where the first rank is.
 
-    ``meeting`` names this attempt: no other attempt, earlier or beside it, has the same.
+    ``rendezvous_id`` names this attempt: no other attempt, earlier or beside it, has the same.
     """
 
     rank: int
     size: int
     local_rank: int
     host: str
-    meeting: str
+    rendezvous_id: str
 
 
 @contextlib.contextmanager
 def joined(
-    seat: Seat, folder: Path, stop: StopFlag, device: str, patience: float = JOIN_SECONDS
+    assignment: RankAssignment, folder: Path, stop: StopFlag, device: str, patience: float = JOIN_SECONDS
 ) -> Iterator[Ranks]:
     """Meet the other ranks; within the block torch's default process group is theirs.
 
     Raises :class:`PeerLostError` when a rank does not come, or is lost within the block, and
     :class:`~cad.interrupt.InterruptedRun` when asked to stop while waiting.
     """
-    store = _open_store(seat, make_dirs(folder), stop, patience)
+    store = _open_store(assignment, make_dirs(folder), stop, patience)
     try:
-        _check_in(seat, store, stop, patience)
+        _check_in(assignment, store, stop, patience)
     finally:
-        if seat.rank == 0:
-            _note(seat, folder).unlink(missing_ok=True)
+        if assignment.rank == 0:
+            _note(assignment, folder).unlink(missing_ok=True)
     os.environ.update(
-        RANK=str(seat.rank), WORLD_SIZE=str(seat.size), LOCAL_RANK=str(seat.local_rank),
-        MASTER_ADDR=seat.host, MASTER_PORT=str(store.port),
+        RANK=str(assignment.rank), WORLD_SIZE=str(assignment.size), LOCAL_RANK=str(assignment.local_rank),
+        MASTER_ADDR=assignment.host, MASTER_PORT=str(store.port),
     )  # fmt: skip
-    watch = _Watch(seat, TCPStore(seat.host, store.port, is_master=False))
+    watch = _Watch(assignment, TCPStore(assignment.host, store.port, is_master=False))
     try:
         backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
         dist.init_process_group(
             backend,
             store=PrefixStore("group", store),
-            rank=seat.rank,
-            world_size=seat.size,
+            rank=assignment.rank,
+            world_size=assignment.size,
             timeout=_COLLECTIVE,
         )
-        ranks = Ranks(seat.rank, seat.size, seat.local_rank, store)
+        ranks = Ranks(assignment.rank, assignment.size, assignment.local_rank, store)
         yield ranks
-        ranks.meet()
+        ranks.barrier()
     except InterruptedRun:
         # All ranks stop together; the first one keeps the store until all have read what they need.
         watch.end()
         with contextlib.suppress(dist.DistError):
             store.set(STOPPED, "")
-        _leave(seat, store)
+        _leave(assignment, store)
         raise
     except Exception as error:
         lost = watch.look_for_the_cause() if _is_of_connection(error) else None
@@ -101,55 +101,55 @@ def joined(
         raise
     else:
         watch.end()
-        _leave(seat, store)
+        _leave(assignment, store)
     finally:
         watch.end()
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _note(seat: Seat, folder: Path) -> Path:
-    return folder / f".ranks-{seat.meeting}.json"
+def _note(assignment: RankAssignment, folder: Path) -> Path:
+    return folder / f".ranks-{assignment.rendezvous_id}.json"
 
 
-def _open_store(seat: Seat, folder: Path, stop: StopFlag, patience: float) -> TCPStore:
-    note = _note(seat, folder)
-    if seat.rank == 0:
-        store = TCPStore(seat.host, 0, is_master=True, wait_for_workers=False)
-        write_json(note, {"host": seat.host, "port": store.port})
+def _open_store(assignment: RankAssignment, folder: Path, stop: StopFlag, patience: float) -> TCPStore:
+    note = _note(assignment, folder)
+    if assignment.rank == 0:
+        store = TCPStore(assignment.host, 0, is_master=True, wait_for_workers=False)
+        write_json(note, {"host": assignment.host, "port": store.port})
         return store
     deadline = time.monotonic() + patience
     while not note.exists():
         stop.raise_if_set("waiting for the other ranks")
         if time.monotonic() > deadline:
             raise PeerLostError(
-                f"rank {seat.rank} waited {patience:.0f} s for rank 0 of {seat.size} (on {seat.host}): it "
-                f"left no {note}; is that folder the same on all nodes?"
+                f"rank {assignment.rank} waited {patience:.0f} s for rank 0 of {assignment.size} (on "
+                f"{assignment.host}): it left no {note}; is that folder the same on all nodes?"
             )
         time.sleep(0.1)
     port = read_json(note)["port"]
     try:
-        return TCPStore(seat.host, port, is_master=False, timeout=timedelta(seconds=patience))
+        return TCPStore(assignment.host, port, is_master=False, timeout=timedelta(seconds=patience))
     except dist.DistError as error:
         raise PeerLostError(
-            f"rank {seat.rank} cannot reach rank 0 at {seat.host}:{port} ({error}); "
+            f"rank {assignment.rank} cannot reach rank 0 at {assignment.host}:{port} ({error}); "
             "do the nodes resolve each other's names, and is there a firewall between them?"
         ) from error
 
 
-def _check_in(seat: Seat, store: TCPStore, stop: StopFlag, patience: float) -> None:
+def _check_in(assignment: RankAssignment, store: TCPStore, stop: StopFlag, patience: float) -> None:
     """Say "here"; the first rank waits for all and tells how it went."""
-    store.set(f"here/{seat.rank}", socket.gethostname())
+    store.set(f"here/{assignment.rank}", socket.gethostname())
     deadline = time.monotonic() + patience
-    if seat.rank == 0:
-        missing = list(range(1, seat.size))
+    if assignment.rank == 0:
+        missing = list(range(1, assignment.size))
         while missing and time.monotonic() < deadline and not stop():
             missing = [rank for rank in missing if not store.check([f"here/{rank}"])]
             time.sleep(0.02)
         verdict = ""
         if missing:
             names = ", ".join(map(str, missing))
-            verdict = f"rank{'s' * (len(missing) > 1)} {names} of {seat.size} did not come"
+            verdict = f"rank{'s' * (len(missing) > 1)} {names} of {assignment.size} did not come"
             verdict += f" within {patience:.0f} s" if not stop() else " before the stop"
         store.set("verdict", verdict)
     while not _has(store, "verdict"):
@@ -168,11 +168,11 @@ def _has(store: TCPStore, key: str) -> bool:
         raise PeerLostError("rank 0 is gone") from error
 
 
-def _leave(seat: Seat, store: TCPStore) -> None:
+def _leave(assignment: RankAssignment, store: TCPStore) -> None:
     with contextlib.suppress(dist.DistError):
         store.add("left", 1)
         deadline = time.monotonic() + _LEAVE_SECONDS
-        while seat.rank == 0 and store.add("left", 0) < seat.size and time.monotonic() < deadline:
+        while assignment.rank == 0 and store.add("left", 0) < assignment.size and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
@@ -186,8 +186,8 @@ def _is_of_connection(error: BaseException) -> bool:
 class _Watch:
     """A thread that says "I live", and looks whether the others do."""
 
-    def __init__(self, seat: Seat, store: TCPStore) -> None:
-        self._seat = seat
+    def __init__(self, assignment: RankAssignment, store: TCPStore) -> None:
+        self._assignment = assignment
         self._store = store
         self._over = threading.Event()
         self._lost: PeerLostError | None = None
@@ -204,9 +204,9 @@ class _Watch:
     def tell_failure(self, error: BaseException) -> None:
         """Let the others know what happened here."""
         with contextlib.suppress(dist.DistError):
-            message = f"rank {self._seat.rank} of {self._seat.size} failed: {error}"
+            message = f"rank {self._assignment.rank} of {self._assignment.size} failed: {error}"
             self._store.set("lost", json.dumps([message, True]))
-            if self._seat.rank == 0:
+            if self._assignment.rank == 0:
                 time.sleep(2 * _BEAT_SECONDS)  # the store goes with this process
 
     def look_for_the_cause(self) -> PeerLostError | None:
@@ -220,23 +220,25 @@ class _Watch:
         while not self._over.wait(_BEAT_SECONDS):
             count += 1
             try:
-                self._store.set(f"beat/{self._seat.rank}", str(count))
+                self._store.set(f"beat/{self._assignment.rank}", str(count))
                 if self._store.check(["lost"]):
                     message, explained = json.loads(self._store.get("lost"))
                     self._give_up(message, explained)
                     return
-                if self._seat.rank == 0:
+                if self._assignment.rank == 0:
                     silent = self._silent(beats)
                     if silent is not None:
                         self._store.set("lost", json.dumps([silent, False]))
             except dist.DistError:
                 if not self._over.is_set():
-                    self._give_up(f"rank 0 of {self._seat.size} is gone (on {self._seat.host})", False)
+                    self._give_up(
+                        f"rank 0 of {self._assignment.size} is gone (on {self._assignment.host})", False
+                    )
                 return
 
     def _silent(self, beats: dict[int, tuple[bytes, float]]) -> str | None:
         now = time.monotonic()
-        for rank in range(1, self._seat.size):
+        for rank in range(1, self._assignment.size):
             key = f"beat/{rank}"
             beat = self._store.get(key) if self._store.check([key]) else b""
             known, since = beats.get(rank, (None, now))
@@ -246,7 +248,7 @@ class _Watch:
                 where = self._store.get(f"here/{rank}").decode()
                 # No word of memory here: job scripts look for it in the log.
                 return (
-                    f"rank {rank} of {self._seat.size} (on {where}) has given no sign of life for "
+                    f"rank {rank} of {self._assignment.size} (on {where}) has given no sign of life for "
                     f"{SILENCE_SECONDS:.0f} s: it was killed, or its node is gone"
                 )
         return None

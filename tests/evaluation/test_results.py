@@ -25,7 +25,7 @@ def result() -> RolloutResult:
         horizon=20,
         state_bytes=12_345,
         seconds=2.5,
-        moments=np.arange(24, dtype=np.int32).reshape(3, 4, 2),
+        compression_steps=np.arange(24, dtype=np.int32).reshape(3, 4, 2),
         chosen=rng.random((3, 4, 2)) < 0.5,
     )
 
@@ -44,12 +44,12 @@ def test_round_trip(result, tmp_path):
 
 
 def test_results_without_moments_or_without_compressions(result, tmp_path):
-    for moments in (None, np.zeros((3, 4, 0), dtype=np.int32)):
-        chosen = None if moments is None else moments.astype(bool)
-        old = dataclasses.replace(result, moments=moments, chosen=chosen)
+    for compression_steps in (None, np.zeros((3, 4, 0), dtype=np.int32)):
+        chosen = None if compression_steps is None else compression_steps.astype(bool)
+        old = dataclasses.replace(result, compression_steps=compression_steps, chosen=chosen)
         save_results(tmp_path / "returns.h5", old)
         loaded = load_results(tmp_path / "returns.h5")
-        np.testing.assert_array_equal(loaded.moments, moments)
+        np.testing.assert_array_equal(loaded.compression_steps, compression_steps)
         np.testing.assert_array_equal(loaded.chosen, chosen)
 
 

@@ -113,19 +113,19 @@ def test_stored_roll_outs_and_those_made_again_look_alike(opened, evaluated, tmp
     task = int(h5py.File(evaluated / "returns.h5")["task_ids"][1])
     stored, origin = watch(opened.root, cell, task, 2, None, tmp_path / "stored.png")
     assert origin == "from the evaluation"
-    assert stored.moments == (20, 40, 60)
+    assert stored.compression_steps == (20, 40, 60)
     kept = actions.read_bytes()
     actions.unlink()
     again, origin = watch(opened.root, cell, task, 2, None, tmp_path / "again.png")
     actions.write_bytes(kept)
     assert origin == "rolled out now; the same returns as in the evaluation"
-    assert again.moments == stored.moments
+    assert again.compression_steps == stored.compression_steps
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "stored.png").read_bytes()
     longer, origin = watch(opened.root, cell, task, 2, 9, tmp_path / "longer.png")
     assert origin == "rolled out now; the same returns as in the evaluation"
     assert list(longer.returns[:7]) == list(stored.returns)
     shorter, origin = watch(opened.root, cell, task, 2, 3, tmp_path / "shorter.png")
-    assert (list(shorter.returns), shorter.moments) == (list(stored.returns[:3]), (20,))
+    assert (list(shorter.returns), shorter.compression_steps) == (list(stored.returns[:3]), (20,))
 
 
 def test_the_command_draws_any_task_of_any_cell(experiment, opened):

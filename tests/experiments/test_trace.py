@@ -58,7 +58,9 @@ def test_every_compression_is_printed_as_it_happens_and_again_from_what_is_store
     path, printed = evaluate(config, root)
     lines = [line for line in printed if line.startswith("step ")]
     stored = load_results(path / "returns.h5")
-    assert {int(line.split()[1]) for line in lines} == set(stored.moments[stored.moments > 0].tolist())
+    assert {int(line.split()[1]) for line in lines} == set(
+        stored.compression_steps[stored.compression_steps > 0].tolist()
+    )
     assert bool(lines) == (stored.compressions.sum() > 0) == (not summary.startswith("0 "))
     assert summary in printed[-1]
     assert any("done: evaluate" in line for line in printed)

@@ -28,7 +28,7 @@ class OneUncached:
         self.regions: list[list[Tensor]] = [[]]  # embedded steps (n_embd,); the last one is open
         self.close = False
         self.compressions = self.chosen = 0
-        self.moments: list[tuple[int, bool]] = []
+        self.compression_steps: list[tuple[int, bool]] = []
         self.seen = 0
 
     def observe(self, step: Steps) -> Tensor:
@@ -36,7 +36,7 @@ class OneUncached:
         if self.close:
             self.compressions += 1
             self.chosen += self.asked
-            self.moments.append((self.seen, self.asked))
+            self.compression_steps.append((self.seen, self.asked))
             if len(self.regions) == config.n_regions:
                 oldest = self.regions.pop(0)
                 if config.on_compress == "latents":
@@ -137,9 +137,9 @@ def test_batched_and_cached_equals_one_at_a_time_without_cache(model):
     torch.testing.assert_close(logits_of(cached, steps), expected, rtol=0, atol=2e-5)
     np.testing.assert_array_equal(cached.compressions, uncached.compressions)
     np.testing.assert_array_equal(cached.chosen, uncached.chosen)
-    moments = [tuple(row.moments) for row in uncached.rows]
-    assert len(set(moments)) > 3  # they do compress at different steps
-    assert min(map(len, moments)) > 4
+    compression_steps = [tuple(row.compression_steps) for row in uncached.rows]
+    assert len(set(compression_steps)) > 3  # they do compress at different steps
+    assert min(map(len, compression_steps)) > 4
 
 
 def test_regions_are_closed_when_the_model_says_so_and_when_their_room_is_full(tiny_config, loud_model):
@@ -175,7 +175,7 @@ def test_dropped_regions_are_forgotten_and_folded_ones_are_not(tiny_config, loud
     for on_compress in ("drop", "latents"):
         model = loud_model(tiny_config("region_ad", model={"on_compress": on_compress}))
         with torch.no_grad():
-            model.decoder.type_head.bias[END] = -1e4  # else the first step moves the moments
+            model.decoder.type_head.bias[END] = -1e4  # else the first step moves the compressions
         steps = random_steps(1, 45)
         other = [random_steps(1, len(steps) + 1)[-1], *steps[1:]]
         assert not torch.equal(steps[0].observation, other[0].observation)
@@ -198,9 +198,9 @@ def test_sampled_returns_and_moments_do_not_depend_on_cache_or_batch(model, tiny
     uncached = roll_out(model, family, [0, 7, 12], memory=Uncached, **settings)
     assert len(np.unique(cached.returns)) > 1
     assert cached.chosen.any()
-    for name in ("returns", "compressions", "moments", "chosen"):
+    for name in ("returns", "compressions", "compression_steps", "chosen"):
         np.testing.assert_array_equal(getattr(cached, name), getattr(uncached, name))
     alone = roll_out(model, family, [7], **settings)
     np.testing.assert_array_equal(alone.returns, cached.returns[1:2])
-    found = cached.moments[1:2]
-    np.testing.assert_array_equal(alone.moments, found[..., : alone.moments.shape[2]])
+    found = cached.compression_steps[1:2]
+    np.testing.assert_array_equal(alone.compression_steps, found[..., : alone.compression_steps.shape[2]])

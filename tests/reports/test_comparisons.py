@@ -166,9 +166,14 @@ def test_pareto_fronts_by_cost_that_is_bad_and_speed_that_is_good(cell: Make) ->
 
 def long_cell(cell: Make, **changes: Any) -> CellResult:
     """120 episodes of 20 steps, compressed every 40 steps; the return is the number of compressions / 100."""
-    moments = np.broadcast_to(np.arange(40, 2400, 40, dtype=np.int32), (8, 2, 59))
+    compression_steps = np.broadcast_to(np.arange(40, 2400, 40, dtype=np.int32), (8, 2, 59))
     returns = np.minimum(np.arange(120) // 2, 59) / 100 * np.ones((8, 2, 1))
-    one = cell(shape=(8, 2, 120), moments=moments, chosen=np.zeros(moments.shape, dtype=bool), **changes)
+    one = cell(
+        shape=(8, 2, 120),
+        compression_steps=compression_steps,
+        chosen=np.zeros(compression_steps.shape, dtype=bool),
+        **changes,
+    )
     return dataclasses.replace(one, returns=returns * np.array(one.optimal)[:, None, None])
 
 

@@ -48,8 +48,8 @@ def consistent(cell: Make, **changes: object) -> CellResult:
     result = cell(depth=1, n_latent=4, **changes)
     family = task_family(result.config.env)
     returns = [follow(family, [task] * 8, actions(task)).returns for task in result.task_ids]
-    moments = np.tile(np.arange(40, 1000, 40, dtype=np.int32), (8, 8, 1))
-    return replace(result, returns=np.array(returns), actions=actions, moments=moments)
+    compression_steps = np.tile(np.arange(40, 1000, 40, dtype=np.int32), (8, 8, 1))
+    return replace(result, returns=np.array(returns), actions=actions, compression_steps=compression_steps)
 
 
 def test_the_sentence_and_the_tables_are_computed(cell: Make) -> None:
@@ -114,7 +114,7 @@ def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(cell: Make) 
     for entry, task in zip(chosen, (order[-1], order[0]), strict=True):
         assert scores[task, entry.rollout] == np.sort(scores[task])[3]
         np.testing.assert_array_equal(entry.watched.returns, best.returns[task, entry.rollout])
-        assert entry.watched.moments == tuple(range(40, 1000, 40))
+        assert entry.watched.compression_steps == tuple(range(40, 1000, 40))
     rows = rollout_tables(study)["rollouts"].rows
     assert len(rows) == 2 * 1000
     assert sum(row[-2] for row in rows[:1000]) == chosen[0].watched.returns.sum()

@@ -18,12 +18,18 @@ def region_cell(cell: Make, on_compress: str = "drop", **changes: object) -> Cel
     config = Config.model_validate(
         {"model": {"kind": "region_ad", "n_transit": 328, "on_compress": on_compress, "n_latent": 7}}
     )
-    moments = np.full((8, 8, 3), -1, dtype=np.int32)
-    chosen = np.zeros(moments.shape, dtype=bool)
-    moments[:, :, :2], chosen[:, :, :2] = (80, 160), True
-    moments[0, 0], chosen[0, 0] = (90, 252, 300), (True, False, True)
+    compression_steps = np.full((8, 8, 3), -1, dtype=np.int32)
+    chosen = np.zeros(compression_steps.shape, dtype=bool)
+    compression_steps[:, :, :2], chosen[:, :, :2] = (80, 160), True
+    compression_steps[0, 0], chosen[0, 0] = (90, 252, 300), (True, False, True)
     label = f"RegionAD, {on_compress}"
-    values = {"label": label, "arm": label, "config": config, "moments": moments, "chosen": chosen}
+    values = {
+        "label": label,
+        "arm": label,
+        "config": config,
+        "compression_steps": compression_steps,
+        "chosen": chosen,
+    }
     return cell(**(values | changes))
 
 
@@ -48,13 +54,18 @@ def test_when_it_compressed_is_told_and_drawn(tmp_path: Path, cell: Make, origin
 
 
 def test_results_of_before_moments_were_recorded(tmp_path: Path, cell: Make, origin: Provenance) -> None:
-    write_report("r", ReportConfig(), [region_cell(cell, moments=None, chosen=None)], None, origin, tmp_path)
+    write_report(
+        "r", ReportConfig(), [region_cell(cell, compression_steps=None, chosen=None)], None, origin, tmp_path
+    )
     assert not (tmp_path / "figures/regions.png").exists()
     assert "region_moments" not in json.loads((tmp_path / "report.json").read_text())["tables"]
 
 
 def test_a_model_that_never_compressed(tmp_path: Path, cell: Make, origin: Provenance) -> None:
-    none = {"moments": np.zeros((8, 8, 0), dtype=np.int32), "chosen": np.zeros((8, 8, 0), dtype=bool)}
+    none = {
+        "compression_steps": np.zeros((8, 8, 0), dtype=np.int32),
+        "chosen": np.zeros((8, 8, 0), dtype=bool),
+    }
     page = write_report("r", ReportConfig(), [region_cell(cell, **none)], None, origin, tmp_path)
     assert not (tmp_path / "figures/regions.png").exists()
     assert "Does it learn in context?" in page.read_text()

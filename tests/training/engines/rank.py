@@ -18,10 +18,10 @@ from cad.models import CompressedAD, EncoderPretraining, build_model
 from cad.models.reconstruction import WithReconstruction
 from cad.training.engines import deepspeed
 from cad.training.loop import train
-from cad.training.ranks import ALONE, Ranks
+from cad.training.ranks import SINGLE_PROCESS, Ranks
 from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
 from cad.training.regions import model_objective
-from cad.training.rendezvous import Seat, joined
+from cad.training.rendezvous import RankAssignment, joined
 
 
 class StoppingSampler(WindowSampler):
@@ -80,10 +80,10 @@ def main(jobs_file: str, rank: str) -> None:
     histories = HistoryArrays(**{k: arrays[k] for k in ("observations", "actions", "rewards")}, horizon=5)
     if jobs["size"] == 1:
         for job in jobs["jobs"]:
-            train_one(job, histories, ALONE)
+            train_one(job, histories, SINGLE_PROCESS)
         return
-    seat = Seat(int(rank), jobs["size"], int(rank), "127.0.0.1", Path(jobs_file).stem)
-    with joined(seat, Path(jobs["folder"]), StopFlag(), "cpu") as ranks:
+    assignment = RankAssignment(int(rank), jobs["size"], int(rank), "127.0.0.1", Path(jobs_file).stem)
+    with joined(assignment, Path(jobs["folder"]), StopFlag(), "cpu") as ranks:
         for job in jobs["jobs"]:
             train_one(job, histories, ranks)
 

@@ -11,26 +11,26 @@ import pytest
 from cad.errors import UsageError
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.training.engines import require_ranks
-from cad.training.ranks import ALONE, PeerLostError
-from cad.training.rendezvous import Seat, joined
+from cad.training.ranks import SINGLE_PROCESS, PeerLostError
+from cad.training.rendezvous import RankAssignment, joined
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path):
     begun = time.monotonic()
     with (
         pytest.raises(PeerLostError, match=r"ranks 1, 2 of 3 did not come within 1 s"),
-        joined(Seat(0, 3, 0, "127.0.0.1", "a"), tmp_path, StopFlag(), "cpu", patience=1),
+        joined(RankAssignment(0, 3, 0, "127.0.0.1", "a"), tmp_path, StopFlag(), "cpu", patience=1),
     ):
         pass
     assert time.monotonic() - begun < 20
 
 
 def test_a_first_rank_that_does_not_come_is_named(tmp_path):
-    # An earlier attempt's note is of another meeting.
+    # An earlier attempt's note has another rendezvous id.
     (tmp_path / ".ranks-a.json").write_text('{"host": "127.0.0.1", "port": 1}')
     with (
         pytest.raises(PeerLostError, match=r"rank 1 waited 1 s for rank 0 of 2 \(on 127.0.0.1\)"),
-        joined(Seat(1, 2, 0, "127.0.0.1", "b"), tmp_path, StopFlag(), "cpu", patience=1),
+        joined(RankAssignment(1, 2, 0, "127.0.0.1", "b"), tmp_path, StopFlag(), "cpu", patience=1),
     ):
         pass
 
@@ -41,19 +41,19 @@ def test_a_stop_ends_the_waiting(rank, tmp_path):
     stop.request()
     with (
         pytest.raises(InterruptedRun),
-        joined(Seat(rank, 2, 0, "127.0.0.1", "a"), tmp_path, stop, "cpu"),
+        joined(RankAssignment(rank, 2, 0, "127.0.0.1", "a"), tmp_path, stop, "cpu"),
     ):
         pass
 
 
 def test_alone_there_is_nobody_to_ask():
     stop = StopFlag()
-    vote = ALONE.vote(stop)
+    vote = SINGLE_PROCESS.vote(stop)
     assert not vote()
     stop.request()
     assert vote()
-    assert ALONE.tell([1]) == [1]
-    ALONE.meet()
+    assert SINGLE_PROCESS.broadcast([1]) == [1]
+    SINGLE_PROCESS.barrier()
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -117,4 +117,4 @@ def test_accelerates_own_deepspeed_is_refused(tiny_config, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     config = tiny_config(train={"engine": "accelerate"})
     with pytest.raises(UsageError, match="ACCELERATE_USE_DEEPSPEED"):
-        start_engine(config.train, build_model(config), ALONE, torch.device("cpu"))
+        start_engine(config.train, build_model(config), SINGLE_PROCESS, torch.device("cpu"))

@@ -12,7 +12,7 @@ from cad.models import Memory
 
 MOST_NAMED = 8  # roll-outs that a line of the trace names
 
-Moments = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+CompressionSteps = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class CompressionRecorder:
                 )
         self._last[new] = step
 
-    def moments(self) -> Moments:
+    def compression_steps(self) -> CompressionSteps:
         """Steps and whether they were chosen, (tasks, roll-outs, most compressions); -1 is none."""
         most = max(map(len, self._record))
         steps = np.full((len(self._record), most), -1, dtype=np.int32)
@@ -101,10 +101,13 @@ class CompressionRecorder:
 
 
 def replay(
-    moments: Moments, task_ids: Sequence[int], horizon: int, tell: Callable[[CompressionEvent], None]
+    compression_steps: CompressionSteps,
+    task_ids: Sequence[int],
+    horizon: int,
+    tell: Callable[[CompressionEvent], None],
 ) -> None:
     """Tell of stored compressions in the order in which they happened."""
-    steps, chosen = (part.reshape(part.shape[0] * part.shape[1], -1) for part in moments)
-    recorder = CompressionRecorder(task_ids, moments[0].shape[1], horizon, tell)
+    steps, chosen = (part.reshape(part.shape[0] * part.shape[1], -1) for part in compression_steps)
+    recorder = CompressionRecorder(task_ids, compression_steps[0].shape[1], horizon, tell)
     for step in np.unique(steps[steps > 0]).tolist():
         recorder.note(step, (steps == step).any(axis=1), (chosen & (steps == step)).any(axis=1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cad.envs import task_family
-from cad.evaluation.moments import CompressionEvent, CompressionRecorder, replay
+from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder, replay
 from cad.evaluation.rollout import roll_out
 
 
@@ -28,7 +28,7 @@ def test_moments_are_recorded_for_each_roll_out_and_told_of_once():
     recorder.look(13, memory)
     memory.compressions, memory.chosen = memory.compressions + 1, memory.chosen + 1
     recorder.look(20, memory)
-    steps, chosen = recorder.moments()
+    steps, chosen = recorder.compression_steps()
     assert steps.tolist() == [[[12, 20], [20, -1]], [[12, 20], [20, -1]]]
     assert chosen.tolist() == [[[True, True], [True, False]], [[False, True], [True, False]]]
     assert [(e.step, e.rollouts, e.lengths, e.chosen) for e in told] == [
@@ -51,7 +51,7 @@ def test_a_memory_in_lock_step_counts_for_all():
     memory = Counts()
     memory.compressions, memory.chosen = 1, 0
     recorder.look(8, memory)
-    steps, chosen = recorder.moments()
+    steps, chosen = recorder.compression_steps()
     assert steps.tolist() == [[[8], [8]], [[8], [8]]]
     assert not chosen.any()
 
@@ -71,13 +71,15 @@ def test_every_model_tells_what_it_records(kind, tiny_config, loud_model):
     settings = {"n_rollouts": 2, "n_episodes": 8, "seed": 0, "on_compress": told.append}
     result = roll_out(loud_model(config), task_family(config.env), [3, 9], **settings)
     assert (
-        sum(len(event.rollouts) for event in told) == result.compressions.sum() == (result.moments > 0).sum()
+        sum(len(event.rollouts) for event in told)
+        == result.compressions.sum()
+        == (result.compression_steps > 0).sum()
     )
     again: list[CompressionEvent] = []
-    replay((result.moments, result.chosen), [3, 9], 5, again.append)
+    replay((result.compression_steps, result.chosen), [3, 9], 5, again.append)
     assert again == told
     if kind == "compressed_ad":
         # 40 steps and a window of 8: folded before steps 9, 17, 25 and 33.
-        assert result.moments.tolist() == 2 * [2 * [[8, 16, 24, 32]]]
+        assert result.compression_steps.tolist() == 2 * [2 * [[8, 16, 24, 32]]]
     assert bool(told) == (kind != "ad")
     assert result.chosen.any() == (kind == "region_ad")
