@@ -19,11 +19,10 @@ LABEL org.opencontainers.image.title=cad \
       org.opencontainers.image.revision=${COMMIT} \
       org.opencontainers.image.licenses=MIT
 COPY --from=build /opt/venv /opt/venv
-COPY configs /opt/cad/configs
 COPY experiments /opt/cad/experiments
 RUN useradd --create-home --uid 1000 --user-group cad
 ENV PATH=/opt/venv/bin:$PATH LC_ALL=C.UTF-8
 USER 1000:1000
 WORKDIR /home/cad
 ENTRYPOINT ["cad"]
-CMD ["doctor", "--presets", "/opt/cad/configs"]
+CMD ["doctor"]

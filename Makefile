@@ -7,10 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 # One thread a process: stages run side by side, and results do not depend on the number of cores.
 export OMP_NUM_THREADS = 1
 
-.PHONY: quickstart test check format benchmark image clean help
+.PHONY: quickstart test test-fast check format benchmark image clean help
 
 help:            ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 quickstart: $(READY)  ## from nothing to an ablation report: runs/quickstart/report/report.html
 	$(BIN)/cad run experiments/quickstart.yaml
@@ -22,6 +22,9 @@ test: $(READY)   ## every test, a small end-to-end experiment included
 	@$(PYTEST) --durations 12 tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 12 --ignore tests/cluster; rest=$$?; \
 	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
+
+test-fast: $(READY)  ## the quick tests of every layer, to run often
+	$(PYTEST) -n 2 --dist loadfile -q -m "not slow"
 
 check: $(READY)  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What an engine adds to a step at 1 and 2 ranks, what a checkpoint costs, what memory a rank takes.
+"""The cost of an engine per step at 1 and 2 ranks, of a checkpoint, and the memory that a rank needs.
 
 ``python benchmarks/engines.py [--json FILE] [--figure FILE]`` starts real ranks over gloo
 on this machine.  Times are CPU-seconds of a rank, so that other work does not count; the figure
@@ -24,19 +24,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cad.config.schema import Config
-from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.histories.sampler import HistoryArrays
 from cad.interrupt import StopFlag
-from cad.models import build_model
 from cad.process import prepare_process
+from cad.schema import Config
 from cad.storage import write_json
 from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from cad.training.engines import start_engine
+from cad.training.learner import build_model, training_objective, training_sampler
 from cad.training.loop import train
 from cad.training.metrics import read_metrics
-from cad.training.ranks import SINGLE_PROCESS, Ranks
-from cad.training.regions import model_objective
-from cad.training.rendezvous import RankAssignment, joined
+from cad.training.ranks import SINGLE_PROCESS, RankAssignment, Ranks
+from cad.training.rendezvous import joined
 
 VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("plain", 1, {}),
@@ -46,6 +45,7 @@ VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     *((f"ZeRO {stage}", 2, {"engine": "deepspeed", "zero_stage": stage}) for stage in range(4)),
 )
 CPU = torch.device("cpu")
+RESULT_FILE = "result.json"
 
 
 def cell(train: dict[str, Any], *, width: int = 64, layers: int = 4, batch: int = 32) -> Config:
@@ -59,21 +59,21 @@ def cell(train: dict[str, Any], *, width: int = 64, layers: int = 4, batch: int 
 
 
 def made_up(config: Config) -> HistoryArrays:
-    """Histories whose action is the row that the agent stands in: learnable, and made at once."""
+    """Histories whose action is the row that the agent stands in: learnable, and quick to make."""
     rng = np.random.default_rng(0)
     shape = (8, 20, config.source.steps_per_stream)
-    observations = rng.integers(0, config.env.size, (*shape, 2), dtype=np.uint8)
+    observations = rng.integers(0, 9, (*shape, 2), dtype=np.uint8)
     rewards = rng.integers(0, 2, shape, dtype=np.uint8)
-    return HistoryArrays(observations, observations[..., 0] % 5, rewards, config.env.steps_per_episode)
+    return HistoryArrays(observations, observations[..., 0] % 5, rewards, config.env.steps_per_episode, 5)
 
 
 def measure_steps(
     ranks: Ranks, _folder: Path, settings: dict[str, Any], warm: int, measured: int
 ) -> dict[str, float]:
-    """CPU- and wall-seconds of an update, medians."""
+    """Median CPU- and wall-seconds of an update."""
     config = cell(settings)
     torch.manual_seed(0)
-    sampler, objective = WindowSampler(config, made_up(config)), model_objective(config)
+    sampler, objective = training_sampler(config, made_up(config)), training_objective(config)
     engine = start_engine(config.train, build_model(config), ranks, CPU)
     cpu, wall = [], []
     for update in range(warm + measured):
@@ -85,40 +85,42 @@ def measure_steps(
     return {"cpu_seconds": statistics.median(cpu[warm:]), "wall_seconds": statistics.median(wall[warm:])}
 
 
-def held() -> int:
-    """Bytes of all tensors that are alive, shared storage counted once.
+def tensor_bytes() -> int:
+    """Bytes of all live tensors, shared storage counted once.
 
-    What a process has in memory says less on a CPU: freed memory is kept for later use.
+    A CPU process's resident memory says less: it includes freed memory that is kept for reuse.
     """
     storages = {}
-    for found in gc.get_objects():
-        if issubclass(type(found), torch.Tensor):  # isinstance asks lazy modules among them for more
-            storage = found.untyped_storage()
+    for candidate in gc.get_objects():
+        if issubclass(type(candidate), torch.Tensor):  # isinstance would trigger imports of lazy modules
+            storage = candidate.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 
 def run_rank(assignment: RankAssignment | None, folder: str, task: str, arguments: dict[str, Any]) -> None:
-    """One rank of a measurement; the first one leaves what it found in ``folder``."""
+    """One rank of a measurement; the first one writes the result into ``folder``."""
     prepare_process(1)
     if assignment is None:
-        found = TASKS[task](SINGLE_PROCESS, Path(folder), **arguments)
+        result = TASKS[task](SINGLE_PROCESS, Path(folder), **arguments)
     else:
         with joined(assignment, Path(folder), StopFlag(), "cpu") as ranks:
-            found = TASKS[task](ranks, Path(folder), **arguments)
+            result = TASKS[task](ranks, Path(folder), **arguments)
     if assignment is None or assignment.rank == 0:
-        write_json(Path(folder) / "found.json", found)
+        write_json(Path(folder) / RESULT_FILE, result)
 
 
 def measure_losses(ranks: Ranks, folder: Path, settings: dict[str, Any]) -> list[dict[str, float]]:
-    """Train; the metrics."""
+    """Train; returns the metrics lines."""
     config = cell(settings)
     torch.manual_seed(0)
     train(
-        config,
+        config.train,
         build_model(config),
-        WindowSampler(config, made_up(config)),
+        training_sampler(config, made_up(config)),
         folder,
+        objective=training_objective(config),
+        seed=config.seed,
         run_id="run",
         device=CPU,
         stop=StopFlag(),
@@ -130,33 +132,33 @@ def measure_losses(ranks: Ranks, folder: Path, settings: dict[str, Any]) -> list
 def measure_state(ranks: Ranks, folder: Path, settings: dict[str, Any], **shape: int) -> dict[str, float]:
     """Bytes of tensors that a rank keeps between updates; CPU-seconds and size of a checkpoint.
 
-    For DeepSpeed this is beside the copy of the weights that :meth:`collect` fills.
+    For DeepSpeed this excludes the copy of the weights that :meth:`collect` fills.
     """
     config = cell(settings, **shape)
     torch.manual_seed(0)
-    sampler, objective = WindowSampler(config, made_up(config)), model_objective(config)
-    before = held()
+    sampler, objective = training_sampler(config, made_up(config)), training_objective(config)
+    before = tensor_bytes()
     model = build_model(config)
     weights = sum(p.numel() for p in model.parameters())
     if config.train.engine == "deepspeed":
-        before = held()
+        before = tensor_bytes()
     engine = start_engine(config.train, model, ranks, CPU)
     for update in range(2):
         engine.update([sampler.batch(update, ranks.rank, ranks.size)], objective, 1.0)
-    found = {"parameters": weights, "bytes": held() - before}
+    result = {"parameters": weights, "bytes": tensor_bytes() - before}
     begun = time.process_time()
     engine.collect()
     state = engine.optimiser_state()
-    found["gather_seconds"] = time.process_time() - begun
+    result["gather_seconds"] = time.process_time() - begun
     if ranks.first:
         tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | state
         begun = time.process_time()
         save_checkpoint(folder, Checkpoint(1, 0.0, 0, tensors), "run", 1)
         written = time.process_time()
         load_newest(folder, "run")
-        found |= {"write_seconds": written - begun, "read_seconds": time.process_time() - written}
-        found["file_bytes"] = (folder / "00000001" / "state.safetensors").stat().st_size
-    return found
+        result |= {"write_seconds": written - begun, "read_seconds": time.process_time() - written}
+        result["file_bytes"] = (folder / "00000001" / "state.safetensors").stat().st_size
+    return result
 
 
 TASKS: dict[str, Any] = {
@@ -167,7 +169,7 @@ TASKS: dict[str, Any] = {
 
 
 def in_ranks(size: int, task: str, **arguments: Any) -> Any:
-    """Run a task in fresh processes, so that nothing of another measurement is in memory."""
+    """Run a task in new processes, whose memory holds nothing of an earlier measurement."""
     with tempfile.TemporaryDirectory() as folder:
         rendezvous_id = secrets.token_hex(4)
         assignments = [
@@ -185,11 +187,11 @@ def in_ranks(size: int, task: str, **arguments: Any) -> Any:
             process.join()
         if any(process.exitcode for process in processes):
             raise SystemExit(f"{task} failed: exit codes {[p.exitcode for p in processes]}")
-        return json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
+        return json.loads((Path(folder) / RESULT_FILE).read_text(encoding="utf-8"))
 
 
 def draw(curves: dict[str, Sequence[dict[str, float]]], file: Path) -> None:
-    """Loss by update, and how far apart the curves are."""
+    """Draw the loss by update, and the distance between the curves."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -228,23 +230,23 @@ def main() -> None:
     wide = {"width": 512, "layers": 6, "batch": 2}
     numbers: dict[str, Any] = {"steps": [], "state": []}
 
-    table = Table("engine", "ranks", "CPU-ms an update and rank", "ms an update")
+    table = Table("engine", "ranks", "CPU-ms per update and rank", "ms per update")
     for name, size, settings in VARIANTS:
-        found = in_ranks(size, "steps", settings=settings, warm=5, measured=15)
-        numbers["steps"].append({"engine": name, "ranks": size, **found})
-        times = [f"{1e3 * found[key]:.1f}" for key in ("cpu_seconds", "wall_seconds")]
+        result = in_ranks(size, "steps", settings=settings, warm=5, measured=15)
+        numbers["steps"].append({"engine": name, "ranks": size, **result})
+        times = [f"{1e3 * result[key]:.1f}" for key in ("cpu_seconds", "wall_seconds")]
         table.add_row(name, str(size), *times)
     console.print(table)
 
-    table = Table("engine", "ranks", "MiB a rank", "gather", "write", "read, CPU-s", "MiB on disk")
+    table = Table("engine", "ranks", "MiB per rank", "gather", "write", "read, CPU-s", "MiB on disk")
     for name, size, settings in VARIANTS:
         if size == 1 and name != "plain":
             continue
-        found = in_ranks(size, "state", settings=settings, **wide)
-        numbers["state"].append({"engine": name, "ranks": size, **found})
-        times = [f"{found[key]:.2f}" for key in ("gather_seconds", "write_seconds", "read_seconds")]
+        result = in_ranks(size, "state", settings=settings, **wide)
+        numbers["state"].append({"engine": name, "ranks": size, **result})
+        times = [f"{result[key]:.2f}" for key in ("gather_seconds", "write_seconds", "read_seconds")]
         table.add_row(
-            name, str(size), f"{found['bytes'] / 2**20:.0f}", *times, f"{found['file_bytes'] / 2**20:.0f}"
+            name, str(size), f"{result['bytes'] / 2**20:.0f}", *times, f"{result['file_bytes'] / 2**20:.0f}"
         )
     console.print(table)
 

@@ -1,15 +1,15 @@
-"""A straightforward implementation of the same method, to measure against.
+"""A straightforward implementation of the same method, to compare speeds with.
 
 Written the way public algorithm-distillation code usually is, from the libraries' own parts
 (``DummyVecEnv``, ``Dataset`` and ``DataLoader``, ``nn.TransformerEncoder``):
 
-* collection: one environment object a stream, stepped in a Python loop, default-like PPO settings;
+* collection: one environment object per stream, stepped in a Python loop, default-like PPO settings;
 * training: a sample is cut out of its history in Python and collated with the others; the loss is
-  on the one action that a sample ends with;
-* roll-outs: nothing is cached, the whole window is encoded again in every step.
+  that of the sample's last action;
+* roll-outs: nothing is cached, every step encodes the complete window again.
 
 Nothing here is slowed down on purpose: the same width, layers, heads, window, latents, batch size
-and number type as ours, one token a step, attention through PyTorch's fused kernel.  It shares no
+and number type as ours, one token per step, attention through PyTorch's fused kernel.  It shares no
 code with ``cad.models``, ``cad.histories`` and ``cad.training``.
 """
 
@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-import cad.envs  # noqa: F401  (registers the environments)
+import cad.envs.gymnasium_env  # noqa: F401  (registers the environments)
 
 N_ACTIONS = 5
 GRID = 9
@@ -39,11 +39,13 @@ HORIZON = 20
 
 def make_env(task_id: int) -> Callable[[], gym.Env[Any, Any]]:
     """A function that makes one Darkroom environment."""
-    return lambda: gym.make("cad/Darkroom-v0", task_id=task_id, disable_env_checker=True)
+    return lambda: gym.make(
+        "cad.envs.gymnasium_env:cad/Darkroom-v0", task_id=task_id, disable_env_checker=True
+    )
 
 
 class HistoryLogger(BaseCallback):
-    """Keeps what every environment step of PPO saw, did and got."""
+    """Records observation, action and reward of every environment step of PPO."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class HistoryLogger(BaseCallback):
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """What differs between a careful and a usual choice of PPO settings."""
+    """The PPO settings that differ between a careful choice and the usual one."""
 
     batch_size: int = 50
     n_epochs: int = 20
@@ -117,7 +119,7 @@ def _stack(size: Size, layers: int) -> nn.TransformerEncoder:
 
 
 class ReferenceModel(nn.Module):
-    """[latents | steps] through a causal transformer; an encoder folds a segment into the latents."""
+    """[latents | steps] through a causal transformer; an encoder compresses a segment into the latents."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -169,7 +171,7 @@ class ReferenceModel(nn.Module):
         return logits
 
     def forward(self, steps: Tensor, depth: int, segment: int) -> Tensor:
-        """Logits of the last step behind ``depth`` compressed segments of ``segment`` steps each."""
+        """Logits of the last step after ``depth`` compressed segments of ``segment`` steps each."""
         latents = self.start(len(steps))
         for k in range(depth):
             assert latents is not None
@@ -182,7 +184,7 @@ Cut = tuple[int, int, int, int]
 
 
 Sample = tuple[Tensor, int, int, int]
-"""Fields (T, 5), the action that they end with, compression depth, segment length."""
+"""Fields (T, 5), the last action, compression depth, segment length."""
 
 
 class HistoryDataset(Dataset[Sample]):
@@ -210,14 +212,14 @@ class HistoryDataset(Dataset[Sample]):
 
 
 class CutSampler(Sampler[list[Cut]]):
-    """Draws batches of cuts; depth and segment length are those of a whole batch, so nothing is padded."""
+    """Draws batches of cuts; all of a batch share depth and segment length, so that nothing is padded."""
 
     def __init__(self, size: Size, shape: tuple[int, int], batch_size: int, seed: int) -> None:
         self.size, self.shape, self.batch_size = size, shape, batch_size
         self.rng = np.random.default_rng(seed)
 
     def __iter__(self) -> Iterator[list[Cut]]:
-        """Batches without end."""
+        """Endless batches."""
         histories, steps = self.shape
         while True:
             depth = int(self.rng.integers(0, self.size.depth + 1))
@@ -229,7 +231,7 @@ class CutSampler(Sampler[list[Cut]]):
 
 
 class Trainer:
-    """AdamW on the loss of one action a sample."""
+    """AdamW on the loss of one action per sample."""
 
     def __init__(self, size: Size, data: HistoryDataset, batch_size: int, seed: int) -> None:
         torch.manual_seed(seed)
@@ -252,11 +254,11 @@ class Trainer:
 def roll_out(
     model: ReferenceModel, task_ids: list[int], n_episodes: int, progress: Callable[[int], None]
 ) -> npt.NDArray[np.float32]:
-    """One environment object a roll-out; returns (episodes, roll-outs).
+    """Roll out with one environment object per roll-out; returns (episodes, roll-outs).
 
-    AD sees exactly the last ``window`` steps, which it is given from the start, so that the first
-    episode already costs what all later ones do; the model with latents compresses a full window
-    and starts afresh.  ``progress`` is called after every episode.
+    AD always gets ``window`` steps, padded at the start, so that the first episode costs as much as all
+    later ones.  The model with latents compresses a full window and starts an empty one.  ``progress``
+    is called after every episode.
     """
     env = DummyVecEnv([make_env(task) for task in task_ids])
     B, size = len(task_ids), model.size

@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from cad.envs import split_tasks, task_family
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
 from cad.evaluation.results import save_results
 from cad.evaluation.rollout import RolloutResult
-from cad.experiments.directory import StageDirectory
-from cad.experiments.opened import OpenExperiment, open_experiment
-from cad.experiments.plan import Cell
-from cad.experiments.stages import HISTORIES_FILE, RESULTS_FILE
+from cad.experiments.plan.cells import Cell
+from cad.experiments.plan.directory import StageFile
+from cad.experiments.plan.experiment import Experiment, open_experiment
+from cad.experiments.run.attempt import StageAttempt
 from cad.histories.collect import collect
 
 MOST_SECONDS, MOST_GB = 60.0, 2.0
@@ -71,17 +72,17 @@ def write_sweep(folder: Path, sizes: dict[str, Any]) -> tuple[Path, int]:
     return file, len(opened.cells)
 
 
-def _write_histories(opened: OpenExperiment) -> None:
-    directory = StageDirectory(opened.root, opened.cells[0].histories)
-    directory.claim()
-    config = directory.stage.config
-    collect(config.env, config.source, directory.file(HISTORIES_FILE), workers=1)
-    directory.finish({})
+def _write_histories(opened: Experiment) -> None:
+    attempt = StageAttempt(opened.root, opened.cells[0].histories)
+    attempt.claim()
+    config = attempt.stage.config
+    collect(config.env, config.source, attempt.file(StageFile.HISTORIES), workers=1)
+    attempt.directory.finish({})
 
 
 def _write_training(root: Path, cell: Cell) -> None:
-    directory = StageDirectory(root, cell.training)
-    directory.claim()
+    attempt = StageAttempt(root, cell.training)
+    attempt.claim()
     n_updates, depths = cell.config.train.n_updates, cell.config.model.n_depths
     lines = []
     for step in range(0, n_updates + 1, cell.config.train.log_every):
@@ -90,38 +91,38 @@ def _write_training(root: Path, cell: Cell) -> None:
         for depth in range(depths):
             line |= {f"loss_depth_{depth}": loss, f"accuracy_depth_{depth}": 1 - loss / 2}
         lines.append(json.dumps(line))
-    directory.file("metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    attempt.file(StageFile.METRICS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     facts = {"parameters": 300_000, "train_seconds": 200.0 + 40 * depths, "updates": n_updates}
-    directory.finish({**facts, "supervised_actions": 40 * 64 * n_updates, "cores": 1})
+    attempt.directory.finish({**facts, "supervised_actions": 40 * 64 * n_updates, "cores": 1})
 
 
 def _write_returns(root: Path, cell: Cell, number: int) -> None:
     """Returns that rise to a level which depends on the model, the task and the seed."""
-    directory = StageDirectory(root, cell.evaluation)
-    directory.claim()
+    attempt = StageAttempt(root, cell.evaluation)
+    attempt.claim()
     config, model = cell.config, cell.config.model
     tasks, family = split_tasks(config.env).heldout, task_family(config.env)
     optimal = np.array([family.optimal_return(task) for task in tasks])[:, None, None]
     rng = np.random.default_rng(number)
     shape = (len(tasks), config.evaluation.n_rollouts, config.evaluation.n_episodes)
-    level = 0.6 + 0.05 * (model.kind != "ad") * (1 + model.max_compression_depth) + rng.normal(0, 0.03)
+    level = 0.6 + 0.05 * (0 if model.depth is None else 1 + model.depth) + rng.normal(0, 0.03)
     rise = 1 - np.exp(-np.arange(shape[2]) / rng.uniform(4, 10, (len(tasks), 1, 1)))
     returns = rng.binomial(optimal.astype(int), np.broadcast_to(np.clip(level * rise, 0, 1), shape))
     steps = shape[2] * config.env.steps_per_episode
-    times = np.arange(model.n_transit, steps, model.n_transit) if model.kind != "ad" else np.empty(0)
+    times = np.arange(model.n_transit, steps, model.n_transit) if model.depth is not None else np.empty(0)
     compression_steps = np.broadcast_to(times.astype(np.int32), (*shape[:2], len(times)))
     result = RolloutResult(
         task_ids=tasks,
         returns=returns.astype(np.float32),
         compressions=np.full(shape[:2], len(times), dtype=np.int64),
         horizon=config.env.steps_per_episode,
-        state_bytes=2048 * (model.n_transit + (model.n_latent if model.kind != "ad" else 0)),
+        state_bytes=2048 * (model.n_transit + (model.latents or 0)),
         seconds=float(rng.uniform(3, 6)),
         compression_steps=compression_steps,
         chosen=np.zeros(compression_steps.shape, dtype=np.bool_),
     )
-    save_results(directory.file(RESULTS_FILE), result)
-    directory.finish({"steps_per_second": result.steps_per_second})
+    save_results(attempt.file(StageFile.RETURNS), result)
+    attempt.directory.finish({"steps_per_second": result.steps_per_second})
 
 
 def measure(file: Path, root: Path) -> dict[str, float]:

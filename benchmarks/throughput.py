@@ -1,8 +1,8 @@
-"""How fast collection, training and roll-outs are on one core, against a straightforward reference.
+"""Speed of collection, training and roll-outs on one core, compared with a straightforward reference.
 
 ``python benchmarks/throughput.py`` measures everything in one process, pinned to one core, one
-thread.  Rates are medians over laps, in units a *CPU-second*, so that other work on the machine
-does not change them; rates a wall-clock second stand beside them in the JSON.
+thread.  Rates are medians over laps, in units per *CPU-second*, so that other work on the machine
+does not change them; the JSON has rates per wall-clock second too.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cad.config.schema import Config
-from cad.envs import split_tasks, task_family
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
 from cad.evaluation.rollout import roll_out
 from cad.histories.batch import Batch
 from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.histories.source import learn
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models import build_model
 from cad.process import prepare_process
+from cad.schema import Config
 from cad.storage import write_json
+from cad.training.learner import build_model, training_objective, training_sampler
 from cad.training.loop import train
 
 EXPECTED = {"collection": 10.0, "training": 50.0, "roll-outs": 20.0}
@@ -100,7 +101,7 @@ class Rates:
 
 
 class Laps:
-    """Work done between two calls of :meth:`lap`, a second."""
+    """Work done between two calls of :meth:`lap`, per second."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[float, float]] = []
@@ -108,7 +109,7 @@ class Laps:
         self.start()
 
     def start(self) -> None:
-        """Begin a lap; what came since the last one is not counted."""
+        """Begin a lap; time since the last one is not counted."""
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def lap(self, work: float) -> None:
@@ -119,7 +120,7 @@ class Laps:
         self.start()
 
     def rates(self, first: int = 0, last: int | None = None) -> Rates:
-        """Units a second in laps ``first`` to ``last`` (exclusive)."""
+        """Units per second in laps ``first`` to ``last`` (exclusive)."""
         marks, work = self._marks[first:last], self._work[first:last]
         return Rates(
             cpu=statistics.median(w / cpu for w, (cpu, _) in zip(work, marks, strict=True)),
@@ -130,7 +131,7 @@ class Laps:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row: our rates and the reference's, in ``unit`` a second."""
+    """One row: our rates and the reference's, in ``unit`` per second."""
 
     part: str
     name: str
@@ -141,12 +142,12 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times the reference, in CPU time."""
+        """Our speed as a multiple of the reference's, in CPU time."""
         return self.ours.cpu / self.reference.cpu
 
     @property
     def ok(self) -> bool:
-        """Whether the ratio is what the project promises."""
+        """Whether the ratio reaches what the project promises."""
         return self.expected is None or self.ratio >= self.expected
 
 
@@ -163,7 +164,7 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """Above 1: later steps are dearer."""
+        """Above 1: later steps cost more."""
         return self.late / self.early
 
     @property
@@ -180,7 +181,7 @@ def config_of(model: str) -> Config:
 def size_of(config: Config) -> reference.Size:
     """The reference's model of the same shape."""
     m = config.model
-    latents = {"n_latent": m.n_latent, "depth": m.max_compression_depth} if m.kind != "ad" else {}
+    latents = {"n_latent": m.latents, "depth": m.depth} if m.latents is not None else {}
     return reference.Size(m.n_transit, **latents, width=m.n_embd, layers=m.n_layer, heads=m.n_head)
 
 
@@ -215,41 +216,43 @@ def measure_collection(plan: Plan) -> list[Comparison]:
 
 
 def made_up_histories(plan: Plan, config: Config) -> HistoryArrays:
-    """Random histories of the real size: speed does not depend on what is in them."""
+    """Random histories of the real size: speed does not depend on their contents."""
     rng = np.random.default_rng(0)
     shape = (plan.tasks, config.source.n_streams, config.source.steps_per_stream)
     return HistoryArrays(
-        observations=rng.integers(0, config.env.size, (*shape, 2), dtype=np.uint8),
+        observations=rng.integers(0, 9, (*shape, 2), dtype=np.uint8),
         actions=rng.integers(0, 5, shape, dtype=np.uint8),
         rewards=rng.integers(0, 2, shape, dtype=np.uint8),
         horizon=config.env.steps_per_episode,
+        n_actions=5,
     )
 
 
-class CountingSampler(WindowSampler):
-    """Counts the actions that it hands out: segment lengths differ from update to update."""
+class CountingSampler:
+    """Counts the actions in a sampler's batches: segment lengths differ from update to update."""
 
-    actions_given = 0
+    def __init__(self, sampler: WindowSampler) -> None:
+        self.sampler, self.actions_drawn = sampler, 0
 
     def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
-        """As the parent's."""
-        batch = super().batch(update, part, parts)
-        self.actions_given += batch.actions.numel()
+        """Draw a batch and count its actions."""
+        batch = self.sampler.batch(update, part, parts)
+        self.actions_drawn += batch.actions.numel()
         return batch
 
 
 def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
     """The real loop, metrics and all, stopped after some updates; the first lap warms up."""
-    # The only checkpoint is the one when it is stopped, after the last lap.
+    # The only checkpoint is written at the stop, after the last lap.
     settings = {"log_every": plan.updates_a_lap, "checkpoint_every": 1000 * plan.updates_a_lap}
     config = config.model_copy(update={"train": config.train.model_copy(update=settings)})
-    sampler, stop, laps = CountingSampler(config, arrays), StopFlag(), Laps()
+    sampler, stop, laps = CountingSampler(training_sampler(config, arrays)), StopFlag(), Laps()
     counted = 0
 
     def progress(step: int, _values: object) -> None:
         nonlocal counted
-        laps.lap(sampler.actions_given - counted)
-        counted = sampler.actions_given
+        laps.lap(sampler.actions_drawn - counted)
+        counted = sampler.actions_drawn
         if step == plan.updates_a_lap * (plan.training_laps + 1):
             stop.request()
 
@@ -257,10 +260,12 @@ def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
     model = build_model(config)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(InterruptedRun):
         train(
-            config,
+            config.train,
             model,
             sampler,
             Path(folder),
+            objective=training_objective(config),
+            seed=config.seed,
             run_id="benchmark",
             device=torch.device("cpu"),
             stop=stop,
@@ -270,7 +275,7 @@ def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
 
 
 def reference_training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
-    """The same number of updates of the reference, batch size as ours."""
+    """As many updates of the reference, with our batch size."""
     flat = (-1, arrays.actions.shape[-1])
     data = reference.HistoryDataset(
         arrays.observations.reshape(*flat, 2), arrays.actions.reshape(flat), arrays.rewards.reshape(flat)
@@ -283,7 +288,7 @@ def reference_training_rates(plan: Plan, config: Config, arrays: HistoryArrays) 
 
 
 def measure_training(plan: Plan) -> list[Comparison]:
-    """Supervised actions a second of both models."""
+    """Supervised actions per second of both models."""
     rows = []
     for name in MODELS:
         config = config_of(name)
@@ -316,7 +321,7 @@ def our_rollouts(
 
 
 def our_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates:
-    """Steps a second of our roll-outs; laps until the window is full are left out."""
+    """Steps per second of our roll-outs, without the laps until the window is full."""
     warm = -(-config.model.n_transit // (EPISODES_A_LAP * config.env.steps_per_episode))
     work = EPISODES_A_LAP * config.env.steps_per_episode * parallel
     laps = Laps()
@@ -330,7 +335,7 @@ def our_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates:
 
 
 def reference_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates:
-    """The same for the reference; nothing needs a warm-up of more than one lap, and that only if small."""
+    """The same for the reference, which warms up for one lap, if there is more than one."""
     torch.manual_seed(0)
     model = reference.ReferenceModel(size_of(config)).eval()
     tasks = split_tasks(config.env).heldout
@@ -347,7 +352,7 @@ def reference_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates
 
 
 def measure_rollouts(plan: Plan) -> list[Comparison]:
-    """Steps a second of all parallel roll-outs together, once the window is full."""
+    """Steps per second of all parallel roll-outs together, once the window is full."""
     rows = []
     for name, parallel in itertools.product(MODELS, plan.parallel):
         config = config_of(name)
@@ -359,8 +364,8 @@ def measure_rollouts(plan: Plan) -> list[Comparison]:
 
 
 def growth_of(name: str, plan: Plan) -> Growth:
-    """Early and late laps take turns: after each late lap of the long roll-out a fresh one runs up to
-    its early lap.  What else the machine does then weighs on both alike.
+    """Measure early and late laps in turn: after each late lap of the long roll-out, a new one runs up to
+    its early lap.  Other load on the machine then affects both equally.
     """
     config, parallel = config_of(name), plan.growth_parallel
     work = EPISODES_A_LAP * config.env.steps_per_episode * parallel
@@ -396,8 +401,8 @@ def measure_growth(plan: Plan) -> list[Growth]:
 
 
 def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[Growth]) -> None:
-    """What was measured, for people."""
-    table = Table(title="One core, one thread, units a CPU-second (median)")
+    """Print the results for people."""
+    table = Table(title="One core, one thread, units per CPU-second (median)")
     table.add_column("what", overflow="fold")
     for heading in ("ours", "reference", "ratio", "expected"):
         table.add_column(heading, justify="right")
@@ -412,7 +417,7 @@ def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[
         ours, plain = f"{row.ours.cpu:,.0f}", f"{row.reference.cpu:,.0f}"
         table.add_row(f"  {row.name}", ours, plain, f"{row.ratio:.1f}", expected, style=style)
     console.print(table)
-    table = Table(title="Does a long roll-out get dearer? CPU microseconds a step")
+    table = Table(title="Do steps of a long roll-out get slower? CPU microseconds per step")
     early_late = (f"episode {growth[0].early_episode}", f"episode {growth[0].late_episode}")
     for heading in ("what", "parallel", *early_late, "ratio", "expected"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
@@ -432,7 +437,7 @@ def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[
 
 
 def as_json(rows: Sequence[Comparison], growth: Sequence[Growth], quick: bool) -> dict[str, Any]:
-    """What was measured, for programs."""
+    """The results for programs."""
     measured: list[Comparison | Growth] = [*rows, *growth]
     return {
         "quick": quick,
@@ -452,7 +457,7 @@ def use_one_core() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 if ``--check`` and something is slower than promised."""
+    """Measure, print, write; returns 1 with ``--check`` if something is slower than promised."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

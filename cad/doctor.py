@@ -1,4 +1,4 @@
-"""Is this installation well?  Checks that do what the program does, in small, and say what to do."""
+"""Check the installation by small runs of what the program does, and say what to do about problems."""
 
 from __future__ import annotations
 
@@ -7,66 +7,49 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import cad
-from cad.config import Config, apply_overrides, load
+from cad.config import load
+from cad.config.presets import PRESETS
 from cad.errors import CadError
+from cad.schema import Config
 
-State = Literal["well", "absent", "broken"]
+State = Literal["ok", "missing", "broken"]
 
-# What `cad` itself imports: package and module.
-PACKAGES = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "h5py": "h5py",
-    "gymnasium": "gymnasium",
-    "stable-baselines3": "stable_baselines3",
-    "submitit": "submitit",
-    "pydantic": "pydantic",
-    "PyYAML": "yaml",
-    "typer": "typer",
-    "rich": "rich",
-    "safetensors": "safetensors",
-    "tensorboard": "tensorboard",
-    "matplotlib": "matplotlib",
-    "scipy": "scipy",
-    "Jinja2": "jinja2",
-    "pillow": "PIL",
-}
-# What trainings over several ranks import beside them.
 ENGINES = ("accelerate", "deepspeed")
+"""Packages that only trainings over several ranks import."""
 LEAST_GIB = 1.0
-"""Free disk below which runs are bound to fail: histories and checkpoints of a small experiment."""
-
-PRESETS = Path(cad.__file__).parents[1] / "configs"
+"""Free disk below which runs fail sooner or later: histories and checkpoints of a small experiment."""
+_REINSTALL = "install again: `make clean test`, or pip install -c constraints.txt -e ."
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table; ``broken`` is what runs need and do not have, ``absent`` what they can miss."""
+    """One line of the table: ``broken`` stops runs, ``missing`` is optional."""
 
     name: str
     state: State
-    found: str
+    detail: str
     advice: str = ""
 
 
 def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
-    """All checks, one after the other; ``root`` is the folder that will hold the runs."""
+    """Yield all checks, one after the other; ``root`` is the folder that will hold the runs."""
     yield _python()
     states = {}
     for check in _packages():
         states[check.name] = check.state
         yield check
-    if states["torch"] == "well":  # else none of these can be tried
+    if states.get("torch") == "ok":  # the next checks need it
         yield from _devices()
         yield from _models(presets)
         yield from _engines()
@@ -76,18 +59,35 @@ def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} ({sys.executable}), cad {cad.__version__}"
-    return Check("python", "well", found)
+    return Check("python", "ok", f"{platform.python_version()} ({sys.executable}), cad {cad.__version__}")
 
 
 def _packages() -> Iterator[Check]:
-    for package, module in PACKAGES.items():
+    """The packages that cad's own metadata requires."""
+    try:
+        required = importlib.metadata.requires("cad") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Check("packages", "broken", "cad is not installed in this Python", _REINSTALL)
+        return
+    modules = importlib.metadata.packages_distributions()
+    for requirement in required:
+        if "extra ==" in requirement:
+            continue
+        package = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         try:
-            importlib.import_module(module)
-            yield Check(package, "well", importlib.metadata.version(package))
+            version = importlib.metadata.version(package)
+            importlib.import_module(_module_of(package, modules))
+            yield Check(package, "ok", version)
         except Exception as error:  # a broken library may raise anything on import
-            advice = "install again: `make clean test`, or pip install -c constraints.txt -e ."
-            yield Check(package, "broken", f"{type(error).__name__}: {error}", advice)
+            yield Check(package, "broken", f"{type(error).__name__}: {error}", _REINSTALL)
+
+
+def _module_of(package: str, modules: Mapping[str, list[str]]) -> str:
+    """The module by which a package is imported: of its own name where there is one."""
+    own = importlib.metadata.metadata(package)["Name"]
+    names = [module for module, packages in modules.items() if own in packages and not module.startswith("_")]
+    like = re.sub(r"[-.]", "_", package).lower()
+    return next((name for name in names if name.lower() == like), min(names, default=like, key=len))
 
 
 def _engines() -> Iterator[Check]:
@@ -98,16 +98,16 @@ def _engines() -> Iterator[Check]:
     for package in ENGINES:
         if importlib.util.find_spec(package) is None:
             advice = f"needed only for train.engine={package}: pip install 'cad[engines]'"
-            yield Check(package, "absent", "not installed", advice)
+            yield Check(package, "missing", "not installed", advice)
             continue
         try:
             if package == "deepspeed":
                 import_deepspeed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             importlib.import_module(package)
-            yield Check(package, "well", importlib.metadata.version(package))
-        except Exception as error:  # as above; it is needed for some trainings alone
+            yield Check(package, "ok", importlib.metadata.version(package))
+        except Exception as error:  # may be anything, and most trainings do not need it
             advice = f"install again before using train.engine={package}"
-            yield Check(package, "absent", f"does not load: {type(error).__name__}: {error}", advice)
+            yield Check(package, "missing", f"does not load: {type(error).__name__}: {error}", advice)
 
 
 def _devices() -> Iterator[Check]:
@@ -115,90 +115,70 @@ def _devices() -> Iterator[Check]:
 
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
     wanted = os.environ.get("OMP_NUM_THREADS")
-    yield Check("cpu", "well", threads + (f" (OMP_NUM_THREADS={wanted})" if wanted else ""))
+    yield Check("cpu", "ok", threads + (f" (OMP_NUM_THREADS={wanted})" if wanted else ""))
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Check("gpu", "well", f"{names}; CUDA {torch.version.cuda}")
+        yield Check("gpu", "ok", f"{names}; CUDA {torch.version.cuda}")
     else:
-        yield Check("gpu", "absent", "no CUDA device that torch can use", "all runs on the CPU, slower")
+        yield Check("gpu", "missing", "torch can use no CUDA device", "runs use the CPU, which is slower")
 
 
 def _models(presets: Path) -> Iterator[Check]:
     files = sorted((presets / "model").glob("*.yaml"))
     if not files:
-        yield Check(
-            "presets", "absent", f"no model presets under {presets}", "run from a checkout, or give --presets"
-        )
+        yield Check("presets", "missing", f"no model presets under {presets}", "give another --presets")
     for file in files:
         try:
-            yield Check(f"model {file.stem}", "well", try_model(load(Config, [file], []).value))
-        except Exception as error:  # whatever it is, it would stop a run too
+            yield Check(f"model {file.stem}", "ok", try_model(load(Config, [file], []).value))
+        except Exception as error:  # it would stop a run too, whatever it is
             what = str(error) if isinstance(error, CadError) else f"{type(error).__name__}: {error}"
             yield Check(f"model {file.stem}", "broken", what, f"correct {file}")
 
 
 def try_model(config: Config) -> str:
-    """One real update of the model on made-up histories, checkpointed and read back; what was seen.
+    """Train the model for one update on made-up histories, and read its checkpoint back.
 
-    Raises :class:`CadError` where what is read back is not what was trained.
+    Returns what was done, in words.  Raises :class:`CadError` where the checkpoint differs from what
+    was trained.
     """
-    import numpy as np
     import torch
 
-    from cad.histories.sampler import HistoryArrays, WindowSampler
+    from cad.envs.registry import task_family
+    from cad.histories.made_up import made_up_histories
     from cad.interrupt import StopFlag
-    from cad.models import build_model
     from cad.training.checkpoint import load_newest
-    from cad.training.loop import train
-    from cad.training.regions import model_objective
+    from cad.training.learner import build_training
 
     once = {"n_updates": 1, "batch_size": 2, "log_every": 1, "checkpoint_every": 1, "validate_every": 0,
             "watchdog_share": None, "num_warmup_steps": 0, "compile": False}  # fmt: skip
-    config = apply_overrides(config, {f"train.{key}": value for key, value in once.items()}, "doctor")
-    rng, shape = np.random.default_rng(0), (1, 1, config.source.steps_per_stream)
-    arrays = HistoryArrays(
-        rng.integers(0, config.env.size, (*shape, 2), dtype=np.uint8),
-        rng.integers(0, 5, shape, dtype=np.uint8),
-        rng.integers(0, 2, shape, dtype=np.uint8),
-        config.env.steps_per_episode,
-    )
+    config = config.with_overrides({f"train.{key}": value for key, value in once.items()}, "doctor")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(config.seed)
-    model = build_model(config)
+    arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
+    learner = build_training(config, arrays)
     with tempfile.TemporaryDirectory(prefix="cad-doctor-") as folder:
-        sampler = WindowSampler(config, arrays)
-        train(
-            config,
-            model,
-            sampler,
-            Path(folder),
-            run_id="doctor",
-            device=device,
-            stop=StopFlag(),
-            objective=model_objective(config),
-        )
+        learner.fit(Path(folder), run_id="doctor", device=device, stop=StopFlag())
         stored = load_newest(Path(folder) / "checkpoints", "doctor")
-    for name, tensor in model.state_dict().items():
+    for name, tensor in learner.trained.state_dict().items():
         if stored is None or not torch.equal(stored.tensors[f"model/{name}"], tensor.cpu()):
             raise CadError(f"the checkpoint does not give back {name}")
         if not tensor.isfinite().all():
             raise CadError(f"{name} is not finite after one update")
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in learner.model.parameters())
     return f"{parameters:,} parameters; forward, backward and checkpoint on {device.type}"
 
 
 def _tool(name: str, commands: tuple[str, ...], advice: str) -> Check:
     command = next(filter(None, map(shutil.which, commands)), None)
     if command is None:
-        return Check(name, "absent", f"no {' or '.join(commands)} on the path", advice)
+        return Check(name, "missing", f"no {' or '.join(commands)} on the path", advice)
     try:
         done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name, "absent", f"{command} does not answer ({error})", advice)
-    said = (done.stdout or done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+        return Check(name, "missing", f"{command} does not answer ({error})", advice)
+    lines = (done.stdout or done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
     if done.returncode:
-        return Check(name, "absent", f"{command} fails: {said[-1]}", advice)
-    return Check(name, "well", f"{said[0]} ({command})")
+        return Check(name, "missing", f"{command} fails: {lines[-1]}", advice)
+    return Check(name, "ok", f"{lines[0]} ({command})")
 
 
 def _disk(root: Path) -> Check:
@@ -206,12 +186,12 @@ def _disk(root: Path) -> Check:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
-    found = f"{free:.1f} GiB free for {root.absolute()}"
+    detail = f"{free:.1f} GiB free for {root.absolute()}"
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         return Check("disk", "broken", f"cannot write in {folder}: {error.strerror}", "choose another --root")
     if free < LEAST_GIB:
-        return Check("disk", "broken", found, f"free at least {LEAST_GIB:g} GiB or choose another --root")
-    return Check("disk", "well", found)
+        return Check("disk", "broken", detail, f"free at least {LEAST_GIB:g} GiB or choose another --root")
+    return Check("disk", "ok", detail)

@@ -1,8 +1,7 @@
-"""Stopping at a safe point: signals set a flag that long loops look at between two steps.
+"""Stop at a safe point: signals set a flag that long loops check between two steps.
 
-A second signal while the first one is being honoured is harmless (under Apptainer every signal
-arrives twice); work that never reaches a safe point can still be ended with SIGKILL, which costs
-at most the last checkpoint interval.
+Further signals are harmless (under Apptainer every signal arrives twice).  SIGKILL still ends work
+that does not reach a safe point, and costs at most one checkpoint interval.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class InterruptedRun(CadError):
-    """The run was asked to stop and saved what it had; running it again goes on from there."""
+    """The run saved its state because it was told to stop; running it again continues from there."""
 
     exit_code = 130
 
 
 class StopFlag:
-    """Whether somebody asked this process to stop."""
+    """Whether this process was told to stop."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -35,13 +34,13 @@ class StopFlag:
         return self.signal_number is not None
 
     def raise_if_set(self, what: str) -> None:
-        """Raise :class:`InterruptedRun` if a stop was asked for."""
+        """Raise :class:`InterruptedRun` if this process was told to stop; ``what`` is its work."""
         if self.signal_number is not None:
             name = signal.Signals(self.signal_number).name
             raise InterruptedRun(f"{what} stopped by {name}; run the same command again to go on")
 
     def request(self) -> None:
-        """Ask for a stop without a signal."""
+        """Request a stop without a signal."""
         self.signal_number = signal.SIGTERM
 
     def _set(self, number: int, _frame: FrameType | None) -> None:
@@ -50,7 +49,7 @@ class StopFlag:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Within the block, stop signals set the flag that is yielded instead of ending the process."""
+    """Within the block, stop signals set the yielded flag instead of ending the process."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag  # only the main thread can install handlers
@@ -60,5 +59,5 @@ def stop_on_signals() -> Iterator[StopFlag]:
         yield flag
     finally:
         for number, handler in before.items():
-            # None: the earlier handler was not installed from Python and cannot be put back from here.
+            # None: the earlier handler was not installed from Python, so Python cannot restore it.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Settings of a whole process that make numerical work repeatable and fast."""
+"""Process-wide settings that make numerical work reproducible and fast."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def prepare_process(threads: int) -> None:
-    """Use ``threads`` threads for tensor work, and keep freed memory instead of returning it.
+    """Use ``threads`` threads for tensor operations, and keep freed memory in the process.
 
-    Results depend on the number of threads, so it is set and never left to the machine.  By default
-    glibc gives large temporaries back to the system, which hands them out again page by page: 11 to
-    18% of a training step on a CPU (benchmarks/README.md).
+    Results depend on the number of threads, so the machine must not choose it.  By default glibc
+    returns large temporary arrays to the system and gets them back page by page, which costs 11 to 18%
+    of a training step on a CPU (benchmarks/README.md).
     """
     torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # another C library: only slower
+    if mallopt is not None:  # with another C library it is only slower
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, 64 << 20)

@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, checksums, locks.
+"""Files that are complete or absent: atomic writes, checksums, locks.
 
-Every write goes to a temporary name in the same folder, is flushed to the disk and renamed, so
-that a killed process or a full disk never leaves half a file under the real name.
+Every write goes to a temporary name in the same folder, is flushed to the disk and then renamed.
+So a killed process or a full disk never leaves half a file under the real name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cad.errors import CadError
 
 
 class BusyError(CadError):
-    """Another process holds a folder."""
+    """Another process holds the lock of a folder."""
 
 
 _DISK_ADVICE = {
@@ -32,19 +32,19 @@ _DISK_ADVICE = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
-    errno.ENOTDIR: "a part of this path is a file, not a folder",
-    errno.EISDIR: "a folder of this name is in the way",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another path",
+    errno.EISDIR: "a folder of this name exists; remove it or choose another path",
 }
 
 
 def disk_error(error: OSError, path: Path, doing: str = "write") -> CadError:
-    """Turn an operating-system error into a message that says what to do."""
+    """An operating-system error as a message that says what to do."""
     advice = _DISK_ADVICE.get(error.errno or 0, error.strerror or str(error))
     return CadError(f"cannot {doing} {path}: {advice}")
 
 
 def make_dirs(path: Path) -> Path:
-    """Create a folder and its parents; :class:`CadError` where that is impossible."""
+    """Create a folder and its parents.  Raises :class:`CadError` where that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,21 +66,21 @@ def _read_umask() -> int:
     return mask
 
 
-# Read once: asking for it means setting it, which other threads would notice.
+# Read once: reading the umask means setting it, which other threads would notice.
 _UMASK = _read_umask()
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the name ``path``, else it goes.
+    """Yield a temporary path beside ``path``; it is renamed to ``path`` on success, else removed.
 
-    Raises :class:`CadError` where the disk is full, read-only or not ours.
+    Raises :class:`CadError` where the disk is full, read-only or not writable for this user.
     """
     make_dirs(path.parent)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
-        # mkstemp makes files private; ours follow the user's umask like any other output.
+        # mkstemp makes files private; these follow the user's umask like any other output.
         Path(name).chmod(0o666 & ~_UMASK)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -98,7 +98,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that takes its name, whole, on success."""
+    """Yield a temporary folder beside ``path``; it replaces ``path`` on success, else it is removed."""
     make_dirs(path.parent)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -126,12 +126,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically, readable by people, with a stable key order."""
+    """Write indented JSON with sorted keys, atomically."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; :class:`CadError` names the file when it is missing or damaged."""
+    """Read a JSON file.  Raises :class:`CadError` if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -154,17 +154,20 @@ def sha256_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_LOCK = ".lock"
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path, what: str) -> Iterator[None]:
-    """Hold ``folder`` for this process; raises :class:`BusyError` when another one has it.
+    """Lock ``folder`` for this process.  Raises :class:`BusyError` when another one holds it.
 
-    An advisory ``flock`` goes with its process (and any it forked), so that a killed run leaves no
-    stale lock.
+    The system drops an advisory ``flock`` when its process and the processes it forked have ended, so
+    a killed run leaves no stale lock.
     """
     make_dirs(folder)
-    path = folder / ".lock"
+    path = folder / _LOCK
     try:
-        # Unbuffered: a buffered file would try once more, on closing, what a full disk refused.
+        # Unbuffered: on closing, a buffered file would repeat the write that a full disk refused.
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -185,8 +188,20 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine holds ``folder`` (:func:`folder_lock`)."""
+    try:
+        with (folder / _LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed processes left in ``folder``; hold its lock when calling."""
+    """Remove temporary files that killed processes left in ``folder``; the caller holds its lock."""
     for leftover in folder.glob(".*.tmp"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -41,7 +41,7 @@ out=$(realpath "$out")
 
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cad/__init__.py)
 commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-if [ -n "$(git status --porcelain -- cad configs experiments containers pyproject.toml Apptainer.def Dockerfile 2>/dev/null)" ]; then
+if [ -n "$(git status --porcelain -- cad experiments containers pyproject.toml Apptainer.def Dockerfile 2>/dev/null)" ]; then
     commit=$commit-changed
 fi
 arguments=(--build-arg "VERSION=$version" --build-arg "COMMIT=$commit")

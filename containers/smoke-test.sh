@@ -48,4 +48,4 @@ for d in sorted((re.sub("[-_.]+", "-", d.name).lower(), d.version.partition("+")
     if d[0] != "cad":
         print("==".join(d))
 ')"
-inside cad doctor --presets /opt/cad/configs --root /tmp
+inside cad doctor --root /tmp

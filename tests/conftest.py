@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from cad.config.schema import N_ACTIONS, Config
 from cad.histories.batch import Batch, Steps
 from cad.histories.sampler import HistoryArrays
-from cad.models import SequenceModel, build_model
+from cad.models.network import SequenceModel
+from cad.schema import Config
+from cad.training.learner import build_model
 
-SIZE, HORIZON, STEPS = 5, 5, 60
+SIZE, HORIZON, STEPS, N_ACTIONS = 5, 5, 60, 5
 
 torch.set_num_threads(1)
 
@@ -37,23 +38,42 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script st
 # They begin first, so that none of them is left alone at the end.
 LONG_FILES = (
     "training/engines/test_engines.py",
-    "experiments/test_learns.py",
-    "experiments/test_run_stopped.py",
-    "experiments/test_ranks.py",
-    "experiments/test_bad_input.py",
-    "experiments/test_run.py",
-    "experiments/test_pretrain.py",
-    "experiments/test_report_commands.py",
+    "experiments/test_nothing_changed.py",
+    "experiments/run/test_learns.py",
+    "experiments/run/test_run_stopped.py",
+    "experiments/run/test_local_launcher.py",
+    "experiments/run/test_bad_input.py",
+    "experiments/run/test_run.py",
+    "experiments/run/test_pretrain.py",
+    "experiments/reporting/test_report_commands.py",
     "training/engines/test_rendezvous.py",
     "test_benchmarks.py",
+)
+# `make test-fast` leaves these out: whole experiments, pages, several processes, trainings that learn.
+SLOW = (
+    *LONG_FILES,
+    "cluster/",
+    "experiments/",
+    "reports/browser/",
+    "reports/output/",
+    "reports/questions/",
+    "training/test_compile.py",
+    "training/test_loop.py",
+    "training/test_reconstruction.py",
+    "histories/test_collect.py",
+    "cli/",
+    "test_doctor.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order above."""
+    """Long files first, in the order above; slow ones are marked."""
     ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+            item.add_marker("slow")
 
 
 MakeConfig = Callable[..., Config]
@@ -73,9 +93,6 @@ def tiny_config() -> MakeConfig:
                 "n_embd": 16,
                 "n_layer": 2,
                 "n_head": 2,
-                "n_latent": 3,
-                "encoder_n_layer": 2,
-                "max_compression_depth": 2,
             },
             "train": {
                 "n_updates": 20,
@@ -88,6 +105,8 @@ def tiny_config() -> MakeConfig:
                 "validate_every": 0,
             },
         }
+        if kind != "ad":
+            base["model"].update(n_latent=3, encoder_n_layer=2, max_compression_depth=2)
         if kind == "region_ad":
             base["source"].update(n_steps=8, batch_size=100)
             base["model"].update(compress_interval=8, n_transit=24)
@@ -104,7 +123,7 @@ def toy_histories() -> HistoryArrays:
     rng = np.random.default_rng(0)
     observations = rng.integers(0, SIZE, (3, 4, STEPS, 2), dtype=np.uint8)
     rewards = rng.integers(0, 2, (3, 4, STEPS), dtype=np.uint8)
-    return HistoryArrays(observations, observations[..., 0] % N_ACTIONS, rewards, HORIZON)
+    return HistoryArrays(observations, observations[..., 0] % N_ACTIONS, rewards, HORIZON, N_ACTIONS)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""`cad doctor`: what is well, what is absent, what is broken, and the exit code."""
+"""`cad doctor`: what is ok, missing or broken, and the exit code."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -11,9 +12,11 @@ import sys
 import pytest
 
 from cad import doctor
-from cad.config import Config, load
+from cad.config import load
+from cad.config.presets import PRESETS
 from cad.doctor import Check, examine, try_model
 from cad.errors import CadError
+from cad.schema import Config
 from cad.training import checkpoint
 
 
@@ -29,13 +32,15 @@ def presets(tmp_path):
     return tmp_path / "presets"
 
 
-def test_a_sound_installation_is_well(tmp_path, presets):
+def test_a_sound_installation_is_ok(tmp_path, presets):
     checks = by_name(examine(tmp_path / "not" / "there", presets))
     assert [c for c in checks.values() if c.state == "broken"] == []
     assert {
         "python",
         "torch",
         "h5py",
+        "pyyaml",
+        "pillow",
         "cpu",
         "gpu",
         "model small",
@@ -43,48 +48,49 @@ def test_a_sound_installation_is_well(tmp_path, presets):
         "apptainer",
         "disk",
     } <= checks.keys()
-    assert "checkpoint on" in checks["model small"].found
+    assert "checkpoint on" in checks["model small"].detail
     assert not (tmp_path / "not").exists()
 
 
-def test_slurm_and_apptainer_are_found_or_told_to_be_absent(tmp_path, presets, monkeypatch):
+def test_slurm_and_apptainer_are_ok_or_missing(tmp_path, presets, monkeypatch):
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     monkeypatch.setenv("PATH", str(bin_))
     checks = by_name(examine(tmp_path, presets))
-    assert (checks["slurm"].state, checks["apptainer"].state) == ("absent", "absent")
+    assert (checks["slurm"].state, checks["apptainer"].state) == ("missing", "missing")
     for name, text in (("sbatch", "echo slurm 22.05.8"), ("singularity", "echo no daemon >&2; exit 3")):
         (bin_ / name).write_text(f"#!/bin/sh\n{text}\n")
         (bin_ / name).chmod(0o755)
     checks = by_name(examine(tmp_path, presets))
-    assert checks["slurm"].state == "well" and "22.05.8" in checks["slurm"].found
-    assert checks["apptainer"].state == "absent" and "no daemon" in checks["apptainer"].found
+    assert checks["slurm"].state == "ok" and "22.05.8" in checks["slurm"].detail
+    assert checks["apptainer"].state == "missing" and "no daemon" in checks["apptainer"].detail
 
 
-def test_engines_are_found_or_told_to_be_absent(tmp_path, presets, monkeypatch):
+def test_engines_are_ok_or_missing(tmp_path, presets, monkeypatch):
     checks = by_name(examine(tmp_path, presets))
-    assert {checks[name].state for name in doctor.ENGINES} == {"well"}
+    assert {checks[name].state for name in doctor.ENGINES} == {"ok"}
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in doctor.ENGINES else find(name)
     )
     checks = by_name(examine(tmp_path, presets))
-    assert {checks[name].state for name in doctor.ENGINES} == {"absent"}
+    assert {checks[name].state for name in doctor.ENGINES} == {"missing"}
     assert "train.engine=deepspeed: pip install 'cad[engines]'" in checks["deepspeed"].advice
 
 
 def test_broken_parts_are_named(tmp_path, presets, monkeypatch):
     (presets / "model" / "wrong.yaml").write_text("model: {n_embd: 15}\n")
-    monkeypatch.setitem(doctor.PACKAGES, "nonesuch", "nonesuch")
+    required = importlib.metadata.requires("cad")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: [*required, "nonesuch>=1.0"])
     monkeypatch.setattr(doctor, "LEAST_GIB", 1e9)
     checks = by_name(examine(tmp_path, presets))
     broken = {name for name, check in checks.items() if check.state == "broken"}
     assert broken == {"nonesuch", "model wrong", "disk"}
     assert all(checks[name].advice for name in broken)
-    assert "n_head=4 does not divide n_embd=15" in checks["model wrong"].found
+    assert "n_head=4 does not divide n_embd=15" in checks["model wrong"].detail
 
 
-def test_a_torch_that_does_not_load_is_told_and_the_rest_is_looked_at(tmp_path, presets, monkeypatch):
+def test_a_torch_that_does_not_load_is_named_and_the_rest_is_checked(tmp_path, presets, monkeypatch):
     load = importlib.import_module
 
     def broken(name: str):
@@ -94,16 +100,16 @@ def test_a_torch_that_does_not_load_is_told_and_the_rest_is_looked_at(tmp_path, 
 
     monkeypatch.setattr(importlib, "import_module", broken)
     checks = by_name(examine(tmp_path, presets))
-    assert checks["torch"].state == "broken" and "libtorch_cpu.so" in checks["torch"].found
+    assert checks["torch"].state == "broken" and "libtorch_cpu.so" in checks["torch"].detail
     assert "model small" not in checks and {"slurm", "apptainer", "disk"} <= checks.keys()
 
 
-@pytest.mark.parametrize("file", sorted(doctor.PRESETS.glob("model/*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("model/*.yaml")), ids=lambda file: file.stem)
 def test_every_preset_trains_and_comes_back(file):
     assert "forward, backward and checkpoint" in try_model(load(Config, [file], []).value)
 
 
-def test_a_checkpoint_that_lies_is_noticed(tiny_config, monkeypatch):
+def test_a_checkpoint_that_differs_is_noticed(tiny_config, monkeypatch):
     read = checkpoint._load
 
     def altered(path, run_id):

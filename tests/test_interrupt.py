@@ -1,4 +1,4 @@
-"""Signals ask for a stop; nothing else happens."""
+"""Signals request a stop; nothing else happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: full and read-only disks, kills, locks, permissions."""
+"""Files are complete or absent: full and read-only disks, kills, locks, permissions."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_sigkill_in_a_write_keeps_the_old_file(tmp_path: Path) -> None:
     process.kill()
     assert process.wait(30) == -signal.SIGKILL
     assert path.read_text() == "old"
-    storage.write_text(path, "new")  # what was left behind is in nobody's way
+    storage.write_text(path, "new")  # what the killed process left does no harm
     assert path.read_text() == "new"
 
 
@@ -211,7 +211,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     with pytest.raises(CadError, match=re.escape(str(tmp_path / "a"))):
         storage.make_dirs(tmp_path / "a")
     (tmp_path / "d").mkdir()
-    with pytest.raises(CadError, match="a folder of this name is in the way"):
+    with pytest.raises(CadError, match="a folder of this name exists"):
         storage.write_text(tmp_path / "d", "y")
     assert names(tmp_path) == ["a", "d"]
 

@@ -1,39 +1,27 @@
-"""Typed, frozen settings: what they are (:mod:`.schema`) and how they are read and shown.
+"""Typed, frozen settings: sections that belong to no kind, and how settings are read and shown.
 
-``load`` and ``show`` are the functions; the modules of these names are reached by ``from`` imports.
+The sections of models and task families stand beside their code; :mod:`cad.schema` puts all of them
+together.  ``load`` and ``show`` are the functions; the modules of these names are reached by ``from``
+imports.
 """
 
 from __future__ import annotations
 
+from cad.config.evaluation import EvaluationConfig
 from cad.config.keys import KeyRow, describe, json_schema
 from cad.config.load import Loaded, apply_overrides, flatten, from_mapping, load
-from cad.config.schema import (
-    Arm,
-    Config,
-    EnvConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    LoopConfig,
-    ModelConfig,
-    PretrainConfig,
-    ReportConfig,
-    SourceConfig,
-    TrainConfig,
-)
+from cad.config.section import Section
 from cad.config.show import show
+from cad.config.source import SourceConfig
+from cad.config.training import LoopConfig, PretrainConfig, TrainConfig
 
 __all__ = [
-    "Arm",
-    "Config",
-    "EnvConfig",
     "EvaluationConfig",
-    "ExperimentConfig",
     "KeyRow",
     "Loaded",
     "LoopConfig",
-    "ModelConfig",
     "PretrainConfig",
-    "ReportConfig",
+    "Section",
     "SourceConfig",
     "TrainConfig",
     "apply_overrides",

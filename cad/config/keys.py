@@ -66,25 +66,57 @@ class Keys:
         """The alternatives of a schema with references followed."""
         if "$ref" in schema:
             schema = self.root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
-        if "anyOf" in schema:
-            for option in schema["anyOf"]:
+        alternatives = schema.get("anyOf", schema.get("oneOf"))
+        if alternatives is not None:
+            for option in alternatives:
                 yield from self.options(option)
         else:
             yield schema
 
     def child(self, schema: Schema, part: str | int) -> Schema | None:
         """The schema under a key or an index; None where there is no such key."""
-        for option in self.options(schema):
-            if isinstance(part, int):
-                fixed: list[Schema] = option.get("prefixItems", [])
-                found = fixed[part] if part < len(fixed) else option.get("items")
-            else:
-                found = option.get("properties", {}).get(part, option.get("additionalProperties"))
-                for pattern, below in option.get("patternProperties", {}).items():
-                    found = below if re.search(pattern, part) else found
-            if isinstance(found, dict):
-                return found
-        return None
+        below = [item for option in self.options(schema) if (item := _child_of(option, part)) is not None]
+        if len(below) > 1 and all("const" in item for item in below):
+            return {"type": "string", "enum": [item["const"] for item in below]}  # the key that names a kind
+        return below[0] if below else None
+
+    def resolve(self, loc: Path) -> tuple[tuple[str | int, ...], Schema, str | None]:
+        """The part of an error's location that is keys, the schema there, and its kind of section.
+
+        Unions add names of their own to a location; where such a name is a kind's (of a section whose
+        keys depend on it), the schema is that kind's.
+        """
+        path: tuple[str | int, ...] = ()
+        schema, kind = self.root, None
+        for part in loc:
+            below = self.child(schema, part)
+            if below is not None:
+                path, schema, kind = (*path, part), below, None
+                continue
+            chosen = self._kinds(schema).get(str(part))
+            if chosen is None:
+                break
+            schema, kind = chosen, str(part)
+        return path, schema, kind
+
+    def tag(self, schema: Schema) -> str:
+        """The key that names the kind of a section whose keys depend on it."""
+        tags: Iterator[str] = (
+            name
+            for option in self.options(schema)
+            for name, item in option.get("properties", {}).items()
+            if "const" in item
+        )
+        return next(tags)
+
+    def _kinds(self, schema: Schema) -> dict[str, Schema]:
+        """The kinds of a section whose keys depend on it; empty for other sections."""
+        return {
+            item["const"]: option
+            for option in self.options(schema)
+            for item in option.get("properties", {}).values()
+            if "const" in item
+        }
 
     def at(self, path: Path) -> Schema | None:
         """The schema at a path; None where the path leaves the model."""
@@ -95,7 +127,8 @@ class Keys:
 
     def section_keys(self, schema: Schema) -> list[str]:
         """Names of a section's keys; empty for a single value."""
-        return [name for option in self.options(schema) for name in option.get("properties", {})]
+        names = [name for option in self.options(schema) for name in option.get("properties", {})]
+        return list(dict.fromkeys(names))
 
     def takes_mapping(self, schema: Schema) -> bool:
         """Whether anything can stand below this key."""
@@ -138,11 +171,19 @@ class Keys:
         least = f" of at least {schema['minItems']}" if schema.get("minItems") else ""
         return f"a list{least}" + (f" (each {self.words(items)})" if items else "")
 
-    def suggest(self, path: Path) -> str:
-        """What the unknown key at ``path`` may have meant, or what is allowed in its place."""
+    def suggest(self, path: Path, kind: str | None = None) -> str:
+        """What the unknown key at ``path`` may have meant, or what is allowed in its place.
+
+        ``kind`` is that of the section, where its keys depend on it.
+        """
         *parent, name = path
         section = self.at(parent) or self.root
-        allowed = self.section_keys(section)
+        kinds = self._kinds(section)
+        owners = [other for other, option in kinds.items() if name in option["properties"]]
+        if owners:
+            tag = f"{dotted(parent)}.{self.tag(section)}"
+            return f"it is a key of {tag}={' or '.join(owners)}, and {tag} is {kind}"
+        allowed = self.section_keys(kinds.get(str(kind), section))
         name = str(name).lower()
         if "." in name and self.at([*parent, *name.split(".")]) is not None:
             head, _, rest = name.partition(".")
@@ -169,28 +210,66 @@ class Keys:
         return None if schema is None or self.section_keys(schema) else full
 
     def _walk(self, schema: Schema, path: tuple[str, ...], defaults: Schema | None) -> None:
-        for option in self.options(schema):
-            for name, item in option.get("properties", {}).items():
-                self.paths.append((*path, name))
-                required = name in option.get("required", []) and name not in (defaults or {})
+        for name in self.section_keys(schema):
+            self.paths.append((*path, name))
+            for item, required, kinds in self._versions(schema, name):
                 default = (defaults or {}).get(name, item.get("default"))
                 if not self._walk_below(item, (*path, name), default):
-                    shown = "required" if required else json.dumps(default, ensure_ascii=False)
-                    row = KeyRow(dotted((*path, name)), self.words(item), shown, item.get("description", ""))
-                    self.rows.append(row)
+                    missing = required and name not in (defaults or {})
+                    shown = "required" if missing else json.dumps(default, ensure_ascii=False)
+                    text = (f"{', '.join(kinds)}: " if kinds else "") + item.get("description", "")
+                    self.rows.append(KeyRow(dotted((*path, name)), self.words(item), shown, text))
+
+    def _versions(self, schema: Schema, name: str) -> Iterator[tuple[Schema, bool, list[str]]]:
+        """A key's schema, whether it is required, and the kinds of section that have it so.
+
+        No kinds are named where all have it alike.
+        """
+        owners = [option for option in self.options(schema) if name in option.get("properties", {})]
+        kinds = {id(option): kind for kind, option in self._kinds(schema).items()}
+        if kinds and name == self.tag(schema):
+            words = "; ".join(
+                f"{o['properties'][name]['const']}: {o.get('description', '').replace('``', '')}"
+                for o in owners
+            )
+            yield {"type": "string", "enum": list(kinds.values()), "description": words}, False, []
+            return
+        versions: list[tuple[Schema, bool, list[str]]] = []
+        for option in owners:
+            item, required = option["properties"][name], name in option.get("required", [])
+            for known, _, names in versions:
+                if known == item:
+                    names.append(kinds.get(id(option), ""))
+                    break
+            else:
+                versions.append((item, required, [kinds.get(id(option), "")]))
+        for item, required, names in versions:
+            yield item, required, [] if len(names) == max(1, len(kinds)) else names
 
     def _walk_below(self, schema: Schema, path: tuple[str, ...], default: Any) -> bool:
         """Walk the sections inside a key; False where it holds none."""
+        if self.section_keys(schema):
+            self._walk(schema, path, default if isinstance(default, dict) else None)
+            return True
         for option in self.options(schema):
-            if "properties" in option:
-                self._walk(option, path, default if isinstance(default, dict) else None)
-                return True
             for inner, part in (("items", ANY_ITEM), ("additionalProperties", ANY_NAME)):
                 item = option.get(inner)
                 if isinstance(item, dict) and self.section_keys(item):
                     self._walk(item, (*path, part), None)
                     return True
         return False
+
+
+def _child_of(option: Schema, part: str | int) -> Schema | None:
+    """The schema under a key or an index of one alternative."""
+    if isinstance(part, int):
+        fixed: list[Schema] = option.get("prefixItems", [])
+        below = fixed[part] if part < len(fixed) else option.get("items")
+    else:
+        below = option.get("properties", {}).get(part, option.get("additionalProperties"))
+        for pattern, item in option.get("patternProperties", {}).items():
+            below = item if re.search(pattern, part) else below
+    return below if isinstance(below, dict) else None
 
 
 def _bounds(schema: Schema) -> str:

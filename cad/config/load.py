@@ -47,7 +47,6 @@ def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = (
 
     Raises :class:`UsageError` that lists all problems, each with file, line, key and what is allowed.
     """
-    keys = keys_of(model_cls)
     reader = YamlReader()
     tree = Sourced({}, "")
     for file in files:
@@ -56,7 +55,7 @@ def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = (
     whole = not reader.problems
     problems = reader.problems
     for text in overrides:
-        tree = _apply_text(tree, keys, text, reader)
+        tree = _apply_text(tree, model_cls, text, reader)
     value, found = _validate(model_cls, tree, whole=whole, origins=True)
     problems = [*problems, *found]
     if problems or value is None:
@@ -79,22 +78,23 @@ def from_mapping(model_cls: type[T], mapping: object, origin_name: str) -> T:
     return _required(model_cls, tree, [], origin_name)
 
 
-def apply_overrides(value: T, mapping: Mapping[str, object], where: str) -> T:
-    """``value`` with dotted keys replaced, validated again; ``where`` is named in errors.
+def apply_overrides(
+    model_cls: type[T], data: Mapping[str, object], mapping: Mapping[str, object], where: str
+) -> T:
+    """The config of plain ``data`` with dotted keys replaced; ``where`` is named in errors.
 
     A mapping as new value of a section is merged into it.  Raises :class:`UsageError`.
     """
-    keys = keys_of(type(value))
-    tree = sourced(value.model_dump(mode="json"), "")
+    tree = sourced(data, "")
     problems: list[str] = []
     for key, item in mapping.items():
         try:
-            tree, problem = _put(tree, keys, key, sourced(item, ""))
+            tree, problem = _put(tree, model_cls, key, sourced(item, ""))
         except TypeError as error:
             problem = f"{key}: {error}"
         if problem:
             problems.append(problem)
-    return _required(type(value), tree, problems, where)
+    return _required(model_cls, tree, problems, where)
 
 
 def flatten(value: BaseModel) -> dict[str, object]:
@@ -114,7 +114,7 @@ def _leaves(value: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tupl
             yield (*path, name), item
 
 
-def _apply_text(tree: Sourced, keys: Keys, text: str, reader: YamlReader) -> Sourced:
+def _apply_text(tree: Sourced, model_cls: type[BaseModel], text: str, reader: YamlReader) -> Sourced:
     key, equals, written = text.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -128,23 +128,27 @@ def _apply_text(tree: Sourced, keys: Keys, text: str, reader: YamlReader) -> Sou
     if len(reader.problems) > before:
         return tree
     plain = None if item is None else item.plain()
-    tree, problem = _put(tree, keys, key, sourced(plain, OVERRIDE))
+    tree, problem = _put(tree, model_cls, key, sourced(plain, OVERRIDE))
     if problem:
         reader.problems.append(f"override {text!r}: {problem}")
     return tree
 
 
-def _put(tree: Sourced, keys: Keys, key: str, item: Sourced) -> tuple[Sourced, str | None]:
+def _put(tree: Sourced, model_cls: type[BaseModel], key: str, item: Sourced) -> tuple[Sourced, str | None]:
     """``tree`` with ``item`` at a dotted key, or the old tree and what is wrong with the key."""
     parts = key.split(".")
     if not all(parts):
         return tree, f"{key!r} is not a dotted key such as section.key"
     for depth in range(1, len(parts)):
         above = parts[:depth]
-        schema, held = keys.at(above), tree.find(above)
+        held = tree.find(above)
+        if held is not None and isinstance(held.value, dict):
+            continue  # without the schema, which takes longer to make than all cells of an experiment
+        keys = keys_of(model_cls)
+        schema = keys.at(above)
         if schema is not None and not keys.takes_mapping(schema):
             return tree, f"{key}: {dotted(above)} is {keys.words(schema)}, not a section; set it as a whole"
-        if held is not None and held.value is not None and not isinstance(held.value, dict):
+        if held is not None and held.value is not None:
             place = f" ({held.where})" if held.where else ""
             return tree, f"{key}: {dotted(above)} is {short(held.plain())}{place}, not a section"
     for part in reversed(parts):
@@ -188,35 +192,27 @@ def _validate(model_cls: type[T], tree: Sourced, whole: bool, origins: bool) -> 
 
 def _problem(detail: Any, keys: Keys, tree: Sourced, origins: bool) -> str:
     kind: str = detail["type"]
-    path, schema = _known_path(detail["loc"], keys)
+    path, schema, chosen = keys.resolve(detail["loc"])
     if kind == "value_error":
         return _rule(path, str(detail["ctx"]["error"]), keys, tree, origins)
     if kind == "extra_forbidden":
-        path = tuple(detail["loc"])
-        text = f"unknown key; {keys.suggest(path)}"
+        path = (*path, detail["loc"][-1])
+        text = f"unknown key; {keys.suggest(path, chosen)}"
     elif kind == "missing":
         text = f"missing; it takes {keys.words(schema)}"
     elif kind == "json_invalid":
         text = f"cannot be represented: {detail['msg']}"
     else:
         found = detail["input"]
+        if kind == "union_tag_invalid":
+            # The error is the section's; what is wrong is the key that names its kind.
+            tag = keys.tag(schema)
+            path, schema, found = (*path, tag), keys.child(schema, tag) or schema, found.get(tag)
         text = f"expected {keys.words(schema)}, found {short(found)}"
         choices = [str(v) for option in keys.options(schema) for v in option.get("enum", [])]
         close = difflib.get_close_matches(str(found), choices, n=1)
         text += f"; did you mean {close[0]}?" if close else ""
     return f"{_place(path, tree)}{dotted(path)}: {text}" if path else f"{_place(path, tree)}{text}"
-
-
-def _known_path(loc: Sequence[str | int], keys: Keys) -> tuple[tuple[str | int, ...], dict[str, Any]]:
-    """The part of an error's location that the schema knows (unions add names of their own)."""
-    path: tuple[str | int, ...] = ()
-    schema = keys.root
-    for part in loc:
-        below = keys.child(schema, part)
-        if below is None:
-            break
-        path, schema = (*path, part), below
-    return path, schema
 
 
 def _place(path: Sequence[str | int], tree: Sourced) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from cad.config.presets import or_preset
+
 INCLUDE = "include"
 _TAG = "tag:yaml.org,2002:"
 _NUMBER_START = list("-+.0123456789")
@@ -130,6 +132,7 @@ class YamlReader:
 
     def read(self, path: Path) -> Sourced:
         """The merged content of a file; an unreadable one gives an empty mapping and a problem."""
+        path = or_preset(path)
         shown = normpath(path)
         empty = Sourced({}, shown)
         real = path.resolve()

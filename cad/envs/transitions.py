@@ -1,4 +1,4 @@
-"""What streams live through, as arrays."""
+"""What happened in histories, as arrays."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ SmallArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Transitions:
-    """What every stream lived through, in order; uint8 throughout (a grid has at most 100 rows)."""
+    """Every step of several histories (streams), in order; uint8 throughout."""
 
     states: SmallArray
-    """(streams, steps, 2) row and column before the step."""
+    """(streams, steps, fields) observation before the step."""
 
     actions: SmallArray
     """(streams, steps)."""
 
     rewards: SmallArray
-    """(streams, steps), 0 or 1."""
+    """(streams, steps) whole numbers."""
 
     next_states: SmallArray
-    """(streams, steps, 2) true state after the step, at episode ends too."""
+    """(streams, steps, fields) true observation after the step, at episode ends too."""
 
     episode_ends: SmallArray
     """(streams, steps), 1 at the last step of an episode."""

@@ -1,4 +1,4 @@
-"""The stable-baselines3 face: all streams of all tasks in one call, transitions recorded on the way."""
+"""A stable-baselines3 environment: all streams in one call, which records their transitions."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from cad.envs.arrays import IntArray
 from cad.envs.batched import BatchedEnv
-from cad.envs.tasks import IntArray, TaskFamily
+from cad.envs.family import AnyFamily
 from cad.envs.transitions import Transitions
 
 
 class StreamVecEnv(VecEnv):
     """``B`` streams in lock step as one ``VecEnv``; no Python loop over streams in a step.
 
-    **Observation** ``Box(0, 1, (2 x size,))`` float32: row one-hot, then column one-hot; for
-    Key-to-Door three more numbers, one-hot of how much was found (nothing, key, door).  The
-    source agent has no memory, so it is told what its own history would tell it; what is
-    recorded, and what the sequence model sees, is row and column only.
+    **Observation** ``Box(0, 1)`` float32: one-hot codes of the fields, one after the other, and of the
+    hidden part of the state where the family has one.  The source agent has no memory, so it sees
+    what its own history would tell it; what is recorded, and what the sequence model sees, is the
+    family's observation only.
 
     **Episode end** after ``horizon`` steps everywhere, then automatic reset: the returned
     observation is the next episode's first, ``infos[i]["terminal_observation"]`` the true last.
@@ -31,28 +32,30 @@ class StreamVecEnv(VecEnv):
     Args:
         family: the rules.
         task_ids: (B,) canonical task of each stream.
-        record_steps: how many steps to keep; :attr:`full` tells when they are there.
+        record_steps: how many steps to keep; :attr:`full` is True once they are recorded.
     """
 
-    def __init__(self, family: TaskFamily, task_ids: npt.ArrayLike, record_steps: int = 0) -> None:
+    def __init__(self, family: AnyFamily, task_ids: npt.ArrayLike, record_steps: int = 0) -> None:
         self._env = BatchedEnv(family, task_ids)
-        n, size = len(self._env), family.size
-        self._tells_found = family.name == "dark_key_to_door"
-        width = 2 * size + 3 * self._tells_found
+        n, spaces = len(self._env), family.spaces
+        self._sees_hidden = family.n_hidden_states > 1
+        width = sum(spaces.field_sizes) + family.n_hidden_states * self._sees_hidden
         super().__init__(
-            n, gym.spaces.Box(0.0, 1.0, (width,), np.float32), gym.spaces.Discrete(family.n_actions)
+            n, gym.spaces.Box(0.0, 1.0, (width,), np.float32), gym.spaces.Discrete(spaces.n_actions)
         )
-        eye = np.eye(size, dtype=np.float32)
-        # (size x size, 2 size): both one-hots of every cell, so that a step is one look-up.
-        self._codes = np.hstack([eye.repeat(size, axis=0), np.tile(eye, (size, 1))])
-        self._found_codes = np.eye(3, dtype=np.float32)
+        # (observations, sum of field sizes): the code of every observation, so that a step is one look-up.
+        every = np.indices(spaces.field_sizes).reshape(spaces.n_fields, -1)
+        eyes = [np.eye(size, dtype=np.float32) for size in spaces.field_sizes]
+        self._codes = np.hstack([eye[values] for eye, values in zip(eyes, every, strict=True)])
+        self._strides: IntArray = np.array(spaces.strides, dtype=np.int64)
+        self._hidden_codes = np.eye(family.n_hidden_states, dtype=np.float32)
         self._no_infos: list[dict[str, Any]] = [{} for _ in range(n)]
         self._actions: IntArray = np.zeros(n, dtype=np.int64)
         self._states = self._env.reset()
         self._recorded = 0
         # Time first: one contiguous write a step.
-        self._log_states = np.zeros((record_steps, n, 2), dtype=np.uint8)
-        self._log_next = np.zeros((record_steps, n, 2), dtype=np.uint8)
+        self._log_states = np.zeros((record_steps, n, spaces.n_fields), dtype=np.uint8)
+        self._log_next = np.zeros((record_steps, n, spaces.n_fields), dtype=np.uint8)
         self._log_actions = np.zeros((record_steps, n), dtype=np.uint8)
         self._log_rewards = np.zeros((record_steps, n), dtype=np.uint8)
         self._log_ends = np.zeros((record_steps, n), dtype=np.uint8)
@@ -74,9 +77,9 @@ class StreamVecEnv(VecEnv):
         )
 
     def _observe(self, states: IntArray) -> npt.NDArray[np.float32]:
-        codes: npt.NDArray[np.float32] = self._codes[states[:, 0] * self._env.family.size + states[:, 1]]
-        if self._tells_found:
-            return np.hstack([codes, self._found_codes[self._env.found]])
+        codes: npt.NDArray[np.float32] = self._codes[states @ self._strides]
+        if self._sees_hidden:
+            return np.hstack([codes, self._hidden_codes[self._env.hidden]])
         return codes
 
     def reset(self) -> npt.NDArray[np.float32]:

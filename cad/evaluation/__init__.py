@@ -1,1 +1,1 @@
-"""In-context roll-outs in tasks that the model never saw, and their results on disk."""
+"""In-context roll-outs in tasks that the model never saw, their results on disk, and probes of them."""

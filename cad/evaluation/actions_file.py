@@ -1,4 +1,4 @@
-"""The actions of an evaluation on disk: a byte a step, from which every path can be told again."""
+"""The actions of an evaluation on disk: one byte per step, from which roll-outs can be replayed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMAT = 1
 def save_actions(path: Path, result: RolloutResult) -> None:
     """Write ``actions`` (tasks, roll-outs, steps) and ``task_ids``, atomically."""
     if result.actions is None:
-        raise ValueError("the result comes from a file: it has no actions")
-    # Built in memory: HDF5 ends the whole process when the disk is full while it closes a file.
+        raise ValueError("the result was read from a file and has no actions")
+    # Built in memory: HDF5 aborts the process if the disk is full when it closes a file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as file:
         file.attrs["format"] = FORMAT
         file.create_dataset("task_ids", data=np.array(result.task_ids, dtype=np.int64), fletcher32=True)
-        # A chunk a task: a reader takes one task cheaply.
+        # One chunk per task: reading one task is cheap.
         chunks = (1, *result.actions.shape[1:])
         file.create_dataset(
             "actions", data=result.actions, chunks=chunks, compression="gzip", fletcher32=True
@@ -38,7 +38,7 @@ def save_actions(path: Path, result: RolloutResult) -> None:
 def load_actions(path: Path, task_ids: Sequence[int]) -> npt.NDArray[np.uint8]:
     """Actions (tasks, roll-outs, steps) of ``task_ids``; nothing else of the file is read.
 
-    :class:`CadError` names a missing or damaged file, or a task that it does not have.
+    Raises :class:`CadError` that names a missing or damaged file, or a task that the file lacks.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -52,4 +52,4 @@ def load_actions(path: Path, task_ids: Sequence[int]) -> npt.NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise CadError(f"{path} is missing") from error
     except (OSError, KeyError) as error:
-        raise CadError(f"{path} is damaged ({error}); remove it: 'cad probe' makes it again") from error
+        raise CadError(f"{path} is damaged ({error}); remove it; 'cad probe' writes it again") from error

@@ -1,4 +1,4 @@
-"""When roll-outs compressed: recorded by looking at a memory's counts after every step."""
+"""When roll-outs compressed: recorded from a memory's counts after every step."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cad.models import Memory
+from cad.models.memory import Memory
 
-MOST_NAMED = 8  # roll-outs that a line of the trace names
+MOST_NAMED = 8  # roll-outs named in one line of the trace
 
 CompressionSteps = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class CompressionEvent:
-    """Roll-outs (task id, roll-out) that compressed after ``step`` steps, for one and the same reason.
+    """Roll-outs (task id, roll-out) that compressed after ``step`` steps for the same reason.
 
     ``chosen`` says whether the model asked for it; otherwise its window was full.  ``lengths`` are
-    the steps since each one's compression before; ``total`` is the number of all roll-outs.
+    the steps since each one's previous compression; ``total`` is the number of all roll-outs.
     """
 
     step: int
@@ -31,7 +31,7 @@ class CompressionEvent:
     total: int
 
     def __str__(self) -> str:
-        """One line for people; steps, episodes and roll-outs are counted from one."""
+        """One line of the trace; steps, episodes and roll-outs are counted from one."""
         if len(self.rollouts) == self.total:
             who = f"all {self.total} roll-outs" if self.total > 1 else "the roll-out"
         else:
@@ -47,9 +47,9 @@ class CompressionEvent:
 
 
 class CompressionRecorder:
-    """Notes, for every roll-out of a batch, after which steps it compressed.
+    """Records, for every roll-out of a batch, the steps after which it compressed.
 
-    ``tell`` is called with every compression when it is seen.
+    ``on_compress`` is called with every compression when it is recorded.
     """
 
     def __init__(
@@ -57,40 +57,40 @@ class CompressionRecorder:
         task_ids: Sequence[int],
         n_rollouts: int,
         horizon: int,
-        tell: Callable[[CompressionEvent], None] | None = None,
+        on_compress: Callable[[CompressionEvent], None] | None = None,
     ) -> None:
         self._rollouts = [(int(task), rollout) for task in task_ids for rollout in range(n_rollouts)]
         self._shape = (len(task_ids), n_rollouts)
         self._horizon = horizon
-        self._tell = tell
+        self._on_compress = on_compress
         self._count, self._chosen, self._last = np.zeros((3, len(self._rollouts)), dtype=np.int64)
         self._record: list[list[tuple[int, bool]]] = [[] for _ in self._rollouts]
 
-    def look(self, step: int, memory: Memory) -> None:
-        """Note by how much a memory's counts have grown since the last look, ``step`` steps in."""
+    def observe(self, step: int, memory: Memory) -> None:
+        """Record by how much a memory's counts have grown since the last call, after ``step`` steps."""
         new = np.broadcast_to(memory.compressions != self._count, len(self._record))
         if not new.any():
             return
         asked = np.broadcast_to(memory.chosen != self._chosen, len(self._record))
         self._count[:], self._chosen[:] = memory.compressions, memory.chosen
-        self.note(step, new, asked)
+        self.record(step, new, asked)
 
-    def note(self, step: int, new: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]) -> None:
-        """Roll-outs where ``new`` (B,) compressed after ``step`` steps, by choice where ``asked``."""
+    def record(self, step: int, new: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]) -> None:
+        """Record that roll-outs ``new`` (B,) compressed after ``step`` steps, by choice where ``asked``."""
         for chosen in (True, False):
             rows = np.flatnonzero(new & (asked == chosen)).tolist()
             for row in rows:
                 self._record[row].append((step, chosen))
-            if rows and self._tell:
+            if rows and self._on_compress:
                 rollouts = tuple(self._rollouts[row] for row in rows)
                 lengths = tuple(int(step - self._last[row]) for row in rows)
-                self._tell(
+                self._on_compress(
                     CompressionEvent(step, self._horizon, rollouts, lengths, chosen, len(self._record))
                 )
         self._last[new] = step
 
     def compression_steps(self) -> CompressionSteps:
-        """Steps and whether they were chosen, (tasks, roll-outs, most compressions); -1 is none."""
+        """Steps, and whether they were chosen: (tasks, roll-outs, most compressions); -1 where none."""
         most = max(map(len, self._record))
         steps = np.full((len(self._record), most), -1, dtype=np.int32)
         chosen = np.zeros(steps.shape, dtype=np.bool_)
@@ -104,10 +104,10 @@ def replay(
     compression_steps: CompressionSteps,
     task_ids: Sequence[int],
     horizon: int,
-    tell: Callable[[CompressionEvent], None],
+    on_compress: Callable[[CompressionEvent], None],
 ) -> None:
-    """Tell of stored compressions in the order in which they happened."""
+    """Call ``on_compress`` with stored compressions in the order in which they happened."""
     steps, chosen = (part.reshape(part.shape[0] * part.shape[1], -1) for part in compression_steps)
-    recorder = CompressionRecorder(task_ids, compression_steps[0].shape[1], horizon, tell)
+    recorder = CompressionRecorder(task_ids, compression_steps[0].shape[1], horizon, on_compress)
     for step in np.unique(steps[steps > 0]).tolist():
-        recorder.note(step, (steps == step).any(axis=1), (chosen & (steps == step)).any(axis=1))
+        recorder.record(step, (steps == step).any(axis=1), (chosen & (steps == step)).any(axis=1))

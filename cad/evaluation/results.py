@@ -1,4 +1,4 @@
-"""Returns on disk: one small HDF5 file an evaluation, readable with plain h5py."""
+"""Results on disk: one small HDF5 file per evaluation, readable with plain h5py."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
 from cad.storage import atomic_path
 
-FORMAT = 2  # 1 had no steps of compressions
+FORMAT = 2  # format 1 had no compression steps
 
 
 def save_results(path: Path, result: RolloutResult) -> None:
     """Write all of ``result``, atomically; datasets have the names and shapes of its fields."""
-    # Built in memory: HDF5 ends the whole process when the disk is full while it closes a file.
+    # Built in memory: HDF5 aborts the process if the disk is full when it closes a file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as file:
         file.attrs["format"] = FORMAT
@@ -29,7 +29,7 @@ def save_results(path: Path, result: RolloutResult) -> None:
         file.create_dataset("returns", data=result.returns, compression="gzip", shuffle=True, fletcher32=True)
         file.create_dataset("compressions", data=result.compressions, fletcher32=True)
         for name, data in (("compression_steps", result.compression_steps), ("chosen", result.chosen)):
-            # Datasets without an element take no filters.
+            # HDF5 allows no filters on empty datasets.
             filters = {"compression": "gzip", "shuffle": True, "fletcher32": True}
             if data is not None:
                 file.create_dataset(name, data=data, **(filters if data.size else {}))
@@ -38,7 +38,7 @@ def save_results(path: Path, result: RolloutResult) -> None:
 
 
 def load_results(path: Path) -> RolloutResult:
-    """Read what :func:`save_results` wrote; :class:`CadError` names a missing or damaged file."""
+    """Read what :func:`save_results` wrote; raises :class:`CadError` for a missing or damaged file."""
     try:
         with h5py.File(path, "r") as file:
             if int(file.attrs["format"]) > FORMAT:
@@ -60,7 +60,7 @@ def load_results(path: Path) -> RolloutResult:
 
 
 def _steps_of_compressions(file: h5py.File) -> npt.NDArray[np.int32] | None:
-    """None in files of format 1; ``moments`` is what the dataset was called up to version 0.1."""
+    """None in files of format 1; up to version 0.1 the dataset's name was ``moments``."""
     for name in ("compression_steps", "moments"):
         if name in file:
             steps: npt.NDArray[np.int32] = file[name][:]

@@ -1,7 +1,7 @@
 """In-context roll-outs: many tasks, many roll-outs, many episodes, no weight update.
 
-The model's memory is kept across episodes.  Every roll-out draws its actions from a generator of
-its own, so that its returns do not depend on what else is in the batch.
+The model's memory is kept across episodes.  Every roll-out draws its actions from its own
+generator, so that its returns do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cad.config.schema import N_ACTIONS
-from cad.envs import BatchedEnv, TaskFamily
+from cad.envs.batched import BatchedEnv
+from cad.envs.family import AnyFamily
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
-from cad.models import Memory, SequenceModel, new_memory
+from cad.models.memory import Memory
+from cad.models.network import SequenceModel
+from cad.models.registry import new_memory
 
 # Separates the roll-outs' random numbers from other uses of the same seed.
 _STREAM = 0xE7
@@ -31,12 +33,12 @@ class RolloutResult:
     """Outcome of an evaluation.
 
     ``returns`` is (tasks, roll-outs, episodes): sums of rewards.  ``compressions`` is (tasks,
-    roll-outs).  ``state_bytes`` is what one roll-out keeps between steps; it is constant.
-    ``compression_steps`` (tasks, roll-outs, most compressions) says after which steps, counted from the
-    start of the roll-out, it compressed, and ``chosen`` which of these compressions the model
-    asked for itself; -1 and False fill roll-outs that compressed less often.  Both are None in
-    results of before they were recorded.  ``actions`` (tasks, roll-outs, steps) is what was done,
-    from which all else follows (:mod:`cad.evaluation.paths`); None in results read from a file.
+    roll-outs).  ``state_bytes`` is the size of one roll-out's memory between steps; it is constant.
+    ``compression_steps`` (tasks, roll-outs, most compressions) are the steps, counted from the start of
+    the roll-out, after which it compressed; ``chosen`` marks the compressions that the model itself
+    asked for.  -1 and False fill roll-outs that compressed less often.  Both are None in results
+    written before these fields existed.  ``actions`` (tasks, roll-outs, steps) determine everything
+    else (:mod:`cad.evaluation.replay`); None in results read from a file.
     """
 
     task_ids: tuple[int, ...]
@@ -51,16 +53,16 @@ class RolloutResult:
 
     @property
     def steps_per_second(self) -> float:
-        """Environment steps of all roll-outs together a second of wall time."""
+        """Environment steps of all roll-outs per second of wall time."""
         return self.returns.size * self.horizon / self.seconds
 
 
-# One for all episodes, or one for each, counted from 0.
 Temperature = float | Callable[[int], float]
+"""One for all episodes, or a function of the episode, counted from 0."""
 
 
 class ActionSampler:
-    """Draws actions from logits; greedy, or at a temperature with one generator a roll-out."""
+    """Chooses actions from logits: greedy, or sampled at a temperature with one generator per roll-out."""
 
     def __init__(
         self, task_ids: Sequence[int], n_rollouts: int, seed: int, temperature: Temperature, greedy: bool
@@ -76,7 +78,7 @@ class ActionSampler:
         self._uniform = torch.empty(0)
 
     def start_episode(self, horizon: int, device: torch.device, episode: int = 0) -> None:
-        """Draw the random numbers of a whole episode at once."""
+        """Draw all random numbers of an episode."""
         if not self._greedy:
             self._temperature = self._schedule(episode) if callable(self._schedule) else self._schedule
             drawn = np.stack([g.random(horizon, dtype=np.float32) for g in self._generators], axis=1)
@@ -87,13 +89,13 @@ class ActionSampler:
         if self._greedy:
             return logits.argmax(dim=-1)
         cumulative = torch.softmax(logits.float() / self._temperature, dim=-1).cumsum(dim=-1)
-        # The last entry is left out of the comparison: rounding must not make it an action too many.
+        # Without the last entry: rounding must not lead past the last action.
         return (cumulative[:, :-1] <= self._uniform[t]).sum(dim=-1)
 
 
 def roll_out(
     model: SequenceModel,
-    family: TaskFamily,
+    family: AnyFamily,
     task_ids: Sequence[int],
     *,
     n_rollouts: int,
@@ -106,12 +108,12 @@ def roll_out(
     on_compress: Callable[[CompressionEvent], None] | None = None,
     memory: Callable[[SequenceModel, int], Memory] = new_memory,
 ) -> RolloutResult:
-    """Put ``model`` (in eval mode, on its device) into every task ``n_rollouts`` times.
+    """Roll ``model`` (in eval mode, on its device) out in every task ``n_rollouts`` times.
 
     ``progress`` is called with the number of finished episodes, ``on_compress`` with every
-    compression as it happens; ``memory`` makes the in-context
-    state (tests compare the cached one with an uncached one).  Raises
-    :class:`~cad.interrupt.InterruptedRun` between two episodes when ``stop`` is set.
+    compression as it happens.  ``memory`` makes the in-context state (tests compare the cached one
+    with an uncached one).  Raises :class:`~cad.interrupt.InterruptedRun` between two episodes when
+    ``stop`` is set.
     """
     device = next(model.parameters()).device
     env = BatchedEnv(family, np.repeat(np.asarray(task_ids), n_rollouts))
@@ -123,7 +125,7 @@ def roll_out(
     started = time.perf_counter()
     with torch.inference_mode():
         state = memory(model, B)
-        previous_action = torch.full((B, 1), N_ACTIONS, device=device)
+        previous_action = torch.full((B, 1), family.spaces.n_actions, device=device)
         previous_reward = torch.zeros((B, 1), dtype=torch.int64, device=device)
         first = {flag: torch.full((B, 1), int(flag), device=device) for flag in (True, False)}
         for episode in range(n_episodes):
@@ -132,10 +134,10 @@ def roll_out(
             sampler.start_episode(family.horizon, device, episode)
             observation = env.reset()
             for t in range(family.horizon):
-                here = torch.from_numpy(observation)[:, None].to(device)
-                logits = state.observe(Steps(here, previous_action, previous_reward, first[t == 0]))
-                # A memory compresses before it takes in a step.
-                recorder.look(episode * family.horizon + t, state)
+                current = torch.from_numpy(observation)[:, None].to(device)
+                logits = state.observe(Steps(current, previous_action, previous_reward, first[t == 0]))
+                # A memory compresses before it adds a step.
+                recorder.observe(episode * family.horizon + t, state)
                 action = sampler.choose(logits, t)
                 taken = action.cpu().numpy()
                 actions[episode * family.horizon + t] = taken

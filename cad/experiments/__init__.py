@@ -1,1 +1,4 @@
-"""Experiments: grid to cells to stages, run directories, the local runner."""
+"""Experiments, by what the code does: ``plan``, ``reporting``, ``run``, then ``cost`` and ``analysis``.
+
+A folder imports only from those before it; ``plan`` imports no torch.
+"""

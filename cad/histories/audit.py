@@ -1,4 +1,4 @@
-"""Proof that a histories file says the truth: every transition is derived again from the rules."""
+"""Verify a histories file by replaying it: every transition is derived again from the rules."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cad.config.schema import EnvConfig
+from cad.envs.arrays import FloatArray, IntArray
+from cad.envs.config import EnvConfig
+from cad.envs.family import AnyFamily
+from cad.envs.registry import task_family
 from cad.envs.split import Split, split_tasks
-from cad.envs.tasks import FloatArray, IntArray, TaskFamily, task_family
 from cad.envs.transitions import Transitions
 from cad.errors import CadError
 from cad.histories.file import DATASETS, Histories, open_histories, task_name
@@ -94,11 +96,12 @@ def require_sound(path: Path, env: EnvConfig) -> None:
 def _audit_open(
     histories: Histories, env: EnvConfig, report: AuditReport, progress: Callable[[int, int], None] | None
 ) -> None:
-    stored = histories.provenance.env
-    for key in ("name", "size", "steps_per_episode"):
-        found, wanted = getattr(stored, key), getattr(env, key)
-        if found != wanted:
-            report.problems.append(f"the file is of env.{key}={found}, the config wants {wanted}")
+    stored, wanted = histories.provenance.env.rules, env.rules
+    report.problems.extend(
+        f"the file was made with env.{key}={stored.get(key)}, the config wants {wanted.get(key)}"
+        for key in {**wanted, **stored}
+        if stored.get(key) != wanted.get(key)
+    )
     if report.problems:
         return  # other rules: every transition would look wrong
     family, split = task_family(env), split_tasks(env)
@@ -135,7 +138,7 @@ def _check_split(histories: Histories, split: Split, report: AuditReport) -> Non
 
 
 def _check_task(
-    histories: Histories, family: TaskFamily, task_id: int, part: str, report: AuditReport
+    histories: Histories, family: AnyFamily, task_id: int, part: str, report: AuditReport
 ) -> None:
     attributes = histories.attributes(task_id)
     for name, wanted in (
@@ -152,7 +155,7 @@ def _check_task(
     whole = True
     for name in DATASETS:
         array = getattr(history, name)
-        expected = (*shape, 2) if name.endswith("states") else shape
+        expected = (*shape, family.spaces.n_fields) if name.endswith("states") else shape
         if array.dtype != np.uint8 or array.shape != expected:
             whole = False
             report.problems.append(
@@ -215,7 +218,7 @@ class _Faults:
         return not count
 
 
-def _check_transitions(family: TaskFamily, task_id: int, history: Transitions, faults: _Faults) -> None:
+def _check_transitions(family: AnyFamily, task_id: int, history: Transitions, faults: _Faults) -> None:
     streams, steps = history.actions.shape
     last = np.arange(1, steps + 1) % family.horizon == 0
     ends = np.broadcast_to(last.astype(np.uint8), (streams, steps))
@@ -225,33 +228,35 @@ def _check_transitions(family: TaskFamily, task_id: int, history: Transitions, f
     expected[:, 1:] = history.next_states[:, :-1]
     expected[:, :: family.horizon] = family.start
     faults.compare("state", history.states, expected)
-    in_range = faults.limit("action", history.actions, family.n_actions - 1)
-    in_range &= faults.limit("a state's row or column", history.states, family.size - 1)
+    spaces = family.spaces
+    in_range = faults.limit("action", history.actions, spaces.n_actions - 1)
+    for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
+        in_range &= faults.limit(f"a state's {name}", history.states[..., index], size - 1)
     if in_range:
         next_states, rewards = _derive(family, task_id, history)
         faults.compare("next state", history.next_states, next_states)
         faults.compare("reward", history.rewards, rewards)
 
 
-def _derive(family: TaskFamily, task_id: int, history: Transitions) -> tuple[IntArray, FloatArray]:
-    """Next states (streams, steps, 2) and rewards (streams, steps) by the rules.
+def _derive(family: AnyFamily, task_id: int, history: Transitions) -> tuple[IntArray, FloatArray]:
+    """Next states (streams, steps, fields) and rewards (streams, steps) by the rules.
 
-    All episodes side by side, so that the Python loop is only as long as one episode (what was
-    found has to be carried through it).
+    All episodes side by side, so that the Python loop is only as long as one episode (the hidden
+    part of the state has to be carried through it).
     """
     streams, steps = history.actions.shape
     episodes, horizon = streams * steps // family.horizon, family.horizon
-    states = history.states.reshape(episodes, horizon, 2)
+    states = history.states.reshape(episodes, horizon, -1)
     actions = history.actions.reshape(episodes, horizon)
     goals = np.broadcast_to(family.goals([task_id]), (episodes, len(family.goal(task_id))))
-    next_states = np.empty((episodes, horizon, 2), dtype=np.int64)
+    next_states = np.empty(states.shape, dtype=np.int64)
     rewards = np.empty((episodes, horizon), dtype=np.float32)
-    found = np.zeros(episodes, dtype=np.uint8)
+    hidden = np.zeros(episodes, dtype=np.uint8)
     for step in range(horizon):
-        next_states[:, step], rewards[:, step], found = family.transition(
-            goals, states[:, step].astype(np.int64), found, actions[:, step].astype(np.int64)
+        next_states[:, step], rewards[:, step], hidden = family.transition(
+            goals, states[:, step].astype(np.int64), hidden, actions[:, step].astype(np.int64)
         )
-    return next_states.reshape(streams, steps, 2), rewards.reshape(streams, steps)
+    return next_states.reshape(streams, steps, -1), rewards.reshape(streams, steps)
 
 
 def _check_learning(report: AuditReport) -> None:

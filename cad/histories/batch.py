@@ -10,9 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Steps:
-    """Consecutive steps of B histories; every field is (B, T) int64, ``observation`` (B, T, 2).
+    """Consecutive steps of B histories; every field is (B, T) int64, ``observation`` (B, T, fields).
 
-    ``previous_action`` is ``N_ACTIONS`` and ``previous_reward`` 0 where nothing came before.
+    Where nothing came before, ``previous_action`` is the number of actions (one more than the last
+    action) and ``previous_reward`` 0.
     """
 
     observation: Tensor

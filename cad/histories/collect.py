@@ -21,9 +21,10 @@ from pathlib import Path
 import h5py
 
 from cad import __version__
-from cad.config.schema import EnvConfig, SourceConfig
+from cad.config import SourceConfig
+from cad.envs.config import EnvConfig
+from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
-from cad.envs.tasks import task_family
 from cad.errors import CadError, UsageError
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
 from cad.interrupt import STOP_SIGNALS

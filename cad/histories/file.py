@@ -1,14 +1,14 @@
-"""The learning histories' file: one HDF5 group a task, small integers, everything said in attributes.
+"""The learning histories' file: one HDF5 group a task, small integers, attributes that describe them.
 
 Layout (schema version 1)::
 
     /                       attributes: schema_version, created_by, seed,
                             env, source, split, versions (JSON texts)
     /task_00040             attributes: task_id, goal, optimal_return
-        states              (streams, steps, 2) uint8   row, column before the step
+        states              (streams, steps, 2) uint8   observation (row, column) before the step
         actions             (streams, steps)    uint8   0..4
         rewards             (streams, steps)    uint8   0 or 1
-        next_states         (streams, steps, 2) uint8   true state after the step
+        next_states         (streams, steps, 2) uint8   true observation after the step
         episode_ends        (streams, steps)    uint8   1 at the last step of an episode
 
 A stream is one unbroken history: its episodes follow each other along ``steps``.
@@ -27,7 +27,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cad.config.schema import EnvConfig, SourceConfig
+from cad.config import SourceConfig
+from cad.envs.config import EnvConfig
+from cad.envs.registry import env_config
 from cad.envs.split import Split
 from cad.envs.transitions import SmallArray, Transitions
 from cad.errors import CadError
@@ -128,7 +130,7 @@ class Histories:
         try:
             values = {name: json.loads(str(attributes[name])) for name in _JSON_ATTRIBUTES}
             return Provenance(
-                env=EnvConfig(**values["env"]),
+                env=env_config(values["env"]),
                 source=SourceConfig(**values["source"]),
                 split=Split(**{part: tuple(map(int, ids)) for part, ids in values["split"].items()}),
                 versions=values["versions"],

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cad.envs.tasks import task_family
+from cad.envs.registry import task_family
 from cad.histories.file import open_histories
 from cad.storage import atomic_path
 
@@ -39,7 +39,7 @@ def plot_histories(path: Path, out_png: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     single, everything = figure.subplots(1, 2)
     for task, colour in zip(shown, _COLOURS, strict=False):
-        label = family.describe(task) if family.name != "darkroom_permuted" else f"task {task}"
+        label = family.short_name(task)
         single.plot(episodes, curves[task], color=colour, label=f"{label}, optimum {optima[task]:g}")
         single.axhline(optima[task], color=colour, linewidth=0.8, linestyle=":")
     single.set(title="Single tasks (dotted: optimum)", ylabel="return, mean over streams")

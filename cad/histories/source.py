@@ -9,8 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from cad.config.schema import SourceConfig
-from cad.envs.tasks import TaskFamily
+from cad.config import SourceConfig
+from cad.envs.family import AnyFamily
 from cad.envs.transitions import Transitions
 from cad.envs.vec_env import StreamVecEnv
 
@@ -31,7 +31,7 @@ def task_seed(source_seed: int, task_id: int) -> int:
     return int(np.random.SeedSequence((source_seed, task_id)).generate_state(1)[0])
 
 
-def learn(family: TaskFamily, task_id: int, source: SourceConfig) -> Transitions:
+def learn(family: AnyFamily, task_id: int, source: SourceConfig) -> Transitions:
     """Let PPO learn ``task_id`` and return all of its streams' transitions.
 
     Sets the process's global random generators (stable-baselines3 does); meant for a process of

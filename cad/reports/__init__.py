@@ -1,8 +1,38 @@
-"""From stored returns to a page that a researcher shows to others: numbers, figures, text."""
+"""From stored returns to a page that a researcher shows to others: numbers, figures, text.
+
+Data flows one way: ``data`` -> ``plotting`` -> ``questions`` -> ``output``.  Other rooms import from here.
+"""
 
 from __future__ import annotations
 
-from cad.reports.page import write_report
-from cad.reports.results import CellResult, Provenance, SourceCurve
+from cad.reports.data import (
+    CellResult,
+    Provenance,
+    SourceCurve,
+    StageRecord,
+    Study,
+    TrainingPart,
+    Unequal,
+    WatchedRollout,
+    make_study,
+)
+from cad.reports.output import export_table, publish, require_free, write_report
+from cad.reports.plotting import animation_gif, strip_png
 
-__all__ = ["CellResult", "Provenance", "SourceCurve", "write_report"]
+__all__ = [
+    "CellResult",
+    "Provenance",
+    "SourceCurve",
+    "StageRecord",
+    "Study",
+    "TrainingPart",
+    "Unequal",
+    "WatchedRollout",
+    "animation_gif",
+    "export_table",
+    "make_study",
+    "publish",
+    "require_free",
+    "strip_png",
+    "write_report",
+]

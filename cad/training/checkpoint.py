@@ -1,9 +1,9 @@
-"""Checkpoints: everything that an exact resume needs, complete or not there, read without unpickling.
+"""Checkpoints: everything that an exact resume needs, written atomically and read without unpickling.
 
 A checkpoint is a folder ``checkpoints/<step>`` with ``state.safetensors`` (weights, optimiser
 moments, metric sums) and ``meta.json`` (step, checksum, seconds so far).  Learning rate, samples and
-dropout masks are functions of the seed and the step, so that the step stands for the schedule, the
-sampler's position and the random generators.
+dropout masks are functions of the seed and the step, so that no scheduler, sampler or generator needs
+to be stored.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after ``step`` updates; ``seconds`` and ``supervised_actions`` went into it.
+    """State after ``step`` updates; ``seconds`` and ``supervised_actions`` count those so far.
 
-    ``origin`` (plain data) says what wrote it: config, engine, number of ranks.  ``best`` is the
+    ``origin`` (plain data) records its provenance: config, engine, number of ranks.  ``best`` is the
     step of the best validation so far, and its value.
     """
 
@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int) -> None:
-    """Write a checkpoint into ``folder``; keep the newest ``keep`` and that of the best validation."""
+    """Write a checkpoint into ``folder``; keep the newest ``keep`` and the one of the best validation."""
     remove_leftovers(make_dirs(folder))
     with atomic_dir(folder / f"{checkpoint.step:08d}") as temporary:
         state = temporary / "state.safetensors"
@@ -58,14 +58,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int
             "sha256": sha256_file(state),
         }
         write_json(temporary / "meta.json", meta)
-    marked = checkpoint.best[0] if checkpoint.best else None
+    best_step = checkpoint.best[0] if checkpoint.best else None
     for old in _steps(folder)[:-keep]:
-        if int(old.name) != marked:
+        if int(old.name) != best_step:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def load_newest(folder: Path, run_id: str) -> Checkpoint | None:
-    """The newest sound checkpoint, or None; damaged ones are removed with a warning.
+    """Load the newest intact checkpoint; None without one.  Damaged ones are removed with a warning.
 
     Raises :class:`CadError` for a checkpoint of another run or of a newer version of the program.
     """
@@ -73,58 +73,61 @@ def load_newest(folder: Path, run_id: str) -> Checkpoint | None:
         try:
             return _load(path, run_id)
         except _DamagedError as error:
-            log.warning("checkpoint %s is damaged (%s); going on from the one before it, if any", path, error)
-            # Left there it would count as the newest and push out sound ones.
+            log.warning("checkpoint %s is damaged (%s); resuming from the previous one, if any", path, error)
+            # If it stayed, it would count as the newest, and intact ones would be deleted in its place.
             shutil.rmtree(path, ignore_errors=True)
     return None
 
 
 def load_checkpoint(folder: Path, step: int, run_id: str) -> Checkpoint:
-    """The checkpoint of ``step``; :class:`CadError` where it is damaged or of another run."""
+    """Load the checkpoint of ``step``; :class:`CadError` if it is damaged or belongs to another run."""
     path = folder / f"{step:08d}"
     try:
         return _load(path, run_id)
     except _DamagedError as error:
-        raise CadError(f"checkpoint {path} is damaged here, but not for the first rank ({error})") from error
+        raise CadError(
+            f"checkpoint {path} is damaged on this node, but not on the first rank's ({error}); "
+            "is that folder the same on all nodes?"
+        ) from error
 
 
 class _DamagedError(Exception):
-    """A checkpoint that is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 def _load(path: Path, run_id: str) -> Checkpoint:
     state = path / "state.safetensors"
     try:
         meta = read_json(path / "meta.json")
-        written = int(meta["format"])
+        version = int(meta["format"])
     except (CadError, KeyError, TypeError, ValueError) as error:
         raise _DamagedError(error) from error
-    if written > FORMAT:
-        raise CadError(f"{path} was written by a newer version of cad; update cad to go on with it")
+    if version > FORMAT:
+        raise CadError(f"{path} was written by a newer version of cad; update cad to resume from it")
     try:
         if meta["step"] != int(path.name):
-            raise _DamagedError(f"meta.json speaks of step {meta['step']}")
+            raise _DamagedError(f"meta.json names step {meta['step']}")
         if sha256_file(state) != meta["sha256"]:
             raise _DamagedError(f"{state.name} does not match its checksum")
         run = str(meta["run"])
         tensors = safetensors.torch.load(state.read_bytes())
-        found = Checkpoint(
+        checkpoint = Checkpoint(
             meta["step"],
             float(meta["seconds"]),
             int(meta["supervised_actions"]),
             tensors,
-            meta.get("origin", {}),  # not in earlier ones
+            meta.get("origin", {}),  # earlier versions wrote none
             (int(best[0]), float(best[1])) if (best := meta.get("best")) else None,
         )
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
     if run != run_id:
         raise CadError(f"{path} belongs to another config; choose another folder for this run")
-    return found
+    return checkpoint
 
 
 def newest_meta(folder: Path) -> dict[str, Any]:
-    """What stands beside the newest checkpoint's tensors, which are not read; empty without any."""
+    """Read the newest checkpoint's ``meta.json`` without its tensors; empty without a checkpoint."""
     steps = _steps(folder)
     return dict(read_json(steps[-1] / "meta.json")) if steps else {}
 

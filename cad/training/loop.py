@@ -1,8 +1,8 @@
 """The training loop: one for every model and every engine.
 
 Every update is a function of the weights, the optimiser's moments, the seed, the update's number
-and, with dropout, the number of ranks; a run that was stopped anywhere and resumed with as many
-ranks equals one that was not, bit for bit.
+and, with dropout, the number of ranks.  A run that is stopped anywhere and resumed with the same
+number of ranks is bit-identical to one that never stopped.
 """
 
 from __future__ import annotations
@@ -11,36 +11,49 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from cad.config.schema import Config, TrainConfig
+from cad.config import LoopConfig
 from cad.errors import CadError
 from cad.histories.sampler import WindowSampler
 from cad.interrupt import StopFlag
+from cad.models.objective import Objective, rates_in_words
 from cad.training.checkpoint import Checkpoint, load_checkpoint, load_newest, save_checkpoint
 from cad.training.engines import require_ranks, start_engine
 from cad.training.metrics import MetricsLog
-from cad.training.objective import ActionObjective, Objective, rates_in_words
 from cad.training.optimiser import rate_factor
 from cad.training.ranks import SINGLE_PROCESS, Ranks
 
 log = logging.getLogger(__name__)
-
-Model = TypeVar("Model", bound=nn.Module)
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the number of finished updates and the latest metrics, on the first rank."""
 
 
 @dataclass(frozen=True)
+class Validation:
+    """``measure`` scores the model, in eval mode, every ``every`` updates and after the last one.
+
+    It runs where a metrics line is written too; with ``every=0``, never.  Higher is better: the checkpoint of
+    the best score is kept.
+    """
+
+    measure: Callable[[nn.Module], float]
+    every: int
+
+    def is_due(self, step: int, last: bool) -> bool:
+        """Whether to measure after ``step`` updates."""
+        return self.every > 0 and (step % self.every == 0 or last)
+
+
+@dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished training reports; ``seconds`` includes those before any interruption."""
+    """What a finished training reports; ``seconds`` includes the time before interruptions."""
 
     updates: int
     seconds: float
@@ -48,7 +61,7 @@ class TrainingSummary:
 
 
 class MetricSums:
-    """Sums since the last metrics line, kept on the device so that no update waits for them."""
+    """Sums since the last metrics line; they stay on the device so that no update waits for a copy."""
 
     def __init__(self, n_columns: int, device: torch.device) -> None:
         # Number of updates, gradient norm; then the objective's columns.
@@ -60,65 +73,69 @@ class MetricSums:
         self.tensor += torch.cat([head, columns]).double()
 
     def take(self, ranks: Ranks) -> tuple[float, list[float]]:
-        """Means of gradient norm and columns since the last call, over all ranks; waits for them."""
+        """Means of gradient norm and columns over all ranks and updates since the last call; resets them."""
         count, norm, *columns = ranks.mean(self.tensor).tolist()
         self.tensor.zero_()
         return norm / count, [column / count for column in columns]
 
     def load(self, stored: Tensor, ranks: Ranks) -> None:
-        """Put back the sums (ranks, n) of a checkpoint; other numbers of ranks go on from their mean."""
+        """Restore the sums (ranks, n) of a checkpoint; with another number of ranks, each takes the mean."""
         stored = stored.view(-1, len(self.tensor))
         self.tensor.copy_(stored[ranks.rank] if len(stored) == ranks.size else stored.mean(dim=0))
 
 
 def train(
-    config: Config,
-    model: Model,
+    settings: LoopConfig,
+    model: nn.Module,
     sampler: WindowSampler,
     folder: Path,
     *,
+    objective: Objective,
+    seed: int,
     run_id: str,
     device: torch.device,
     stop: StopFlag,
-    objective: Objective | None = None,
-    validate: Callable[[Model], float] | None = None,
+    validation: Validation | None = None,
+    unused_parameters: bool = False,
     progress: Progress | None = None,
     ranks: Ranks = SINGLE_PROCESS,
+    origin: Mapping[str, object] = {},
 ) -> TrainingSummary:
     """Train ``model`` in place, resuming from ``folder`` where an earlier run left checkpoints.
 
-    ``objective`` is that of the model's output, by default the actions.  ``validate`` is the mean
-    return, as a share of the optimum, on the validation tasks.  All ``ranks`` call this alike, with
-    the same weights, and all end with the trained ones.
+    ``objective`` turns the model's output into a loss; ``seed`` determines the dropout masks.
+    ``unused_parameters`` says that some parameters get no gradient in some updates.  ``run_id`` names
+    the run: checkpoints of another one are refused.  ``origin`` (plain data) is stored in checkpoints.
+    All ``ranks`` call this with the same arguments and weights, and all end with the trained weights.
     The first rank writes ``folder/checkpoints``, ``folder/metrics.jsonl`` and ``folder/tensorboard``.
-    Raises :class:`CadError` when the watchdog sees a loss that is not finite or that does not fall,
-    and :class:`~cad.interrupt.InterruptedRun`, after saving, when ``stop`` is set on any rank.
+
+    Raises :class:`CadError` when the loss is not finite or the objective's watchdog objects, and
+    :class:`~cad.interrupt.InterruptedRun`, after saving, when ``stop`` is set on any rank.
     """
-    settings = config.train
-    if objective is None:
-        objective = ActionObjective(config)
     require_ranks(settings, objective.section, ranks.size)
     checkpoints = folder / "checkpoints"
-    found = _find(checkpoints, run_id, ranks)
-    if found is not None:
-        model.load_state_dict(_section(found, "model"))
-    engine = start_engine(settings, model, ranks, device)
+    resumed = _newest_checkpoint(checkpoints, run_id, ranks)
+    if resumed is not None:
+        model.load_state_dict(_section(resumed, "model"))
+    engine = start_engine(settings, model, ranks, device, unused_parameters=unused_parameters)
     model.train()
     sums = MetricSums(objective.n_columns, device)
     done, earlier, supervised, tokens = 0, 0.0, 0, 0
     best: tuple[int, float] | None = None
-    if found is not None:
-        done, earlier, supervised, best = found.step, found.seconds, found.supervised_actions, found.best
-        engine.load_optimiser_state(_section(found, "optimiser"))
-        sums.load(found.tensors["metric_sums"], ranks)
+    if resumed is not None:
+        done, earlier, supervised, best = (
+            resumed.step, resumed.seconds, resumed.supervised_actions, resumed.best,
+        )  # fmt: skip
+        engine.load_optimiser_state(_section(resumed, "optimiser"))
+        sums.load(resumed.tensors["metric_sums"], ranks)
         log.info("resuming at update %d of %d", done, settings.n_updates)
-        before = found.origin.get("ranks", ranks.size)
+        before = resumed.origin.get("ranks", ranks.size)
         if before != ranks.size:
             log.info("with %d ranks instead of %d: equal but for rounding and dropout", ranks.size, before)
-        del found
+        del resumed
     started = time.perf_counter()
     parts = settings.gradient_accumulation
-    origin = {"config": config.model_dump(mode="json"), "engine": settings.engine, "ranks": ranks.size}
+    provenance = {**origin, "engine": settings.engine, "ranks": ranks.size}
 
     def save(step: int) -> None:
         engine.collect()
@@ -131,7 +148,7 @@ def train(
             "metric_sums": stacked,
         }
         seconds = earlier + time.perf_counter() - started
-        checkpoint = Checkpoint(step, seconds, supervised, tensors, origin, best)
+        checkpoint = Checkpoint(step, seconds, supervised, tensors, provenance, best)
         save_checkpoint(checkpoints, checkpoint, run_id, settings.keep_checkpoints)
 
     with MetricsLog(folder, done) if ranks.first else contextlib.nullcontext() as metrics:
@@ -140,8 +157,8 @@ def train(
         vote = ranks.vote(stop)
         tick, counted = time.perf_counter(), supervised
         for update in range(done, settings.n_updates):
-            # Dropout masks follow from the seed, the update and the rank, as samples do.
-            torch.manual_seed(_mask_seed(config.seed, update, ranks))
+            # Like samples, dropout masks are a function of the seed, the update and the rank.
+            torch.manual_seed(_mask_seed(seed, update, ranks))
             batches = [
                 sampler.batch(update, ranks.rank * parts + part, ranks.size * parts).to(device)
                 for part in range(parts)
@@ -161,16 +178,16 @@ def train(
                 values["supervised_actions_per_second"] = (supervised - counted) / elapsed
                 values["tokens_per_second"] = tokens / elapsed
                 _require_finite(values, step, settings, objective.section)
-                if validate and settings.validate_every and (step % settings.validate_every == 0 or last):
+                if validation and validation.is_due(step, last):
                     engine.collect()
                     model.eval()
-                    values["validation_return"] = validated = validate(model)
+                    values["validation_return"] = validated = validation.measure(model)
                     model.train()
                     if best is None or validated > best[1]:
                         best = step, validated
                 if metrics:
                     metrics.write(step, values)
-                objective.watch(values, step)  # what stops a run is on record
+                objective.watch(values, step)  # after the write: the log shows why a run was stopped
                 if progress and ranks.first:
                     progress(step, values)
                 tick, counted, tokens = time.perf_counter(), supervised, 0
@@ -178,7 +195,7 @@ def train(
             if step % settings.checkpoint_every == 0 or last or stopping or (best and best[0] == step):
                 save(step)
             if stopping and not last:
-                ranks.barrier()  # until what the first rank saves is on the disk
+                ranks.barrier()  # the first rank's checkpoint is on disk
                 stop.raise_if_set(f"training (update {step} of {settings.n_updates})")
         vote.close()
     engine.collect()
@@ -186,25 +203,26 @@ def train(
     return TrainingSummary(settings.n_updates, seconds, supervised)
 
 
-def _find(checkpoints: Path, run_id: str, ranks: Ranks) -> Checkpoint | None:
-    """The newest sound checkpoint: the first rank chooses, the others read what it chose."""
-    found = load_newest(checkpoints, run_id) if ranks.first else None
-    step = ranks.broadcast(found.step if found else None)
+def _newest_checkpoint(checkpoints: Path, run_id: str, ranks: Ranks) -> Checkpoint | None:
+    """The newest undamaged checkpoint: the first rank chooses it, the others read the same one."""
+    newest = load_newest(checkpoints, run_id) if ranks.first else None
+    step = ranks.broadcast(newest.step if newest else None)
     if step is None or ranks.first:
-        return found
+        return newest
     return load_checkpoint(checkpoints, step, run_id)
 
 
-def _section(found: Checkpoint, name: str) -> dict[str, Tensor]:
-    return {k.removeprefix(f"{name}/"): v for k, v in found.tensors.items() if k.startswith(f"{name}/")}
+def _section(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    prefix = f"{name}/"
+    return {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
 
 
 def _mask_seed(seed: int, update: int, ranks: Ranks) -> int:
-    """A seed for each update and rank: far apart for the ranks, so that none meets another's."""
+    """A seed for each update and rank; those of different ranks are too far apart to coincide."""
     return seed * 1_000_003 + update + (ranks.rank << 44)
 
 
-def _require_finite(values: dict[str, float], step: int, settings: TrainConfig, section: str) -> None:
+def _require_finite(values: dict[str, float], step: int, settings: LoopConfig, section: str) -> None:
     loss, norm = values["loss"], values["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise CadError(

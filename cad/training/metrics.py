@@ -1,4 +1,4 @@
-"""The record of a training: JSON lines, with TensorBoard as the view of it."""
+"""The metrics of a training: JSON lines for programs, TensorBoard files for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cad.storage import disk_error, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All whole lines of a metrics file; a last line cut short by a kill is left out."""
+    """Read all complete lines of a metrics file; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -27,15 +27,15 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl`` and to TensorBoard files beside it.
+    """Appends to ``metrics.jsonl`` and to TensorBoard files in the same folder.
 
-    Opened at the step that a run goes on from: later lines of the interrupted run are dropped, so
-    that the record is that of a run without a stop.
+    ``step`` is the update that a run resumes from.  Later lines of the interrupted run are dropped, so
+    that the file equals that of a run without a stop.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / "metrics.jsonl"
-        # Nothing is kept of a run that left no checkpoint: it starts from the first line again.
+        # A run without a checkpoint starts again from the first line.
         kept = [r for r in read_metrics(self._path) if r["step"] <= step] if step else []
         write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         try:
@@ -55,7 +55,7 @@ class MetricsLog:
             raise disk_error(error, self._path) from error
 
     def __enter__(self) -> MetricsLog:
-        """Open for the length of a training."""
+        """Return the open log."""
         return self
 
     def __exit__(

@@ -1,7 +1,7 @@
-"""Weights from one training to another: a pre-trained encoder, or AD's decoder, into CompressedAD.
+"""Weights files, and weights from one training to another: a pre-trained encoder, or an AD's decoder.
 
-Every weights file carries the config that it was made with; what has to agree is compared there,
-so that a mismatch is told in the words of the config.
+Every weights file carries the config that it was made with.  What has to agree is compared there, so
+that a message about a mismatch names the config's keys.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from cad.config import from_mapping
-from cad.config.schema import Config
-from cad.envs import split_tasks
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
 from cad.errors import CadError
-from cad.models.compressed_ad import CompressedAD, Compressor
+from cad.models.config import ModelConfig
+from cad.models.network import SequenceModel
+from cad.models.spec import WeightTransfer
+from cad.schema import Config, stored_config
 from cad.storage import atomic_path
-
-_WIDTHS = ("n_embd", "n_head", "n_inner", "step_embedding", "embedding_norm", "norm")
-_DECODER = (*_WIDTHS, "n_layer")
-_ENCODER = (*_WIDTHS, "n_transit", "n_latent", "encoder_n_layer")
 
 
 @dataclass(frozen=True)
@@ -60,85 +58,76 @@ def read_weights(path: Path, key: str) -> Weights:
         stored = json.loads(metadata["config"])
     except json.JSONDecodeError as error:
         raise CadError(f"{key}: {path}: its config is damaged ({error})") from error
-    return Weights(path, tensors, from_mapping(Config, stored, str(path)))
+    return Weights(path, tensors, stored_config(stored, str(path)))
 
 
-def load_encoder(model: CompressedAD, config: Config, path: Path, key: str) -> None:
-    """Put the encoder, first latents, step embedding and its norm of ``path`` into ``model``.
+def load_encoder(model: SequenceModel, config: Config, path: Path, key: str) -> None:
+    """Put the encoder in ``path`` into ``model``, by the ``encoder_transfer`` of its kind.
 
     Raises :class:`CadError` naming every setting and every tensor's shape that differs.
     """
-    weights = read_weights(path, key)
-    if weights.config.model.kind == "ad":
-        raise CadError(f"{key}: {path} holds a model of kind ad, which has no encoder")
-    _require_agreement(weights, config, key, ["env.size", *(f"model.{name}" for name in _ENCODER)])
-    _require_no_leak(weights, config, key)
-    own = model.state_dict()
-    wanted = [name for name in own if name.startswith(Compressor.SHARED)]
-    _put(weights, own, {name: weights.tensors.get(name) for name in wanted}, key)
+    _load(config.spec.encoder_transfer, model, config, path, key)
 
 
-def load_ad(model: CompressedAD, config: Config, path: Path, key: str) -> None:
-    """Put the decoder and the step embedding of the AD in ``path`` into ``model``.
+def load_decoder(model: SequenceModel, config: Config, path: Path, key: str) -> None:
+    """Put the decoder in ``path`` into ``model``, by the ``decoder_transfer`` of its kind.
 
-    AD's positions become those of the steps behind the latents; a longer window's last ones are left
-    out.  Raises :class:`CadError` naming every setting and every tensor's shape that differs.
+    Raises :class:`CadError` naming every setting and every tensor's shape that differs.
     """
+    _load(config.spec.decoder_transfer, model, config, path, key)
+
+
+def _load(
+    transfer: WeightTransfer | None, model: SequenceModel, config: Config, path: Path, key: str
+) -> None:
+    assert transfer is not None  # the config's rules see to it
     weights = read_weights(path, key)
-    if weights.config.model.kind != "ad":
-        raise CadError(f"{key}: {path} holds a model of kind {weights.config.model.kind}, not ad")
-    _require_agreement(weights, config, key, ["env.size", *(f"model.{name}" for name in _DECODER)])
-    theirs, ours = weights.config.model.n_transit, config.model.n_transit
-    if theirs < ours:
-        raise CadError(f"{key}: {path}: model.n_transit is {theirs} there, less than the {ours} here")
+    theirs = weights.config.model
+    if reason := transfer.refuse_kind(theirs):
+        raise CadError(f"{key}: {path} {reason}")
+    _require_agreement(weights, config, key, transfer.settings)
+    if reason := transfer.refuse_size(config.model, theirs):
+        raise CadError(f"{key}: {path}: {reason}")
     _require_no_leak(weights, config, key)
     own = model.state_dict()
-    found = {name: weights.tensors.get(name) for name in own if name.startswith(("embed.", "decoder."))}
-    positions = found["decoder.positions"]
-    if positions is not None:
-        steps = own["decoder.positions"].clone()
-        steps[config.model.n_latent :] = positions[:ours]
-        found["decoder.positions"] = steps
-    _put(weights, own, found, key)
+    _put(weights, own, transfer.pick(config.model, theirs, own, weights.tensors), key)
 
 
-def freeze_encoder(model: CompressedAD) -> None:
-    """Leave out of training what :func:`load_encoder` brought."""
-    for name, parameter in model.named_parameters():
-        if name.startswith(Compressor.SHARED):
-            parameter.requires_grad_(False)
-
-
-def _put(weights: Weights, own: dict[str, Tensor], found: dict[str, Tensor | None], key: str) -> None:
+def _put(weights: Weights, own: dict[str, Tensor], taken: dict[str, Tensor | None], key: str) -> None:
     """Copy into the model's own tensors, if all are there and of the right shape."""
     problems = []
-    for name, tensor in found.items():
+    for name, tensor in taken.items():
         if tensor is None:
             problems.append(f"{name} is missing")
         elif tensor.shape != own[name].shape:
             problems.append(f"{name} is {tuple(tensor.shape)}, here {tuple(own[name].shape)}")
     if problems:
         raise CadError(f"{key}: {weights.path} does not fit: {'; '.join(problems)}")
-    for name, tensor in found.items():
+    for name, tensor in taken.items():
         if tensor is not None:
             own[name].copy_(tensor)
 
 
-def _require_agreement(weights: Weights, config: Config, key: str, fields: Iterable[str]) -> None:
-    differing = []
-    for field in fields:
-        theirs, ours = _value(weights.config, field), _value(config, field)
-        if theirs != ours:
-            differing.append(f"{field} is {theirs} there and {ours} here")
+def _require_agreement(weights: Weights, config: Config, key: str, settings: Iterable[str]) -> None:
+    differing = [
+        f"model.{name} is {theirs} there and {ours} here"
+        for name in settings
+        if (theirs := _value(weights.config.model, name)) != (ours := _value(config.model, name))
+    ]
+    theirs_env, ours_env = weights.config.env, config.env
+    if task_family(theirs_env).spaces != task_family(ours_env).spaces:
+        differing[:0] = [
+            f"env.{name} is {theirs_env.rules.get(name)} there and {ours_env.rules.get(name)} here"
+            for name in {**theirs_env.rules, **ours_env.rules}
+            if theirs_env.rules.get(name) != ours_env.rules.get(name)
+        ]
     if differing:
         raise CadError(f"{key}: {weights.path} does not fit: {'; '.join(differing)}")
 
 
-def _value(config: Config, field: str) -> object:
-    if field == "model.n_inner":  # its default is a function of the width
-        return config.model.n_inner or 4 * config.model.n_embd
-    section, _, name = field.partition(".")
-    return getattr(getattr(config, section), name)
+def _value(model: ModelConfig, name: str) -> object:
+    # Its default is a function of the width.
+    return model.inner_width if name == "n_inner" else getattr(model, name)
 
 
 def _require_no_leak(weights: Weights, config: Config, key: str) -> None:

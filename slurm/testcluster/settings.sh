@@ -16,8 +16,8 @@ alive() {
     [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null
 }
 
-# free_ports N: the first of N ports in a row that are free; where to look is drawn, so that clusters
-# that start at the same time do not meet
+# free_ports N: the first of N free ports in a row; the search starts at a random port, so that clusters
+# that start at the same time do not collide
 free_ports() {
     local first port
     for _ in $(seq 50); do

@@ -23,7 +23,7 @@ import yaml
 from workers import send, worker_of
 
 from cad.evaluation.results import load_results
-from cad.experiments.opened import open_experiment
+from cad.experiments.plan.experiment import open_experiment
 
 REPOSITORY = Path(__file__).parents[2]
 TESTCLUSTER = REPOSITORY / "slurm" / "testcluster"

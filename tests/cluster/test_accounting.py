@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.profile import Profile
+from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
-from cad.launch.arrays import Scale
-from cad.launch.profile import Profile
-from cad.launch.script import Place, job_script
 
 # Every command is a process of its own, which takes its time on a busy machine.
 pytestmark = pytest.mark.timeout(900)
@@ -268,7 +268,9 @@ def test_names_that_a_shell_would_act_on(accounted, wait_for, tmp_path):
     }
     (folder / "scratch; touch pwned").mkdir()
     profile = from_mapping(Profile, settings, "profile")
-    text = job_script(profile, "train", "odd", Place(folder, folder, str(worker)), Scale(), None, 1)
+    text = job_script(
+        profile, "train", "odd", SubmissionPaths(folder, folder, str(worker)), ResourceMultiplier(), None, 1
+    )
     (tmp_path / "job.sh").write_text(text)
     job = accounted.call("sbatch", "--parsable", tmp_path / "job.sh").stdout.strip()
     wait_for(lambda: not accounted.call("squeue", "-h", "-j", job, check=False).stdout, 120)

@@ -1,4 +1,4 @@
-"""What fails stays failed, what is lost is found dead, and a retry takes up only that."""
+"""What fails stays failed, lost jobs are reported as dead, and a retry submits only these."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import yaml
 from workers import soon_held
 
+from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.profile import Profile
+from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
-from cad.launch.arrays import Scale
-from cad.launch.profile import Profile
-from cad.launch.script import Place, job_script
 
 # What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail.
 STAND_IN = """\
@@ -53,8 +53,10 @@ def stand_ins(cluster, tmp_path_factory) -> Path:
         "max_crashes": 1,
     }
     profile = from_mapping(Profile, settings, "profile")
-    place = Place(folder, folder, str(worker))
-    (folder / "job.sh").write_text(job_script(profile, "train", "stand-in", place, Scale(), None, 6))
+    paths = SubmissionPaths(folder, folder, str(worker))
+    (folder / "job.sh").write_text(
+        job_script(profile, "train", "stand-in", paths, ResourceMultiplier(), None, 6)
+    )
     cluster.call("sbatch", folder / "job.sh")
     return folder
 

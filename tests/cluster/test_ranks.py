@@ -61,7 +61,7 @@ def test_a_preempted_training_over_two_nodes_ends_as_if_nothing_had_been(cluster
         send(worker, signal.SIGCONT)
     wait_for(lambda: sum("saved" in noted for noted in events(jobs).values()) == 2, 120)
 
-    # When they go on, the second rank of one dies without a word.
+    # When they go on, the second rank of one is killed.
     lamed = root / "stages" / hold(root, "train", after=FIRST_CHECKPOINT, seconds=240)
     send(second_rank_of(lamed), signal.SIGKILL)
     send(worker_of(lamed), signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Real time limits: a training that is told of one goes on behind it; one that is not is ended, and retried.
+"""Real time limits: a training that saves in time goes on afterwards; one that does not is ended and retried.
 
 They began long before, with the fixture ``limited``.
 """

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from cad.config import Config, ExperimentConfig, apply_overrides, flatten, from_mapping, load
-from cad.config.schema import Section
+from cad.config import Section, flatten, from_mapping, load
 from cad.errors import UsageError
+from cad.schema import Config, ExperimentConfig
 
 
 class Stage(Section):
@@ -399,7 +399,8 @@ def test_a_rule_over_sections() -> None:
 
 def test_all_problems_are_listed_together() -> None:
     path = write(
-        "a.yaml", "modle: {}\nseed: -1\ninclude: gone.yaml\nseed: 2\nenv:\n  size: big\n  name: dark\n"
+        "a.yaml",
+        "modle: {}\nseed: -1\ninclude: gone.yaml\nseed: 2\nsource:\n  hidden: big\nenv: {name: dark}\n",
     )
     message = refused(load, Config, [path], ["nothing", "model.n_head=3", "model.n_latent=x"])
     lines = message.splitlines()
@@ -410,7 +411,7 @@ def test_all_problems_are_listed_together() -> None:
         "override 'nothing'",
         "a.yaml:1: modle",
         "a.yaml:2: seed",
-        "a.yaml:6: env.size",
+        "a.yaml:6: source.hidden",
         "a.yaml:7: env.name",
         "override: model.n_latent",
     ):
@@ -473,9 +474,7 @@ def test_a_damaged_mapping_names_its_file() -> None:
 
 def test_a_grid_point_is_applied_together_and_validated() -> None:
     base = load(Config, [], ["model.n_latent=4"]).value
-    value = apply_overrides(
-        base, {"model.n_embd": 48, "model.n_head": 3, "train": {"n_updates": 7}}, "arm 'x'"
-    )
+    value = base.with_overrides({"model.n_embd": 48, "model.n_head": 3, "train": {"n_updates": 7}}, "arm 'x'")
     assert (value.model.n_embd, value.model.n_head, value.model.n_latent, value.train.n_updates) == (
         48,
         3,
@@ -487,13 +486,13 @@ def test_a_grid_point_is_applied_together_and_validated() -> None:
 
 def test_a_wrong_grid_point_names_its_arm() -> None:
     where = "e.yaml: arm 'AD'"
-    assert refused(apply_overrides, Config(), {"model.n_latnt": 3}, where) == (
+    assert refused(Config().with_overrides, {"model.n_latnt": 3}, where) == (
         f"{where}: model.n_latnt: unknown key; did you mean model.n_latent?"
     )
-    assert refused(apply_overrides, Config(), {"model.n_head": 3}, where) == (
+    assert refused(Config().with_overrides, {"model.n_head": 3}, where) == (
         f"{where}: model: n_head=3 does not divide n_embd=64"
     )
-    assert refused(apply_overrides, Config(), {"seed.x": 3, "env.size": True}, where).startswith(
+    assert refused(Config().with_overrides, {"seed.x": 3, "env.size": True}, where).startswith(
         f"2 problems in {where}:"
     )
-    assert "object cannot stand in a config" in refused(apply_overrides, Config(), {"seed": object()}, where)
+    assert "object cannot stand in a config" in refused(Config().with_overrides, {"seed": object()}, where)

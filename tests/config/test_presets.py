@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cad.config import Config, load
+from cad.config import load
+from cad.schema import Config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(CONFIGS.rglob("*.yaml"))

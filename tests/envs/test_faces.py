@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from cad.config.schema import EnvConfig, EnvName
-from cad.envs import BatchedEnv, task_family
+import cad.envs.gymnasium_env  # noqa: F401
+from cad.envs.batched import BatchedEnv
+from cad.envs.registry import env_config, task_family
 from cad.envs.vec_env import StreamVecEnv
 
-FACES: list[tuple[str, EnvName]] = [
+FACES: list[tuple[str, str]] = [
     ("cad/Darkroom-v0", "darkroom"),
     ("cad/DarkroomPermuted-v0", "darkroom_permuted"),
     ("cad/DarkKeyToDoor-v0", "dark_key_to_door"),
@@ -33,8 +34,8 @@ def test_gymnasium_accepts_the_face(env_id: str) -> None:
 
 
 @pytest.mark.parametrize(("env_id", "name"), FACES)
-def test_batched_env_equals_single_environments(env_id: str, name: EnvName) -> None:
-    family = task_family(EnvConfig(name=name, size=4, horizon=25))
+def test_batched_env_equals_single_environments(env_id: str, name: str) -> None:
+    family = task_family(env_config({"name": name, "size": 4, "horizon": 25}))
     tasks = (0, 1, 5, 7, 10, 15)
     batch = BatchedEnv(family, tasks)
     singles = [gym.make(env_id, task_id=task, size=4, horizon=25) for task in tasks]
@@ -60,14 +61,14 @@ def test_wrong_actions_and_steps_after_the_end_are_refused() -> None:
     face.reset()
     with pytest.raises(ValueError, match=r"not an integer in 0\.\.4"):
         face.step(5)
-    batch = BatchedEnv(task_family(EnvConfig(horizon=1)), [0])
+    batch = BatchedEnv(task_family(env_config({"horizon": 1})), [0])
     batch.step(np.array([0]))
     with pytest.raises(RuntimeError, match="call reset"):
         batch.step(np.array([0]))
 
 
 def test_earlier_observations_are_not_overwritten() -> None:
-    batch = BatchedEnv(task_family(EnvConfig()), [0, 1])
+    batch = BatchedEnv(task_family(env_config({})), [0, 1])
     first = batch.reset()
     second, _, _ = batch.step(np.array([0, 2]))
     batch.step(np.array([0, 2]))
@@ -76,8 +77,8 @@ def test_earlier_observations_are_not_overwritten() -> None:
 
 
 @pytest.mark.parametrize("name", [name for _, name in FACES])
-def test_vec_env_records_true_transitions_and_tells_terminal_observations(name: EnvName) -> None:
-    family = task_family(EnvConfig(name=name, size=4, horizon=5))
+def test_vec_env_records_true_transitions_and_tells_terminal_observations(name: str) -> None:
+    family = task_family(env_config({"name": name, "size": 4, "horizon": 5}))
     env = StreamVecEnv(family, [3, 9], record_steps=10)
     reference = BatchedEnv(family, [3, 9])
     rng = np.random.default_rng(0)
@@ -108,7 +109,7 @@ def test_vec_env_records_true_transitions_and_tells_terminal_observations(name: 
 
 
 def test_key_to_door_source_sees_what_was_found() -> None:
-    family = task_family(EnvConfig(name="dark_key_to_door", size=3, horizon=5))
+    family = task_family(env_config({"name": "dark_key_to_door", "size": 3, "horizon": 5}))
     on_start = ((1 * 3 + 1) * 3 + 1) * 3 + 1  # key and door where the episode starts
     env = StreamVecEnv(family, [on_start])
     seen = [env.reset()[0, 6:].tolist()]

@@ -103,7 +103,7 @@ def test_a_newer_format_is_refused(result, tmp_path):
         load_results(path)
 
 
-# In a process of its own: h5py ends the whole process where a disk takes no more.
+# In its own process: h5py aborts the process when the disk is full.
 WRITE_WITHOUT_ROOM = """
 import resource, sys
 from pathlib import Path

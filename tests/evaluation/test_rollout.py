@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from cad.config.schema import N_ACTIONS, EnvConfig, EvaluationConfig
-from cad.envs import BatchedEnv, task_family
+from cad.config import EvaluationConfig
+from cad.envs.batched import BatchedEnv
+from cad.envs.registry import env_config, task_family
 from cad.evaluation.rollout import ActionSampler, roll_out
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models import new_memory
+from cad.models.registry import new_memory
+
+N_ACTIONS = 5
 
 CPU = torch.device("cpu")
 FAMILIES = ["darkroom", "darkroom_permuted", "dark_key_to_door"]
 
 
 class Recorder:
-    """A memory that keeps what it was shown: rows of [row, column, previous action, reward, first]."""
+    """A memory that records its inputs: rows of [row, column, previous action, reward, first]."""
 
     def __init__(self, model, batch):
         self.inner = new_memory(model, batch)
@@ -65,7 +68,7 @@ def family(tiny_config):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_steps_and_returns_are_those_of_the_environment(name, model):
-    family = task_family(EnvConfig(name=name, size=5, horizon=12))
+    family = task_family(env_config({"name": name, "size": 5, "horizon": 12}))
     # The goal is near the start or reached by chance often enough for a return above zero.
     tasks = {"darkroom": [12, 7, 24], "darkroom_permuted": [0, 119], "dark_key_to_door": [12 * 25 + 7, 305]}[
         name
@@ -84,7 +87,7 @@ def test_steps_and_returns_are_those_of_the_environment(name, model):
                 assert (rows[t, :, 4] == (t == 0)).all()
                 now = episode * 12 + t
                 if now + 1 == len(seen):
-                    break  # the last action was shown to nobody
+                    break  # no later step shows the last action
                 observation, reward, _ = env.step(seen[now + 1, i, :, 2])
                 np.testing.assert_array_equal(seen[now + 1, i, :, 3], reward)
                 total += reward
@@ -103,13 +106,13 @@ def test_before_the_first_step_there_is_nothing_and_memory_goes_on_across_episod
 
 def test_a_roll_out_does_not_depend_on_what_else_is_in_the_batch(model, family):
     together, seen = recorded(model, family, [3, 9, 12, 20], n_rollouts=5, n_episodes=6)
-    alone, seen_alone = recorded(model, family, [12], n_rollouts=2, n_episodes=6)
-    np.testing.assert_array_equal(seen[:, 2:3, :2], seen_alone)
-    np.testing.assert_array_equal(together.returns[2:3, :2], alone.returns)
+    single, seen_single = recorded(model, family, [12], n_rollouts=2, n_episodes=6)
+    np.testing.assert_array_equal(seen[:, 2:3, :2], seen_single)
+    np.testing.assert_array_equal(together.returns[2:3, :2], single.returns)
     turned, _ = recorded(model, family, [20, 12, 9, 3], n_rollouts=5, n_episodes=6)
     np.testing.assert_array_equal(turned.returns[::-1], together.returns)
     longer, _ = recorded(model, family, [12], n_rollouts=2, n_episodes=9)
-    np.testing.assert_array_equal(longer.returns[..., :6], alone.returns)
+    np.testing.assert_array_equal(longer.returns[..., :6], single.returns)
 
 
 def test_roll_outs_differ_from_each_other_and_with_the_seed(model, family):
@@ -124,7 +127,7 @@ def test_roll_outs_differ_from_each_other_and_with_the_seed(model, family):
 
 def test_greedy_takes_the_likeliest_action(model, family):
     result, seen = recorded(model, family, [3, 9], greedy=True)
-    assert (seen[:, :, :1] == seen[:, :, 1:]).all()  # no chance is left
+    assert (seen[:, :, :1] == seen[:, :, 1:]).all()  # nothing is random
     _, other = recorded(model, family, [3, 9], greedy=True, seed=1)
     np.testing.assert_array_equal(seen, other)
     _, cold = recorded(model, family, [3, 9], temperature=1e-6)
@@ -150,7 +153,7 @@ def test_sampled_actions_follow_the_softmax(temperature):
     share = torch.bincount(drawn.flatten(), minlength=5) / n
     expected = torch.softmax(logits / temperature, dim=-1)
     assert ((share - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt()).all()
-    # A new episode brings new numbers.
+    # A new episode draws new numbers.
     sampler.start_episode(steps, CPU)
     again = torch.stack([sampler.choose(logits.expand(n_rollouts, -1), t) for t in range(steps)])
     assert (again != drawn).float().mean() > 0.3
@@ -188,7 +191,7 @@ def test_actions_stay_in_range_whatever_the_rounding():
 def test_compressions_are_counted(tiny_config, loud_model, family):
     model = loud_model(tiny_config())  # window 8, horizon 5
     result, _ = recorded(model, family, [3, 9], n_episodes=8)
-    # 40 steps: folded before steps 9, 17, 25 and 33.
+    # 40 steps: compressed before steps 9, 17, 25 and 33.
     assert result.compressions.tolist() == [[4, 4], [4, 4]]
     ad, _ = recorded(loud_model(tiny_config("ad")), family, [3, 9], n_episodes=8)
     assert (ad.compressions == 0).all()
@@ -218,6 +221,6 @@ def test_weights_and_mode_are_left_alone(model, family):
     random_state = torch.get_rng_state()
     result = roll_out(model, family, [3], n_rollouts=1, n_episodes=2, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random_state)  # training goes on with its own numbers
+    assert torch.equal(torch.get_rng_state(), random_state)  # training's random numbers are untouched
     assert not model.training
     assert {f.name for f in dataclasses.fields(result)} >= {"returns", "compressions", "state_bytes"}

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cad.config.schema import EnvConfig, SourceConfig
+from cad.config import SourceConfig
+from cad.envs.config import EnvConfig
+from cad.envs.registry import env_config
 from cad.histories.collect import collect
 
-ENV = EnvConfig(size=3, horizon=6, n_tasks=4, n_heldout=1, n_validation=1, split_seed=1)
+ENV = env_config({"size": 3, "horizon": 6, "n_tasks": 4, "n_heldout": 1, "n_validation": 1, "split_seed": 1})
 SOURCE = SourceConfig(
     n_streams=12,
     steps_per_stream=240,

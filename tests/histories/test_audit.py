@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cad.config.schema import EnvConfig
-from cad.envs import split_tasks, task_family
+from cad.envs.config import EnvConfig
+from cad.envs.registry import env_config, task_family
+from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.histories.audit import audit, require_sound
 from cad.histories.file import open_histories
@@ -59,7 +60,7 @@ def test_a_sound_file_passes(collected: Path, env: EnvConfig) -> None:
         ("next_states", (2, 9), lambda old: (old + 1) % 3, "stream 2, step 10: state is ("),
         ("states", (0, 6), lambda _: (0, 0), "stream 0, step 6: state is (0, 0), it must be (1, 1)"),
         ("actions", (1, 7), lambda _: 5, "stream 1, step 7: action is 5, it must be in 0..4"),
-        ("states", (1, 7), lambda _: (0, 3), "stream 1, step 7: a state's row or column is 3"),
+        ("states", (1, 7), lambda _: (0, 3), "stream 1, step 7: a state's column is 3"),
         ("episode_ends", (4, 11), lambda _: 0, "stream 4, step 11: episode_ends is 0, it must be 1"),
         ("episode_ends", (4, 12), lambda _: 1, "stream 4, step 12: episode_ends is 1, it must be 0"),
     ],
@@ -114,7 +115,7 @@ def test_missing_task_and_dataset(copy: Path, env: EnvConfig) -> None:
 
 
 def test_split_of_another_config(collected: Path, env: EnvConfig, copy: Path) -> None:
-    other = EnvConfig(**{**env.model_dump(), "n_validation": 0})
+    other = env_config({**env.model_dump(), "n_validation": 0})
     problems = audit(collected, env=other).problems
     moved = split_tasks(env).validation[0]
     assert any(
@@ -127,8 +128,8 @@ def test_split_of_another_config(collected: Path, env: EnvConfig, copy: Path) ->
 
 
 def test_another_family_is_named(collected: Path) -> None:
-    problems = audit(collected, env=EnvConfig()).problems
-    assert "the file is of env.size=3, the config wants 9" in problems
+    problems = audit(collected, env=env_config({})).problems
+    assert "the file was made with env.size=3, the config wants 9" in problems
 
 
 def test_no_learning_is_found(copy: Path, env: EnvConfig) -> None:

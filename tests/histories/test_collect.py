@@ -13,8 +13,10 @@ from pathlib import Path
 import h5py
 import pytest
 
-from cad.config.schema import EnvConfig, SourceConfig
-from cad.envs import split_tasks, task_family
+from cad.config import SourceConfig
+from cad.envs.config import EnvConfig
+from cad.envs.registry import env_config, task_family
+from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
 from cad.histories.collect import collect
 from cad.histories.source import learn, task_seed
@@ -23,10 +25,11 @@ from cad.storage import folder_lock
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from cad.config.schema import EnvConfig, SourceConfig
+from cad.config import SourceConfig
+from cad.envs.registry import env_config
 from cad.histories.collect import collect
 env, source, out = sys.argv[1:]
-collect(EnvConfig(**json.loads(env)), SourceConfig(**json.loads(source)), Path(out), workers=1)
+collect(env_config(json.loads(env)), SourceConfig(**json.loads(source)), Path(out), workers=1)
 """
 
 
@@ -54,7 +57,7 @@ def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: So
     family, split = task_family(env), split_tasks(env)
     with h5py.File(collected) as file:
         assert file.attrs["schema_version"] == 1
-        assert EnvConfig(**json.loads(file.attrs["env"])) == env
+        assert env_config(json.loads(file.attrs["env"])) == env
         assert SourceConfig(**json.loads(file.attrs["source"])) == source
         assert json.loads(file.attrs["split"])["heldout"] == list(split.heldout)
         assert "torch" in json.loads(file.attrs["versions"])
@@ -149,3 +152,11 @@ def test_refusals(env: EnvConfig, source: SourceConfig, tmp_path: Path) -> None:
         collect(env, source, tmp_path / "h.h5", workers=0)
     with folder_lock(tmp_path / "h.h5.parts", "x"), pytest.raises(CadError, match="in use"):
         collect(env, source, tmp_path / "h.h5", workers=1)
+
+
+@pytest.mark.parametrize("setting", [{"gae_lambda": 0.1}, {"clip_range": 0.01}], ids=lambda s: next(iter(s)))
+def test_settings_of_ppo_change_what_it_does(env: EnvConfig, source: SourceConfig, setting: dict) -> None:
+    settings = (source, source, source.model_copy(update=setting))
+    usual, again, other = (learn(task_family(env), 0, one).actions.tolist() for one in settings)
+    assert usual == again
+    assert usual != other

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cad.config.schema import N_ACTIONS, Config
+from cad.envs.registry import task_family
 from cad.histories.batch import Batch
 from cad.histories.file import open_histories
 from cad.histories.sampler import HistoryArrays, WindowSampler, read_arrays, stream_arrays
+from cad.schema import Config
+from cad.training.learner import build_pretraining, training_sampler
+
+N_ACTIONS = 5
 
 TASKS, STREAMS, STEPS, HORIZON = 3, 4, 60, 5
 EPISODES = STEPS // HORIZON
@@ -27,6 +31,7 @@ def labelled() -> HistoryArrays:
         step.astype(np.uint8),
         reward_code(task, stream, step).astype(np.uint8),
         HORIZON,
+        N_ACTIONS,
     )
 
 
@@ -44,7 +49,7 @@ def windows(sampler: WindowSampler, updates: int = 60):
 
 @pytest.fixture(params=["ad", "compressed_ad", "region_ad"])
 def sampler(request, tiny_config, labelled) -> WindowSampler:
-    return WindowSampler(tiny_config(request.param), labelled)
+    return training_sampler(tiny_config(request.param), labelled)
 
 
 def fields(batch: Batch) -> list[torch.Tensor]:
@@ -59,17 +64,17 @@ def equal(a: Batch, b: Batch) -> bool:
 
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
 def test_a_batch_is_a_function_of_seed_and_update(kind, tiny_config, labelled):
-    first = WindowSampler(tiny_config(kind), labelled)
-    again = WindowSampler(tiny_config(kind), labelled)
+    first = training_sampler(tiny_config(kind), labelled)
+    again = training_sampler(tiny_config(kind), labelled)
     again.batch(3)  # what was asked before does not matter
     assert equal(first.batch(7), again.batch(7))
     assert not equal(first.batch(7), first.batch(8))
-    assert not equal(first.batch(7), WindowSampler(tiny_config(kind, seed=1), labelled).batch(7))
+    assert not equal(first.batch(7), training_sampler(tiny_config(kind, seed=1), labelled).batch(7))
 
 
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
 def test_parts_put_together_are_the_batch(kind, tiny_config, labelled):
-    sampler = WindowSampler(tiny_config(kind), labelled)
+    sampler = training_sampler(tiny_config(kind), labelled)
     for update in range(5):
         whole = sampler.batch(update)
         parts = [sampler.batch(update, part, 4) for part in range(4)]
@@ -80,17 +85,18 @@ def test_parts_put_together_are_the_batch(kind, tiny_config, labelled):
 
 def test_streamed_histories_are_those_in_memory(collected, tmp_path):
     with open_histories(collected) as file:
+        family = task_family(file.provenance.env)
         tasks = sorted(file.task_ids)[::-1]
-        held = read_arrays(file, tasks, 6)
-        streamed = stream_arrays(file, tasks, 6, tmp_path / "copy")
-        again = stream_arrays(file, [], 6, tmp_path / "copy")  # is there: nothing is copied
+        held = read_arrays(file, family, tasks)
+        streamed = stream_arrays(file, family, tasks, tmp_path / "copy")
+        again = stream_arrays(file, family, [], tmp_path / "copy")  # is there: nothing is copied
     for name in ("observations", "actions", "rewards"):
         assert np.array_equal(getattr(held, name), getattr(streamed, name))
         assert np.array_equal(getattr(held, name), getattr(again, name))
     env, source = {"size": 3, "horizon": 6}, {"steps_per_stream": 240}
     config = Config.model_validate({"env": env, "source": source, "train": {"batch_size": 8}})
-    sampler = WindowSampler(config, streamed)
-    assert equal(sampler.batch(3), WindowSampler(config, held).batch(3))
+    sampler = training_sampler(config, streamed)
+    assert equal(sampler.batch(3), training_sampler(config, held).batch(3))
     # Windows come from the file: nothing was copied into memory.
     assert isinstance(sampler._actions.base.base, np.memmap | mmap.mmap)
 
@@ -138,7 +144,7 @@ def test_previous_fields_are_those_of_the_step_before_in_the_window(sampler):
 
 
 def test_compressed_ad_begins_with_nothing_before(tiny_config, labelled):
-    for batch, *_ in windows(WindowSampler(tiny_config("compressed_ad"), labelled), 10):
+    for batch, *_ in windows(training_sampler(tiny_config("compressed_ad"), labelled), 10):
         assert (batch.steps.previous_action[:, 0] == N_ACTIONS).all()
         assert (batch.steps.previous_reward[:, 0] == 0).all()
 
@@ -147,7 +153,7 @@ def test_compressed_ad_begins_with_nothing_before(tiny_config, labelled):
 def test_ad_begins_behind_a_step_of_the_same_history_or_at_its_start(kind, tiny_config, labelled):
     """After dropping steps a roll-out's window begins behind one that it saw."""
     known = 0
-    for batch, task, stream, step in windows(WindowSampler(tiny_config(kind), labelled), 40):
+    for batch, task, stream, step in windows(training_sampler(tiny_config(kind), labelled), 40):
         first = batch.steps.previous_action[:, 0].numpy()
         starts = np.flatnonzero(np.diff(step // HORIZON, axis=1).max(axis=1, initial=0))
         for row in range(len(step)):
@@ -180,8 +186,14 @@ def test_types_and_shapes(sampler):
     assert batch.actions.shape[0] == 8
 
 
+def pretraining_sampler(config, arrays):
+    return build_pretraining(config, arrays).sampler
+
+
 def offsets_seen(config: Config, arrays: HistoryArrays) -> set[int]:
-    return {int(s) for _, _, _, step in windows(WindowSampler(config, arrays)) for s in step[:, 0] % HORIZON}
+    return {
+        int(s) for _, _, _, step in windows(training_sampler(config, arrays)) for s in step[:, 0] % HORIZON
+    }
 
 
 @pytest.mark.parametrize(
@@ -195,7 +207,7 @@ def test_ad_windows_start_wherever_a_roll_outs_window_can(drop, expected, tiny_c
 def test_ad_offsets_when_drop_and_horizon_share_a_factor(tiny_config, labelled):
     arrays = dataclasses.replace(labelled, horizon=6)
     config = tiny_config("ad", env={"horizon": 6}, model={"drop_block": 4})
-    seen = {int(s) for _, _, _, step in windows(WindowSampler(config, arrays)) for s in step[:, 0] % 6}
+    seen = {int(s) for _, _, _, step in windows(training_sampler(config, arrays)) for s in step[:, 0] % 6}
     assert seen == {0, 2, 4}
 
 
@@ -215,7 +227,7 @@ def test_region_windows_are_whole_regions_from_a_policy_update_on(interval, n_re
         },
     )
     begins = set()
-    for batch, _, _, step in windows(WindowSampler(config, labelled)):
+    for batch, _, _, step in windows(training_sampler(config, labelled)):
         assert batch.actions.shape[1] == n_regions * interval
         assert batch.segment_length == interval
         assert (step[:, 0] % interval == 0).all()
@@ -225,14 +237,14 @@ def test_region_windows_are_whole_regions_from_a_policy_update_on(interval, n_re
 
 def test_without_a_gap_regions_are_consecutive_and_cut_at_policy_updates(tiny_config, labelled):
     config = tiny_config("region_ad", train={"max_episode_gap": 1})
-    for _, _, _, step in windows(WindowSampler(config, labelled), 10):
+    for _, _, _, step in windows(training_sampler(config, labelled), 10):
         assert (np.diff(step, axis=1) == 1).all()
         assert (step[:, ::8] % 8 == 0).all()
 
 
 def test_regions_that_are_folded_make_windows_longer_which_begin_with_nothing_before(tiny_config, labelled):
     config = tiny_config("region_ad", model={"on_compress": "latents"})
-    for batch, *_ in windows(WindowSampler(config, labelled), 10):
+    for batch, *_ in windows(training_sampler(config, labelled), 10):
         assert batch.actions.shape[1] == (2 + 2) * 8
         assert (batch.steps.previous_action[:, 0] == N_ACTIONS).all()
 
@@ -240,7 +252,7 @@ def test_regions_that_are_folded_make_windows_longer_which_begin_with_nothing_be
 def test_segment_lengths_cover_their_range(tiny_config, labelled):
     config = tiny_config(model={"min_compress_length": 3, "max_compress_length": 7})
     lengths = set()
-    for batch, *_ in windows(WindowSampler(config, labelled)):
+    for batch, *_ in windows(training_sampler(config, labelled)):
         assert batch.actions.shape[1] == 3 * batch.segment_length
         assert batch.burn_in == 0
         lengths.add(batch.segment_length)
@@ -251,11 +263,11 @@ def test_the_last_segment_may_have_a_range_of_its_own(tiny_config, labelled):
     model = {"min_uncompressed_length": 2, "max_uncompressed_length": 6, "min_compress_length": 7}
     config = tiny_config(model=model, train={"burn_in": 2})
     seen = set()
-    for batch, *_ in windows(WindowSampler(config, labelled), 200):
+    for batch, *_ in windows(training_sampler(config, labelled), 200):
         assert batch.actions.shape[1] == (2 + batch.burn_in) * batch.segment_length + batch.last_length
         seen.add((batch.segment_length, batch.last_length))
     assert seen == {(length, last) for length in (7, 8) for last in range(2, 7)}
-    for batch, *_ in windows(WindowSampler(config, labelled, segments=2), 10):
+    for batch, *_ in windows(pretraining_sampler(config, labelled), 10):
         assert (
             batch.actions.shape[1] == (2 + batch.burn_in) * batch.last_length
         )  # pre-training compresses all
@@ -264,20 +276,20 @@ def test_the_last_segment_may_have_a_range_of_its_own(tiny_config, labelled):
 def test_burn_in_adds_segments_as_far_as_the_history_goes(tiny_config, labelled):
     config = tiny_config(train={"burn_in": 4})
     seen = set()
-    for batch, *_ in windows(WindowSampler(config, labelled), 200):
+    for batch, *_ in windows(training_sampler(config, labelled), 200):
         assert batch.actions.shape[1] == (3 + batch.burn_in) * batch.segment_length <= STEPS
         seen.add((batch.segment_length, batch.burn_in))
     # 60 steps hold 15 segments of 4, and 7 of 8: three of those carry loss.
     assert {burn for length, burn in seen if length == 4} == {0, 1, 2, 3, 4}
     assert {burn for _, burn in seen} == {0, 1, 2, 3, 4}
     tight = tiny_config(train={"burn_in": 50}, model={"min_compress_length": 8})
-    assert max(batch.burn_in for batch, *_ in windows(WindowSampler(tight, labelled))) == 4
+    assert max(batch.burn_in for batch, *_ in windows(training_sampler(tight, labelled))) == 4
 
 
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
 def test_a_window_may_be_the_whole_history(kind, tiny_config, labelled):
     model = {"n_transit": STEPS} if kind == "ad" else {"n_transit": 20, "min_compress_length": 20}
-    for _, _, _, step in windows(WindowSampler(tiny_config(kind, model=model), labelled), 5):
+    for _, _, _, step in windows(training_sampler(tiny_config(kind, model=model), labelled), 5):
         assert (step == np.arange(STEPS)).all()
 
 
@@ -287,7 +299,8 @@ def test_a_history_of_one_episode_is_enough(tiny_config, labelled):
         labelled.actions[:, :, :HORIZON],
         labelled.rewards[:, :, :HORIZON],
         HORIZON,
+        N_ACTIONS,
     )
     config = tiny_config("ad", model={"n_transit": HORIZON})
-    for _, _, _, step in windows(WindowSampler(config, one), 5):
+    for _, _, _, step in windows(training_sampler(config, one), 5):
         assert (step == np.arange(HORIZON)).all()

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from cad.config import ExperimentConfig, load
-from cad.experiments.plan import Cell, expand
+from cad.config import load
+from cad.envs.family import Spaces
+from cad.experiments.plan.cells import Cell, expand
 from cad.histories.batch import Steps
-from cad.models import build_model, new_memory
-from cad.models.tokens import StepEmbedding
-from cad.models.transformer import Block
-from cad.training.objective import ActionObjective, action_loss
+from cad.models.blocks.step_embedding import StepEmbedding
+from cad.models.blocks.transformer import Block
+from cad.models.objective import action_loss
+from cad.models.registry import new_memory
+from cad.schema import ExperimentConfig
+from cad.training.learner import build_model, training_objective
 
 FILE = Path(__file__).parents[2] / "experiments" / "ingredients.yaml"
 OFF = [
@@ -21,6 +24,8 @@ OFF = [
     {"embedding_norm": False},
     {"norm": "post"},
 ]
+
+SPACES = Spaces(("row", "column"), (5, 5), 5, 2)
 
 
 def test_the_experiment_switches_one_ingredient_off_at_a_time():
@@ -61,7 +66,7 @@ def test_roll_outs_decide_as_training_does(settings, kind, tiny_config, loud_mod
 
 
 def test_a_cell_has_one_embedding():
-    embed = StepEmbedding(5, 8, cells=True)
+    embed = StepEmbedding(SPACES, 8, cells=True)
     assert embed.table.num_embeddings == 25 + 6 + 2 + 2
     torch.nn.init.normal_(embed.table.weight)
     none = torch.zeros(25, 1, dtype=torch.long)
@@ -92,13 +97,13 @@ def test_where_a_block_normalises(norm, tiny_config):
 def test_the_last_token_alone_carries_loss(tiny_config, random_batch):
     config, batch = tiny_config(train={"loss_on": "last"}), random_batch(4, 24, 8)
     logits = torch.randn(4, 3, 8, 5, requires_grad=True)
-    loss, by_segment, accuracy = action_loss([logits], batch, config)
+    loss, by_segment, accuracy = action_loss([logits], batch, config.train)
     last = logits[:, :, -1].log_softmax(-1).gather(-1, batch.actions.view(4, 3, 8)[:, :, -1:])
     torch.testing.assert_close(by_segment, -last.mean(dim=(0, 2)).detach())
     loss.backward()
     assert logits.grad[:, :, :-1].abs().sum() == 0 < logits.grad[:, :, -1].abs().sum()
     assert accuracy.shape == (3,)
-    assert ActionObjective(config)(logits, batch).supervised == 12
+    assert training_objective(config)(logits, batch).supervised == 12
 
 
 def test_switches_at_their_defaults_change_no_name(tiny_config):

@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cad.config.schema import N_ACTIONS
-from cad.envs import task_family
+from cad.envs.registry import task_family
 from cad.evaluation.rollout import roll_out
 from cad.histories.batch import Steps
-from cad.models import AD, CompressedAD, SequenceModel, new_memory
+from cad.models.ad.network import AD
+from cad.models.compressed_ad.network import CompressedAD
+from cad.models.network import SequenceModel
+from cad.models.registry import new_memory
+
+N_ACTIONS = 5
 
 WINDOW = 8
 FIELDS = ("observation", "previous_action", "previous_reward", "first")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cad.config.schema import training_window
 from cad.histories.batch import Batch
+from cad.models.registry import spec_of
 
 L, N_LATENT = 8, 3
 
@@ -206,4 +206,4 @@ def test_uncompressed_lengths_must_fit(lengths, message, tiny_config):
 
 def test_uncompressed_lengths_count_in_the_training_window(tiny_config):
     model = tiny_config(model={"min_uncompressed_length": 2, "max_uncompressed_length": 3}).model
-    assert training_window(model) == 2 * 8 + 3
+    assert spec_of(model).training_window(model) == 2 * 8 + 3

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cad.config.schema import Config
-from cad.experiments.plan import Cell
+from cad.experiments.plan.cells import Cell
 from cad.histories.batch import Batch
-from cad.models.region_ad import END, START, TRANSITION, type_targets
-from cad.training.objective import ActionObjective
-from cad.training.regions import RegionObjective, token_type_loss
+from cad.models.objective import ActionObjective
+from cad.models.region_ad.network import END, START, TRANSITION, type_targets
+from cad.models.region_ad.objective import token_type_loss
+from cad.schema import Config
+from cad.training.learner import training_objective
 
 L = 8
 LATENTS = {"on_compress": "latents"}
@@ -99,10 +100,13 @@ def test_the_type_loss_is_added_and_both_accuracies_are_logged(tiny_config, loud
     batch = random_batch(4, 2 * L, L)
     with torch.no_grad():
         output = loud_model(config)(batch)
-    both, actions = RegionObjective(config)(output, batch), ActionObjective(config)(output[0], batch)
+    both, actions = (
+        training_objective(config)(output, batch),
+        ActionObjective(config.train, 2, 5)(output[0], batch),
+    )
     types = token_type_loss(output[1], type_targets(config.model, L, torch.device("cpu")))
     torch.testing.assert_close(both.loss, actions.loss + 0.25 * types[0])
-    values = RegionObjective(config).values(both.columns.tolist())
+    values = training_objective(config).values(both.columns.tolist())
     assert values["loss"] == pytest.approx(actions.loss.item())
     assert values["token_type_loss"] == pytest.approx(types[0].item())
     assert values["token_type_accuracy"] == pytest.approx(types[1].item())
@@ -129,8 +133,13 @@ def test_settings_that_do_not_fit_are_refused(settings, message, tiny_config):
         tiny_config("region_ad", **settings)
 
 
-def test_other_models_do_not_care_about_the_interval(tiny_config):
-    assert tiny_config("ad", source={"n_steps": 30}).model.compress_interval == 80
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
+def test_other_models_have_none_of_its_settings(kind, tiny_config):
+    for name, value in {"n_regions": 3, "on_compress": "latents", "compress_interval": 7}.items():
+        with pytest.raises(ValueError, match=rf"model\.{kind}\.{name}\n.*not permitted"):
+            tiny_config(kind, model={name: value})
+    with pytest.raises(ValueError, match=r"train\.token_type_weight is for model\.kind=region_ad"):
+        tiny_config(kind, train={"token_type_weight": 0.5})
 
 
 def training_name(config: Config) -> str:
@@ -138,11 +147,6 @@ def training_name(config: Config) -> str:
 
 
 def test_settings_enter_a_trainings_identity_where_they_matter(tiny_config):
-    for kind in ("ad", "compressed_ad"):
-        plain = training_name(tiny_config(kind))
-        ours = {"n_regions": 3, "on_compress": "latents", "compress_interval": 7}
-        assert training_name(tiny_config(kind, model=ours)) == plain
-        assert training_name(tiny_config(kind, train={"token_type_weight": 0.5})) == plain
     plain = training_name(tiny_config("region_ad"))
     assert training_name(tiny_config("region_ad", model={"n_latent": 5})) == plain
     latents = training_name(tiny_config("region_ad", model=LATENTS))

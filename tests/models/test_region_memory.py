@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cad.config.schema import N_ACTIONS
-from cad.envs import task_family
+from cad.envs.registry import task_family
 from cad.evaluation.rollout import roll_out
 from cad.histories.batch import Steps
-from cad.models import RegionAD, new_memory
-from cad.models.region_ad import END, START, TRANSITION
+from cad.models.region_ad.network import END, START, TRANSITION, RegionAD
+from cad.models.registry import new_memory
+
+N_ACTIONS = 5
 
 FIELDS = ("observation", "previous_action", "previous_reward", "first")
 
@@ -162,7 +163,7 @@ def test_training_and_roll_out_give_the_same_logits(on_compress, tiny_config, lo
     model = loud_model(tiny_config("region_ad", model={"n_transit": 20, "on_compress": on_compress}))
     with torch.no_grad():
         model.decoder.type_head.bias[END] = -1e4
-    T = 8 * model.n_depths
+    T = 8 * model.config.n_depths
     batch = random_batch(3, T, 8)
     steps = [Steps(*(getattr(batch.steps, f)[:, t : t + 1] for f in FIELDS)) for t in range(T)]
     with torch.no_grad():

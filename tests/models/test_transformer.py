@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 
-from cad.config.schema import ModelConfig
+from cad.envs.family import Spaces
 from cad.histories.batch import Steps
-from cad.models import build_model
-from cad.models.tokens import StepEmbedding
-from cad.models.transformer import Attention, Blocks, prefix_mask
+from cad.models.ad.config import ADConfig
+from cad.models.blocks.step_embedding import StepEmbedding
+from cad.models.blocks.transformer import Attention, Blocks, prefix_mask
+from cad.training.learner import build_model
 
 KINDS = ["ad", "compressed_ad"]
+
+SPACES = Spaces(("row", "column"), (5, 5), 5, 2)
 
 
 def test_prefix_mask_is_two_way_in_the_prefix_and_causal_behind_it():
@@ -30,7 +33,7 @@ def test_prefix_mask_is_two_way_in_the_prefix_and_causal_behind_it():
 @pytest.mark.parametrize("n_out", [1, 4, 7])
 def test_leaving_out_unneeded_positions_changes_nothing(masked, n_out):
     torch.manual_seed(0)
-    blocks = Blocks(ModelConfig(n_embd=16, n_head=2), n_layer=3)
+    blocks = Blocks(ADConfig(n_embd=16, n_head=2), n_layer=3)
     x = torch.randn(2, 7, 16)
     mask = prefix_mask(2, 5) if masked else None
     whole = blocks(x, mask, 7)
@@ -64,7 +67,8 @@ def test_initial_weights_follow_from_the_seed(kind, tiny_config):
 @pytest.mark.parametrize("kind", KINDS)
 def test_initial_spread(kind, tiny_config):
     torch.manual_seed(0)
-    model = build_model(tiny_config(kind, model={"n_embd": 128, "n_layer": 8, "encoder_n_layer": 8}))
+    encoder = {"encoder_n_layer": 8} if kind != "ad" else {}
+    model = build_model(tiny_config(kind, model={"n_embd": 128, "n_layer": 8, **encoder}))
     seen_residual = 0
     for name, weights in model.named_parameters():
         parameter = weights.detach()
@@ -128,7 +132,7 @@ def steps_with(**fields: int) -> Steps:
 
 def test_every_field_of_a_step_shows_in_its_token():
     torch.manual_seed(0)
-    embed = StepEmbedding(grid_size=5, n_embd=8)
+    embed = StepEmbedding(SPACES, 8)
     changes = [
         {"row": 1}, {"column": 1}, {"row": 4}, {"column": 4}, {"previous_action": 5},
         {"previous_reward": 1}, {"first": 1},
@@ -140,7 +144,7 @@ def test_every_field_of_a_step_shows_in_its_token():
 
 def test_a_token_is_the_normed_sum_of_its_fields_embeddings():
     torch.manual_seed(0)
-    embed = StepEmbedding(grid_size=5, n_embd=8)
+    embed = StepEmbedding(SPACES, 8)
     rows, columns, actions, rewards, firsts = embed.table.weight.split([5, 5, 6, 2, 2])
     step = steps_with(row=3, column=1, previous_action=2, previous_reward=1, first=1)
     expected = embed.norm(rows[3] + columns[1] + actions[2] + rewards[1] + firsts[1])

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cad.config.schema import Config
-from cad.reports import CellResult, Provenance, SourceCurve
-from cad.reports.results import StageRecord, TrainingPart
+from cad.reports import CellResult, Provenance, SourceCurve, StageRecord, TrainingPart
+from cad.schema import Config
 
 GOALS = ((4, 2), (5, 6), (6, 8), (7, 2), (3, 6), (0, 5), (5, 8), (5, 4))
 TASK_IDS = tuple(9 * row + column for row, column in GOALS)
@@ -18,14 +17,13 @@ OPTIMAL = tuple(float(21 - max(1, abs(row - 4) + abs(column - 4))) for row, colu
 
 
 def config(kind: str, window: int, depth: int = 3, n_latent: int = 16, seed: int = 0) -> Config:
+    latents = {"max_compression_depth": depth, "n_latent": n_latent} if kind != "ad" else {}
     return Config.model_validate(
         {
             "seed": seed,
-            "model": {
-                "kind": kind, "n_transit": window, "max_compression_depth": depth, "n_latent": n_latent,
-            },
+            "model": {"kind": kind, "n_transit": window, **latents},
         }
-    )  # fmt: skip
+    )
 
 
 def returns(level: float, seed: int, shape: tuple[int, int, int] = (8, 8, 50)) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checkpoints that are sound, damaged, of another run, of another version."""
+"""Checkpoints: intact, damaged, of another run, of another version."""
 
 from __future__ import annotations
 

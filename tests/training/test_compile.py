@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cad.histories.sampler import WindowSampler
 from cad.interrupt import StopFlag
-from cad.models import build_model
-from cad.training.loop import train
+from cad.training.learner import build_training
 from cad.training.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(
@@ -28,17 +26,9 @@ def test_compiled_training_has_the_same_losses(tiny_config, toy_histories, tmp_p
         settings = {"n_updates": 3, "log_every": 1, "checkpoint_every": 3, "watchdog_share": 1}
         # The smallest model: compiling takes most of this test.
         config = tiny_config("ad", model={"n_layer": 1}, train={**settings, "compile": compiled})
-        torch.manual_seed(0)
         folder = tmp_path / str(compiled)
-        train(
-            config,
-            build_model(config),
-            WindowSampler(config, arrays),
-            folder,
-            run_id="run",
-            device=torch.device("cpu"),
-            stop=StopFlag(),
-        )
+        learner = build_training(config, arrays)
+        learner.fit(folder, run_id="run", device=torch.device("cpu"), stop=StopFlag())
         lines = read_metrics(folder / "metrics.jsonl")[1:]
         losses.append([line["loss"] for line in lines])
         norms.append([line["gradient_norm"] for line in lines])

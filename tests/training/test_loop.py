@@ -1,4 +1,4 @@
-"""The training loop: what it learns, records, refuses, and that a stop changes nothing."""
+"""The training loop: what it learns, records and refuses; a stop changes no result."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from cad.config.schema import Config
 from cad.errors import CadError
 from cad.histories.batch import Batch
-from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.histories.sampler import HistoryArrays
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models import build_model
-from cad.training.loop import train
+from cad.models.objective import action_loss
+from cad.schema import Config
+from cad.training.learner import build_training, training_objective, training_sampler
 from cad.training.metrics import read_metrics
-from cad.training.objective import ActionObjective, action_loss
-from cad.training.regions import model_objective
 
 CPU = torch.device("cpu")
 KINDS = ["ad", "compressed_ad", "region_ad"]
@@ -31,20 +29,27 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing is saved on the way out."""
 
 
-class DisturbedSampler(WindowSampler):
+class DisturbedSampler:
     """Calls ``disturb`` when the batch of update ``at`` is drawn."""
 
-    def __init__(self, config, arrays, at, disturb):
-        super().__init__(config, arrays)
-        self.at, self.disturb = at, disturb
+    def __init__(self, sampler, at, disturb):
+        self.sampler, self.at, self.disturb = sampler, at, disturb
 
     def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
         if update == self.at:
             self.disturb()
-        return super().batch(update, part, parts)
+        return self.sampler.batch(update, part, parts)
 
 
-def run(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, kill: bool = False, **options):
+def run(
+    config: Config,
+    arrays: HistoryArrays,
+    folder: Path,
+    at: int = -1,
+    kill: bool = False,
+    validate=None,
+    **options,
+):
     """Train a fresh model; at update ``at`` a stop is asked for, or the process dies. Returns the model."""
     stop = StopFlag()
 
@@ -53,11 +58,12 @@ def run(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, kill:
             raise Killed
         stop.request()
 
-    torch.manual_seed(config.seed)
-    model = build_model(config)
-    options = {"run_id": "run", "device": CPU, "stop": stop, "objective": model_objective(config), **options}
-    model.summary = train(config, model, DisturbedSampler(config, arrays, at, disturb), folder, **options)
-    return model
+    fresh = build_training(config, arrays)
+    disturbed = dataclasses.replace(fresh, sampler=DisturbedSampler(fresh.sampler, at, disturb))
+    if validate is not None:
+        options["validate"] = lambda: validate(fresh.model)
+    fresh.model.summary = disturbed.fit(folder, **{"run_id": "run", "device": CPU, "stop": stop, **options})
+    return fresh.model
 
 
 def records(folder: Path) -> list[dict]:
@@ -179,7 +185,11 @@ def test_metrics_say_what_they_should(tiny_config, toy_histories, tmp_path):
         return 0.25
 
     model = run(
-        config, toy_histories, tmp_path, validate=validate, progress=lambda step, _values: seen.append(step)
+        config,
+        toy_histories,
+        tmp_path,
+        validate=validate,
+        progress=lambda step, _values: seen.append(step),
     )
     start, *lines = read_metrics(tmp_path / "metrics.jsonl")
     shares = {f"sample_share_depth_{k}": pytest.approx(1 / 3) for k in range(3)}
@@ -276,7 +286,7 @@ def test_gradients_are_clipped(tiny_config, toy_histories, tmp_path):
 
 def test_supervised_actions_are_counted(tiny_config, toy_histories, tmp_path):
     config = tiny_config(train={"burn_in": 1})
-    batches = [WindowSampler(config, toy_histories).batch(update) for update in range(20)]
+    batches = [training_sampler(config, toy_histories).batch(update) for update in range(20)]
     lengths = [batch.segment_length for batch in batches]
     assert len(set(lengths)) > 2
     with pytest.raises(InterruptedRun):
@@ -297,12 +307,12 @@ def test_depth_weights_weigh(tiny_config, random_batch):
     log_p = logits.log_softmax(-1).flatten(1, 2).gather(-1, batch.actions[..., None])[..., 0]
     by_hand = -log_p.view(4, 3, 8).mean(dim=(0, 2)).detach()
     assert len(set(by_hand.tolist())) == 3
-    equal, by_segment, accuracy = action_loss([logits], batch, tiny_config())
+    equal, by_segment, accuracy = action_loss([logits], batch, tiny_config().train)
     torch.testing.assert_close(by_segment, by_hand)
     torch.testing.assert_close(equal.detach(), by_hand.mean())
     right = (logits.argmax(-1).flatten(1) == batch.actions).float().view(4, 3, 8).mean(dim=(0, 2))
     torch.testing.assert_close(accuracy, right)
-    weighted, *_ = action_loss([logits], batch, tiny_config(train={"depth_weights": (0, 1, 3)}))
+    weighted, *_ = action_loss([logits], batch, tiny_config(train={"depth_weights": (0, 1, 3)}).train)
     torch.testing.assert_close(weighted.detach(), (by_hand[1] + 3 * by_hand[2]) / 4)
     weighted.backward()
     reached = logits.grad.abs().sum(dim=(0, 2, 3))
@@ -317,11 +327,11 @@ def test_a_last_segment_of_another_length_counts_as_one_segment(tiny_config, ran
     log_p = torch.cat([block.log_softmax(-1).flatten(1, 2) for block in blocks], dim=1)
     by_step = -log_p.gather(-1, batch.actions[:, 8:, None])[..., 0]
     by_hand = torch.stack([by_step[:, :8].mean(), by_step[:, 8:16].mean(), by_step[:, 16:].mean()])
-    loss, by_segment, accuracy = action_loss(blocks, batch, tiny_config())
+    loss, by_segment, accuracy = action_loss(blocks, batch, tiny_config().train)
     torch.testing.assert_close(by_segment, by_hand)
     torch.testing.assert_close(loss, by_hand.mean())
     assert accuracy.shape == (3,)
-    assert ActionObjective(tiny_config())(tuple(blocks), batch).supervised == 4 * (2 * 8 + 3)
+    assert training_objective(tiny_config())(tuple(blocks), batch).supervised == 4 * (2 * 8 + 3)
 
 
 def test_trains_with_a_last_segment_of_its_own_length(tiny_config, toy_histories, tmp_path):
@@ -335,7 +345,9 @@ def test_segments_of_the_burn_in_carry_no_loss(tiny_config, random_batch):
     logits = random_logits(random_batch(4, 24, 8), 3)
     shortened = dataclasses.replace(batch, actions=batch.actions[:, 16:], burn_in=0)
     config = tiny_config()
-    assert torch.equal(action_loss([logits], batch, config)[0], action_loss([logits], shortened, config)[0])
+    assert torch.equal(
+        action_loss([logits], batch, config.train)[0], action_loss([logits], shortened, config.train)[0]
+    )
 
 
 def test_label_smoothing_mixes_in_all_actions(tiny_config, random_batch):
@@ -343,7 +355,9 @@ def test_label_smoothing_mixes_in_all_actions(tiny_config, random_batch):
     logits = random_logits(batch, 1)
     log_p = logits.detach().log_softmax(-1)[:, 0]
     plain = -log_p.gather(-1, batch.actions[..., None]).mean()
-    smooth, by_segment, _ = action_loss([logits], batch, tiny_config("ad", train={"label_smoothing": 0.3}))
+    smooth, by_segment, _ = action_loss(
+        [logits], batch, tiny_config("ad", train={"label_smoothing": 0.3}).train
+    )
     torch.testing.assert_close(smooth.detach(), 0.7 * plain - 0.3 * log_p.mean())
-    # What is reported is comparable between settings: without the smoothing's share.
+    # Reported losses exclude smoothing, so that they are comparable between settings.
     torch.testing.assert_close(by_segment[0], plain)

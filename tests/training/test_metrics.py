@@ -1,4 +1,4 @@
-"""The record of a training."""
+"""The metrics of a training on disk."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from cad.config.schema import TrainConfig
-from cad.models import build_model
+from cad.config import TrainConfig
+from cad.training.learner import build_model
 from cad.training.optimiser import Optimiser, rate_factor
 
 SCHEDULE = TrainConfig(n_updates=110, num_warmup_steps=10, min_lr_ratio=0.1)
@@ -18,7 +18,7 @@ OPTIMISERS = ["adamw", "muon"]
 @pytest.mark.parametrize(
     ("update", "factor"),
     [
-        (0, 0.1),  # warm-up does not begin at zero
+        (0, 0.1),  # warm-up does not start at zero
         (4, 0.5),
         (9, 1.0),
         (10, 1.0),
@@ -85,7 +85,7 @@ def test_muon_orthogonalises_the_updates_of_block_matrices(tiny_config):
     for name, parameter in model.named_parameters():
         update = (before[name] - parameter).detach()
         if block_matrix(name, parameter):
-            # Singular values (all but hopelessly small ones) alike, roughly; as large as AdamW's step.
+            # All singular values but tiny ones are about equal, and as large as AdamW's step.
             values = torch.linalg.svdvals(update)
             assert values.max() < 2 * values.median(), name
             assert values.quantile(0.2) > values.median() / 2, name
@@ -122,3 +122,19 @@ def test_restored_state_continues_bit_for_bit(optimizer, tiny_config):
     updates(whole, optimiser, range(2, 5))
     updates(resumed, second, range(2, 5))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_beta2_decides_how_far_past_gradients_count(tiny_config):
+    def weights_after_three_updates(beta2: float) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = build_model(tiny_config())
+        optimiser = Optimiser(model, TrainConfig(optimizer="adamw", beta2=beta2, learning_rate=0.01))
+        for size in (1.0, 3.0, 0.5):  # equal gradients would hide it
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, size)
+            optimiser.step(1.0)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    usual, again, other = map(weights_after_three_updates, (0.98, 0.98, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(usual, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(usual, other, strict=True))

@@ -1,59 +1,71 @@
-"""Pre-training and the auxiliary loss: what they learn and say, and how a collapse is told."""
+"""Pre-training and the auxiliary loss: what they learn and report, and how a collapse is noticed."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import safetensors.torch
 import torch
 
+from cad.envs.registry import task_family
 from cad.errors import CadError
-from cad.histories.sampler import WindowSampler
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models import EncoderPretraining, build_model
-from cad.models.reconstruction import WithReconstruction
-from cad.training.loop import train
+from cad.models.compressed_ad.objectives import PretrainingObjective, ReconstructionLoss
+from cad.models.compressed_ad.reconstruction import EncoderPretraining, WithReconstruction
+from cad.models.objective import ActionObjective
+from cad.training.learner import build_model, build_pretraining, build_training, training_objective
 from cad.training.metrics import read_metrics
-from cad.training.objective import ActionObjective
-from cad.training.reconstruction import (
-    AuxiliaryObjective,
-    PretrainingObjective,
-    ReconstructionLoss,
-    pretraining_config,
-)
 
 L = 8
 SHORT = {"n_updates": 20, "batch_size": 8, "log_every": 5, "checkpoint_every": 10, "num_warmup_steps": 2,
          "collapse_variance": 0}  # fmt: skip
 
 
-class StoppingSampler(WindowSampler):
-    """Asks for a stop when the batch of update ``at`` is drawn."""
+class StoppingSampler:
+    """Requests a stop when the batch of update ``at`` is drawn."""
 
-    at, stop = -1, StopFlag()
+    def __init__(self, sampler, at=-1):
+        self.sampler, self.at, self.stop = sampler, at, StopFlag()
 
     def batch(self, update, part=0, parts=1):
         if update == self.at:
             self.stop.request()
-        return super().batch(update, part, parts)
+        return self.sampler.batch(update, part, parts)
+
+
+def fit(learner, folder, at=-1):
+    """Train; at update ``at`` a stop is requested."""
+    learner = dataclasses.replace(learner, sampler=StoppingSampler(learner.sampler, at))
+    learner.fit(folder, run_id="run", device=torch.device("cpu"), stop=learner.sampler.stop)
 
 
 def pretrain(config, arrays, folder, at=-1):
-    config = pretraining_config(config)
-    sampler = StoppingSampler(config, arrays, segments=config.model.max_compression_depth)
-    sampler.at, sampler.stop = at, StopFlag()
-    torch.manual_seed(config.seed)
-    model = EncoderPretraining(config)
-    train(
-        config, model, sampler, folder, run_id="run", device=torch.device("cpu"),
-        stop=sampler.stop, objective=PretrainingObjective(config),
-    )  # fmt: skip
-    return model, read_metrics(folder / "metrics.jsonl")
+    learner = build_pretraining(config, arrays)
+    fit(learner, folder, at)
+    return learner.model, read_metrics(folder / "metrics.jsonl")
+
+
+def pretraining(config):
+    return EncoderPretraining(config.model, config.pretrain, spaces(config))
+
+
+def spaces(config):
+    return task_family(config.env).spaces
+
+
+def reconstruction_loss(config):
+    return ReconstructionLoss(config.model.max_compression_depth, config.pretrain, spaces(config))
+
+
+def pretraining_objective(config):
+    return PretrainingObjective(config.model, config.pretrain, spaces(config))
 
 
 @pytest.mark.parametrize("objective", ["tokens", "embeddings"])
 def test_it_learns_to_remember(objective, tiny_config, toy_histories, tmp_path):
     """The toy's steps are noise: only what went through the latents can be said of them."""
-    settings = SHORT | {"objective": objective, "n_updates": 150, "learning_rate": 1e-2}
+    settings = SHORT | {"objective": objective, "n_updates": 300, "learning_rate": 1e-2}
     config = tiny_config(
         model={"n_transit": 2, "n_latent": 4, "max_compression_depth": 1, "min_compress_length": 2},
         pretrain=settings | {"batch_size": 32},
@@ -88,8 +100,8 @@ def test_deeper_samples_weigh_more(tiny_config, toy_histories, tmp_path):
 def test_scores_are_those_of_the_right_steps(tiny_config, random_batch):
     """Logits made from the truth score 1 at every depth, behind a burn-in too; shifted ones do not."""
     config, batch = tiny_config(), random_batch(4, 3 * L, L, 1)
-    judge = ReconstructionLoss(config)
-    found = WithReconstruction(build_model(config), config)(random_batch(4, 4 * L, L, 1))[1]
+    judge = reconstruction_loss(config)
+    found = WithReconstruction(build_model(config), config.pretrain)(random_batch(4, 4 * L, L, 1))[1]
     steps = batch.steps
     fields = [*steps.observation.unbind(-1), steps.previous_action, steps.previous_reward]
     truth = torch.cat(
@@ -105,8 +117,8 @@ def test_scores_are_those_of_the_right_steps(tiny_config, random_batch):
 
 def test_a_constant_has_no_correlation(tiny_config, random_batch):
     config = tiny_config(pretrain={"objective": "embeddings"})
-    judge, batch = ReconstructionLoss(config), random_batch(4, 2 * L, L)
-    found = EncoderPretraining(config)(batch)
+    judge, batch = reconstruction_loss(config), random_batch(4, 2 * L, L)
+    found = pretraining(config)(batch)
     constant = found.embedded.mean(dim=(0, 1)).expand(4, 2 * L, -1)
     for target, expected in ((found.embedded, 1.0), (constant, 0.0)):
         scored = found._replace(outputs=(target[:, :L], target))
@@ -116,9 +128,9 @@ def test_a_constant_has_no_correlation(tiny_config, random_batch):
 def test_targets_give_no_gradient(tiny_config, random_batch):
     """With the encoder's ears closed, nothing teaches the step embedding."""
     config = tiny_config(pretrain={"objective": "embeddings"})
-    model, batch = EncoderPretraining(config), random_batch(4, 2 * L, L)
+    model, batch = pretraining(config), random_batch(4, 2 * L, L)
     model.encoder.forward = lambda latents, steps: latents + 0 * steps.detach().mean()
-    PretrainingObjective(config)(model(batch), batch).loss.backward()
+    pretraining_objective(config)(model(batch), batch).loss.backward()
     assert model.embed.table.weight.grad is None
     assert model.reconstruction.queries.grad.abs().sum() > 0
 
@@ -126,8 +138,8 @@ def test_targets_give_no_gradient(tiny_config, random_batch):
 def test_a_collapse_stops_the_run(tiny_config, toy_histories, tmp_path, monkeypatch):
     build = EncoderPretraining.__init__
 
-    def dead(self, config):
-        build(self, config)
+    def dead(self, *arguments):
+        build(self, *arguments)
         # A last norm whose gain stays zero gives the same latents for every history.
         self.encoder.output_norm.weight.data.zero_()
         self.encoder.output_norm.weight.requires_grad_(False)
@@ -142,8 +154,8 @@ def test_a_collapse_stops_the_run(tiny_config, toy_histories, tmp_path, monkeypa
 
 def test_variances_are_those_between_histories_and_between_steps(tiny_config, random_batch):
     config = tiny_config(pretrain=SHORT | {"collapse_variance": 0.1})
-    objective, batch = PretrainingObjective(config), random_batch(4, 2 * L, L)
-    found = EncoderPretraining(config)(batch)
+    objective, batch = pretraining_objective(config), random_batch(4, 2 * L, L)
+    found = pretraining(config)(batch)
     by_history = torch.arange(4.0)[:, None, None, None] * torch.ones(found.latents.shape)
     by_step = torch.arange(4.0 * 2 * L).view(4, 2 * L, 1) * torch.ones(found.embedded.shape)
     made = found._replace(latents=by_history, embedded=by_step)
@@ -164,12 +176,15 @@ def test_pretraining_diverges_with_advice_of_its_own(tiny_config, toy_histories,
 
 def test_the_auxiliary_loss_is_added(tiny_config, random_batch):
     config = tiny_config(train={"reconstruction_weight": 0.5})
-    learner, batch = WithReconstruction(build_model(config), config), random_batch(4, 3 * L, L)
+    learner, batch = WithReconstruction(build_model(config), config.pretrain), random_batch(4, 3 * L, L)
     output = learner(batch)
-    actions, both = ActionObjective(config)(output[0], batch), AuxiliaryObjective(config)(output, batch)
-    losses, _ = ReconstructionLoss(config)(output[1], batch)
+    actions, both = (
+        ActionObjective(config.train, 3, 5)(output[0], batch),
+        training_objective(config)(output, batch),
+    )
+    losses, _ = reconstruction_loss(config)(output[1], batch)
     torch.testing.assert_close(both.loss, actions.loss + 0.5 * (losses[0] + 2 * losses[1]) / 3)
-    values = AuxiliaryObjective(config).values(both.columns.tolist())
+    values = training_objective(config).values(both.columns.tolist())
     assert values["loss"] == pytest.approx(actions.loss.item())
     assert values["reconstruction_loss"] == pytest.approx(((losses[0] + 2 * losses[1]) / 3).item())
     assert "reconstruction_accuracy_row" in values
@@ -179,13 +194,8 @@ def test_an_auxiliary_run_trains_both_and_resumes(tiny_config, toy_histories, tm
     config = tiny_config(train={"reconstruction_weight": 0.5})
     for folder, stops in (("whole", []), ("stopped", [12])):
         for at in [*stops, -1]:
-            sampler = StoppingSampler(config, toy_histories)
-            sampler.at, sampler.stop = at, StopFlag()
-            torch.manual_seed(0)
-            learner = WithReconstruction(build_model(config), config)
-            options = {"objective": AuxiliaryObjective(config), "stop": sampler.stop, "run_id": "r"}
             try:
-                train(config, learner, sampler, tmp_path / folder, device=torch.device("cpu"), **options)
+                fit(build_training(config, toy_histories), tmp_path / folder, at)
             except InterruptedRun:
                 assert at == 12
     first, *_, last = read_metrics(tmp_path / "whole" / "metrics.jsonl")[1:]

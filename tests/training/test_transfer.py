@@ -6,12 +6,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from cad.envs.registry import task_family
 from cad.errors import CadError
-from cad.histories.sampler import WindowSampler
 from cad.interrupt import StopFlag
-from cad.models import CompressedAD, EncoderPretraining, build_model
-from cad.training.loop import train
-from cad.training.transfer import freeze_encoder, load_ad, load_encoder, read_weights, save_weights
+from cad.models.compressed_ad.reconstruction import EncoderPretraining
+from cad.models.compressed_ad.transfer import ENCODER_WEIGHTS
+from cad.training.learner import build_model, build_training
+from cad.training.transfer import load_decoder, load_encoder, read_weights, save_weights
 
 KEY = "train.pretrained_encoder_path"
 
@@ -20,8 +21,10 @@ KEY = "train.pretrained_encoder_path"
 def encoder(tiny_config, tmp_path):
     """A pre-training's file and its module."""
     torch.manual_seed(7)
-    module = EncoderPretraining(tiny_config())
-    save_weights(tmp_path / "encoder.safetensors", tiny_config(), module, CompressedAD.SHARED)
+    module = EncoderPretraining(
+        tiny_config().model, tiny_config().pretrain, task_family(tiny_config().env).spaces
+    )
+    save_weights(tmp_path / "encoder.safetensors", tiny_config(), module, ENCODER_WEIGHTS)
     return tmp_path / "encoder.safetensors", module
 
 
@@ -68,7 +71,7 @@ def test_every_tensor_that_does_not_fit_is_named(encoder, tiny_config):
     path, module = encoder
     module.encoder.queries = torch.nn.Parameter(torch.zeros(2, 16))
     del module.embed.norm
-    save_weights(path, tiny_config(), module, CompressedAD.SHARED)
+    save_weights(path, tiny_config(), module, ENCODER_WEIGHTS)
     before = fresh(tiny_config())
     model = fresh(tiny_config())
     with pytest.raises(CadError, match=r"embed\.norm\.weight is missing") as caught:
@@ -77,7 +80,7 @@ def test_every_tensor_that_does_not_fit_is_named(encoder, tiny_config):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("load", [load_encoder, load_ad])
+@pytest.mark.parametrize("load", [load_encoder, load_decoder])
 def test_files_that_are_none_of_ours(load, tiny_config, tmp_path):
     config = tiny_config()
     path = tmp_path / "x.safetensors"
@@ -95,7 +98,7 @@ def test_files_that_are_none_of_ours(load, tiny_config, tmp_path):
         load(build_model(config), config, path, KEY)
 
 
-@pytest.mark.parametrize("load", [load_encoder, load_ad])
+@pytest.mark.parametrize("load", [load_encoder, load_decoder])
 def test_weights_that_saw_held_out_tasks_are_refused(load, tiny_config, tmp_path):
     path = tmp_path / "x.safetensors"
     other = tiny_config("compressed_ad" if load is load_encoder else "ad", env={"split_seed": 1})
@@ -108,13 +111,13 @@ def test_weights_that_saw_held_out_tasks_are_refused(load, tiny_config, tmp_path
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_encoder_stays_as_it_is(frozen, optimizer, encoder, tiny_config, toy_histories, tmp_path):
     config = tiny_config(train={"optimizer": optimizer, "weight_decay": 0.1})
-    model = fresh(config)
+    learner = build_training(config, toy_histories)
+    model = learner.model
     load_encoder(model, config, encoder[0], KEY)
     if frozen:
-        freeze_encoder(model)
+        config.spec.freeze_encoder(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    sampler = WindowSampler(config, toy_histories)
-    train(config, model, sampler, tmp_path / "r", run_id="r", device=torch.device("cpu"), stop=StopFlag())
+    learner.fit(tmp_path / "r", run_id="r", device=torch.device("cpu"), stop=StopFlag())
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if not frozen or name.startswith("decoder.")}
 
@@ -125,7 +128,7 @@ def test_a_warm_start_decodes_as_ad_does(window, tiny_config, loud_model, random
     config, ad_config = tiny_config(), tiny_config("ad", model={"n_transit": window})
     ad, model = loud_model(ad_config), fresh(config).eval()
     save_weights(tmp_path / "ad.safetensors", ad_config, ad)
-    load_ad(model, config, tmp_path / "ad.safetensors", "train.init_from_ad")
+    load_decoder(model, config, tmp_path / "ad.safetensors", "train.init_from_ad")
     batch = random_batch(4, 8, 8)
     with torch.no_grad():
         model.decoder.positions[: config.model.n_latent] = 0
@@ -144,4 +147,4 @@ def test_a_warm_start_that_does_not_fit_names_what_differs(tiny_config, tmp_path
         other = tiny_config("ad", model=settings)
         save_weights(path, other, build_model(other))
         with pytest.raises(CadError, match=words):
-            load_ad(build_model(tiny_config()), tiny_config(), path, "train.init_from_ad")
+            load_decoder(build_model(tiny_config()), tiny_config(), path, "train.init_from_ad")

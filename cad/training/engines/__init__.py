@@ -1,11 +1,11 @@
-"""Engines: how an update is computed.  The training loop is the same for all and looks behind none."""
+"""Engines: how an update is computed.  The training loop is the same for all of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from cad.config.schema import LoopConfig, TrainConfig
+from cad.config import LoopConfig
 from cad.errors import CadError, UsageError
 from cad.training.engines.plain import PlainEngine
 from cad.training.engines.protocol import Engine, Update
@@ -15,7 +15,10 @@ __all__ = ["Engine", "Update", "require_ranks", "start_engine"]
 
 
 def require_ranks(settings: LoopConfig, section: str, ranks: int) -> None:
-    """Refuse a number of ranks that the settings do not go with; ``section`` is theirs in the config."""
+    """Refuse a number of ranks that the settings do not allow.
+
+    ``section`` is the settings' section of the config, for messages.  Raises :class:`UsageError`.
+    """
     if settings.engine == "plain":
         if ranks > 1:
             raise UsageError(
@@ -26,7 +29,7 @@ def require_ranks(settings: LoopConfig, section: str, ranks: int) -> None:
     parts = ranks * settings.gradient_accumulation
     if settings.batch_size % parts:
         raise UsageError(
-            f"{section}.batch_size={settings.batch_size} cannot be shared out evenly: {ranks} ranks x "
+            f"{section}.batch_size={settings.batch_size} cannot be divided evenly: {ranks} ranks x "
             f"{section}.gradient_accumulation={settings.gradient_accumulation} make {parts} parts; "
             f"choose a multiple of {parts}"
         )
@@ -37,16 +40,27 @@ def require_ranks(settings: LoopConfig, section: str, ranks: int) -> None:
         )
 
 
-def start_engine(settings: TrainConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> Engine:
-    """The engine that the settings ask for, around ``model``, whose weights are equal on all ranks."""
+def start_engine(
+    settings: LoopConfig,
+    model: nn.Module,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    unused_parameters: bool = False,
+) -> Engine:
+    """Start ``settings.engine`` around ``model``, whose weights are equal on all ranks.
+
+    ``unused_parameters`` says that some parameters get no gradient in some updates: data parallel
+    ranks would otherwise wait for it.
+    """
     if settings.engine == "plain":
         return PlainEngine(settings, model, device)
-    # Each is imported where it is used alone: neither has to be installed for the others.
+    # Late imports: an engine's package needs to be installed only if that engine is used.
     try:
         if settings.engine == "accelerate":
             from cad.training.engines.accelerate import AccelerateEngine
 
-            return AccelerateEngine(settings, model, ranks, device)
+            return AccelerateEngine(settings, model, ranks, device, unused_parameters)
         from cad.training.engines.deepspeed import DeepSpeedEngine
     except ModuleNotFoundError as error:
         raise CadError(

@@ -1,4 +1,4 @@
-"""Data parallel: every rank has the whole model, gradients are averaged (accelerate, torch's DDP)."""
+"""Data parallel: every rank has the complete model, gradients are averaged (accelerate, torch's DDP)."""
 
 from __future__ import annotations
 
@@ -11,55 +11,60 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from cad.config.schema import TrainConfig
+from cad.config import LoopConfig
 from cad.errors import UsageError
 from cad.histories.batch import Batch
+from cad.models.objective import Objective
 from cad.training.engines.protocol import Update, autocast, mean_update
-from cad.training.objective import Objective
 from cad.training.optimiser import Optimiser
 from cad.training.ranks import Ranks
 
 
 class AccelerateEngine:
-    """Trains the model that it is given in place, on every rank alike."""
+    """Trains the given model in place, on every rank."""
 
-    def __init__(self, settings: TrainConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: LoopConfig,
+        model: nn.Module,
+        ranks: Ranks,
+        device: torch.device,
+        unused_parameters: bool,
+    ) -> None:
         if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
             raise UsageError(
                 "ACCELERATE_USE_DEEPSPEED is set: accelerate's DeepSpeed plugin is not supported (on a CPU "
                 "it silently trains without ZeRO); unset it and use engine=deepspeed"
             )
         self._settings = settings
-        # Else it takes as many threads as there are cores, in every rank.
+        # Otherwise every rank starts as many threads as there are cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        # Precision, clipping and accumulation are the loop's own words, not accelerate's.
+        # Precision, clipping and accumulation are done here as in the other engines, not by accelerate.
         self._accelerator = Accelerator(
             cpu=device.type == "cpu",
             kwargs_handlers=[
                 DistributedDataParallelKwargs(
-                    broadcast_buffers=False,
-                    # Behind a burn-in, which has no gradient, nothing reaches the first latents.
-                    find_unused_parameters=settings.burn_in > 0,
+                    broadcast_buffers=False, find_unused_parameters=unused_parameters
                 )
             ],
         )
         self._device = self._accelerator.device
         model.to(self._device)
         with warnings.catch_warnings():
-            # A word of torch's that accelerate has no other for yet.
+            # accelerate still uses this deprecated argument of torch.
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
             self._model: nn.Module = self._accelerator.prepare_model(model)
         self._optimiser = Optimiser(model, settings)
         self._parameters = list(model.parameters())
-        self._shared = ranks.size > 1
+        self._distributed = ranks.size > 1
 
     def update(self, parts: Sequence[Batch], objective: Objective, factor: float) -> Update:
         """See :meth:`~cad.training.engines.protocol.Engine.update`."""
         columns, supervised = [], 0
         for number, part in enumerate(parts, start=1):
-            # Gradients travel once, with the last part.
-            alone = self._shared and number < len(parts)
-            with self._accelerator.no_sync(self._model) if alone else contextlib.nullcontext():
+            # Gradients are averaged once, with the last part.
+            local = self._distributed and number < len(parts)
+            with self._accelerator.no_sync(self._model) if local else contextlib.nullcontext():
                 with autocast(self._settings, self._device):
                     output = self._model(part)
                 outcome = objective(output, part)

@@ -1,7 +1,7 @@
-"""ZeRO: ranks share out optimiser state (1), gradients too (2), weights too (3) (arXiv:1910.02054).
+"""ZeRO: ranks shard optimiser state (stage 1), gradients too (2), weights too (3) (arXiv:1910.02054).
 
-DeepSpeed's own checkpoints are pickles and belong to one number of ranks; state leaves and enters
-here whole, parameter by parameter, so that any engine can go on with it.
+DeepSpeed's own checkpoints are pickles and fit one number of ranks only.  This engine exchanges
+unsharded state, parameter by parameter, so that any engine can resume from it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cad.config.schema import TrainConfig
+from cad.config import LoopConfig
 from cad.histories.batch import Batch
+from cad.models.objective import Objective
 from cad.training.engines.protocol import Update, mean_update
-from cad.training.objective import Objective
 from cad.training.optimiser import Optimiser
 from cad.training.ranks import Ranks
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
-# ZeRO-3 keeps smaller parameters whole: fetching them costs more than they weigh (DeepSpeed's default).
-WHOLE_BELOW = 100_000
-# Elements that travel together: 80 MB.  A buffer of that size is allocated (DeepSpeed takes 2 GB), so no more
-# than the model has.
+# ZeRO-3 does not shard smaller parameters: fetching them costs more than they save (DeepSpeed's default).
+UNSHARDED_BELOW = 100_000
+# Elements reduced together: 80 MB.  A buffer of this size is allocated (DeepSpeed's default is 2 GB), so it
+# is no larger than the model.
 _BUCKET = 20_000_000
 
 
 class DeepSpeedEngine:
-    """Trains a copy of the model that it is given; :meth:`collect` brings the weights back."""
+    """Trains a copy of the given model; :meth:`collect` copies the weights back."""
 
-    def __init__(self, settings: TrainConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
+    def __init__(self, settings: LoopConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
         deepspeed = import_deepspeed(device)
-        if not dist.is_initialized():  # one rank that met nobody
+        if not dist.is_initialized():  # a single process
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -68,11 +68,11 @@ class DeepSpeedEngine:
         norm = None
         for part in parts:
             outcome = objective(self._engine(part), part)
-            self._engine.backward(outcome.loss)  # divided by the number of parts there
+            self._engine.backward(outcome.loss)  # DeepSpeed divides it by the number of parts
             columns.append(outcome.columns)
             supervised += outcome.supervised
             if self._stage == 0 and self._engine.is_gradient_accumulation_boundary():
-                # There it clips without saying by how much.
+                # DeepSpeed would clip, but not report the norm.
                 norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.grad_clip)
             self._engine.step()
         if norm is None:
@@ -81,18 +81,18 @@ class DeepSpeedEngine:
 
     def collect(self) -> None:
         """See :meth:`~cad.training.engines.protocol.Engine.collect`."""
-        whole = dict(self._model.named_parameters())
+        targets = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, parameter in self._parameters.items():
-                whole[name].copy_(self._whole(parameter))
+                targets[name].copy_(self._unsharded(parameter))
 
-    def _whole(self, parameter: nn.Parameter) -> Tensor:
+    def _unsharded(self, parameter: nn.Parameter) -> Tensor:
         if self._stage < 3:
             return parameter
         from deepspeed.utils import safe_get_full_fp32_param
 
-        found: Tensor = safe_get_full_fp32_param(parameter)
-        return found
+        weights: Tensor = safe_get_full_fp32_param(parameter)
+        return weights
 
     def optimiser_state(self) -> dict[str, Tensor]:
         """See :meth:`~cad.training.engines.protocol.Engine.optimiser_state`."""
@@ -113,21 +113,21 @@ class DeepSpeedEngine:
         if self._stage == 0:
             self._optimiser.load_tensors(tensors)
             return
-        # One count for all: a parameter that some updates did not reach has a lower one elsewhere.
+        # ZeRO has one count for all parameters; other engines count fewer for one that some updates skipped.
         step = max(value for name, value in tensors.items() if name.endswith("/step"))
         for _, state in self._flat_states():
             state["step"].copy_(step)
         for name, parameter in self._parameters.items():
             for moment in _MOMENTS:
-                self._put_back(parameter, tensors[f"{name}/{moment}"], moment)
+                self._restore(parameter, tensors[f"{name}/{moment}"], moment)
 
-    def _put_back(self, parameter: nn.Parameter, value: Tensor, moment: str) -> None:
+    def _restore(self, parameter: nn.Parameter, value: Tensor, moment: str) -> None:
         if self._stage < 3:
             from deepspeed.utils import safe_set_full_optimizer_state
 
             safe_set_full_optimizer_state(parameter, value, moment)
             return
-        # The setter for whole tensors fails where ranks do not divide them; this takes a rank's part.
+        # The setter for full tensors fails for sizes that ranks do not divide; this one takes a rank's shard.
         from deepspeed.utils import safe_set_local_optimizer_state
 
         size = -(-value.numel() // self._ranks.size)
@@ -137,10 +137,10 @@ class DeepSpeedEngine:
         safe_set_local_optimizer_state(parameter, own, moment)
 
     def _create_states(self) -> None:
-        """What AdamW does in its first update, done before it: state can then be put back at any time.
+        """Create AdamW's state before its first update, so that it can be restored at any time.
 
-        DeepSpeed tells parameters where their state lies behind the first group's first update, and
-        so misses that of the other groups.
+        DeepSpeed links parameters to their state after the first group's first update, when the other
+        groups have no state yet.
         """
         for flat, state in self._flat_states():
             state["step"] = torch.zeros((), device=flat.device)
@@ -149,7 +149,7 @@ class DeepSpeedEngine:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _flat_states(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """The flattened parameters that AdamW sees on this rank, and its state of each."""
+        """The flattened parameters that AdamW updates on this rank, each with its state."""
         zero = self._engine.optimizer
         flat = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
         for tensor in flat:
@@ -157,20 +157,20 @@ class DeepSpeedEngine:
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The package, told beforehand what it would find out by itself, at length."""
-    # Else it looks for devices by itself, and says so.
+    """Import the package quietly, and without its slow checks of the machine."""
+    # Otherwise it searches for devices and logs what it does.
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Its own use of torch's names, once for every call.
+    # DeepSpeed uses deprecated names of torch and would warn at every call.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
-    # Else a shared-memory transport is compiled for a minute, at the first start on every machine.
+    # Otherwise it compiles a shared-memory transport, for a minute, at the first start on every machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
-def _deepspeed_config(settings: TrainConfig, ranks: int, module: nn.Module) -> dict[str, Any]:
+def _deepspeed_config(settings: LoopConfig, ranks: int, module: nn.Module) -> dict[str, Any]:
     parts = settings.gradient_accumulation
     bucket = min(_BUCKET, sum(p.numel() for p in module.parameters()))
     return {
@@ -181,9 +181,9 @@ def _deepspeed_config(settings: TrainConfig, ranks: int, module: nn.Module) -> d
         "zero_optimization": {
             "stage": settings.zero,
             "reduce_bucket_size": bucket,
-            "stage3_param_persistence_threshold": WHOLE_BELOW,
+            "stage3_param_persistence_threshold": UNSHARDED_BELOW,
         },
-        # As in the other engines: weights stay fp32, and so do the gradients that travel.
+        # As in the other engines, weights and reduced gradients stay in fp32.
         "torch_autocast": {
             "enabled": settings.precision == "bf16",
             "dtype": "bfloat16",

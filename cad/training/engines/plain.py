@@ -1,4 +1,4 @@
-"""One process, nothing around the model."""
+"""One process, without a wrapper around the model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cad.config.schema import TrainConfig
+from cad.config import LoopConfig
 from cad.histories.batch import Batch
+from cad.models.objective import Objective
 from cad.training.engines.protocol import Update, autocast, mean_update
-from cad.training.objective import Objective
 from cad.training.optimiser import Optimiser
 
 
 class PlainEngine:
-    """Trains the model that it is given in place."""
+    """Trains the given model in place."""
 
-    def __init__(self, settings: TrainConfig, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, settings: LoopConfig, model: nn.Module, device: torch.device) -> None:
         self._settings = settings
         self._device = device
         model.to(device)

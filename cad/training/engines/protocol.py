@@ -1,4 +1,4 @@
-"""What the training loop knows of an engine."""
+"""What the training loop requires of an engine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cad.config.schema import TrainConfig
+from cad.config import LoopConfig
 from cad.histories.batch import Batch
-from cad.training.objective import Objective
+from cad.models.objective import Objective
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update says, without gradient.
+    """What one update reports, without gradient.
 
-    ``gradient_norm`` (scalar) is that of the whole batch's gradient before clipping, alike on all
-    ranks; ``columns`` (n_columns,) and ``supervised`` are of this rank's share.
+    ``gradient_norm`` (scalar) is that of the complete batch's gradient before clipping, equal on all
+    ranks; ``columns`` (n_columns,) and ``supervised`` cover this rank's share of the batch.
     """
 
     gradient_norm: Tensor
@@ -29,7 +29,7 @@ class Update:
 
 
 class Engine(Protocol):
-    """Model, optimiser and the way from a batch to new weights.
+    """Holds model and optimiser, and turns batches into new weights.
 
     All ranks call every method, in the same order.
     """
@@ -38,27 +38,27 @@ class Engine(Protocol):
         """Descend the mean loss over all ranks' ``parts``, at ``factor`` times the peak rates."""
 
     def collect(self) -> None:
-        """Put the current weights, whole and in fp32, into the model that the engine was given."""
+        """Copy the current weights, unsharded and in fp32, into the model that the engine was given."""
 
     def optimiser_state(self) -> dict[str, Tensor]:
-        """The optimiser's state, whole, as ``<parameter>/<moment>``; all engines name it alike."""
+        """The optimiser's unsharded state as ``<parameter>/<moment>``, with the same names in all engines."""
 
     def load_optimiser_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`optimiser_state` of any engine, at any number of ranks, returned.
+        """Restore what :meth:`optimiser_state` of any engine returned, at any number of ranks.
 
-        The weights come with the model: they are loaded into it before the engine is started.
+        The weights are loaded into the model before the engine starts.
         """
 
 
-def autocast(settings: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The precision of forward passes; weights, gradients and optimiser stay in fp32."""
+def autocast(settings: LoopConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Set the precision of forward passes; weights, gradients and optimiser stay in fp32."""
     if settings.precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def mean_update(norm: Tensor, columns: Sequence[Tensor], supervised: int) -> Update:
-    """An update from the columns of each of its parts."""
+    """An update whose columns are the mean over its parts."""
     return Update(
         norm, columns[0] if len(columns) == 1 else torch.stack(list(columns)).mean(dim=0), supervised
     )

@@ -13,8 +13,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cad.config.schema import ReportConfig
 from cad.reports import CellResult, Provenance, SourceCurve, write_report
+from cad.schema import ReportConfig
 
 Chromium = Any  # of this folder's conftest.py
 MARKUP = '</style></script><img src=x onerror="window.stolen=1"><b onclick=y> \'"&amp; ${1} </td>'

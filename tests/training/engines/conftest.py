@@ -1,4 +1,4 @@
-"""Trainings over real ranks: processes that meet, train a list of small configs, and leave files."""
+"""Trainings over real ranks: processes that form a group, train small configs and write files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RANK = Path(__file__).with_name("rank.py")
 
 @dataclass(frozen=True)
 class Job:
-    """One training; ``stop_at`` asks ``stopped_rank`` for a stop in that update."""
+    """One training; in update ``stop_at``, ``stopped_rank`` is asked to stop."""
 
     name: str
     config: Any
@@ -34,7 +34,7 @@ class Job:
 
 
 class Trainings:
-    """Runs jobs and reads what they left."""
+    """Runs jobs and reads their files."""
 
     def __init__(self, folder: Path, arrays: Path) -> None:
         self.folder = folder

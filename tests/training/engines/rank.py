@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import traceback
@@ -11,73 +12,62 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from cad.config.schema import Config
 from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models import CompressedAD, EncoderPretraining, build_model
-from cad.models.reconstruction import WithReconstruction
+from cad.schema import Config
 from cad.training.engines import deepspeed
-from cad.training.loop import train
-from cad.training.ranks import SINGLE_PROCESS, Ranks
-from cad.training.reconstruction import AuxiliaryObjective, PretrainingObjective, pretraining_config
-from cad.training.regions import model_objective
-from cad.training.rendezvous import RankAssignment, joined
+from cad.training.learner import build_pretraining, build_training
+from cad.training.ranks import SINGLE_PROCESS, RankAssignment, Ranks
+from cad.training.rendezvous import joined
 
 
-class StoppingSampler(WindowSampler):
-    """Asks for a stop when the batch of update ``at`` is drawn."""
+class StoppingSampler:
+    """Requests a stop when the batch of update ``at`` is drawn."""
 
-    at, stop = -1, StopFlag()
+    def __init__(self, sampler: WindowSampler, at: int, stop: StopFlag) -> None:
+        self.sampler, self.at, self.stop = sampler, at, stop
 
     def batch(self, update, part=0, parts=1):
         if update == self.at:
             self.stop.request()
-        return super().batch(update, part, parts)
+        return self.sampler.batch(update, part, parts)
+
+
+def weight_sum(model: torch.nn.Module) -> float:
+    return float(sum(p.detach().abs().sum() for p in model.parameters()))
 
 
 def train_one(job: dict, arrays: HistoryArrays, ranks: Ranks) -> None:
     config = Config.model_validate(job["config"])
     folder, stop = Path(job["folder"]), StopFlag()
-    segments = None
-    if job["pretrain"]:
-        config = pretraining_config(config)
-        segments = config.model.max_compression_depth
-    torch.manual_seed(config.seed)
-    if job["pretrain"]:
-        model, objective = EncoderPretraining(config), PretrainingObjective(config)
-    else:
-        model, objective = build_model(config), model_objective(config)
-        if config.train.reconstruction_weight and isinstance(model, CompressedAD):
-            model, objective = WithReconstruction(model, config), AuxiliaryObjective(config)
-    sampler = StoppingSampler(config, arrays, segments)
-    if ranks.rank == job["stopped_rank"]:
-        sampler.at, sampler.stop = job["stop_at"], stop
+    learner = (build_pretraining if job["pretrain"] else build_training)(config, arrays)
+    at = job["stop_at"] if ranks.rank == job["stopped_rank"] else -1
+    learner = dataclasses.replace(learner, sampler=StoppingSampler(learner.sampler, at, stop))
+    model = learner.trained
     try:
-        train(
-            config,
-            model,
-            sampler,
+        learner.fit(
             folder,
             run_id="run",
             device=torch.device("cpu"),
             stop=stop,
-            objective=objective,
-            validate=(lambda model: float(sum(p.detach().abs().sum() for p in model.parameters()))),
+            validate=lambda: float(sum(p.detach().abs().sum() for p in model.parameters())),
             ranks=ranks,
         )
     except InterruptedRun as stopped:
         (folder / f"stopped-{ranks.rank}").write_text(str(stopped))
         return
-    # Every rank ends with the same whole weights.
+    # Every rank ends with the same unsharded weights.
     safetensors.torch.save_file(dict(model.state_dict()), folder / f"weights-{ranks.rank}.safetensors")
 
 
 def main(jobs_file: str, rank: str) -> None:
     torch.set_num_threads(1)
-    deepspeed.WHOLE_BELOW = 20  # ZeRO-3 is to share out even these small weights
+    deepspeed.UNSHARDED_BELOW = 20  # so that ZeRO-3 shards even these small weights
     jobs = json.loads(Path(jobs_file).read_text())
     arrays = np.load(jobs["arrays"])
-    histories = HistoryArrays(**{k: arrays[k] for k in ("observations", "actions", "rewards")}, horizon=5)
+    histories = HistoryArrays(
+        **{k: arrays[k] for k in ("observations", "actions", "rewards")}, horizon=5, n_actions=5
+    )
     if jobs["size"] == 1:
         for job in jobs["jobs"]:
             train_one(job, histories, SINGLE_PROCESS)

@@ -1,7 +1,6 @@
-"""Engines and numbers of ranks give one result; a stop changes nothing; state moves between them all.
+"""All engines and numbers of ranks give one result; a stop changes nothing; any can resume from any other.
 
-Everything here is trained by real processes over gloo: by two ranks, again by two that go on, by
-one and by four.
+Real processes over gloo train everything here: two ranks, two ranks that resume, one and four.
 """
 
 from __future__ import annotations
@@ -46,7 +45,8 @@ def config_of(tiny_config):
         if kind == "pretrain":
             sections = {"pretrain": {"enabled": True, **train, "collapse_variance": 0.0}}
         model_kind = "compressed_ad" if kind == "pretrain" else kind
-        model = {"dropout": dropout, "max_compression_depth": depth}
+        depths = {} if kind == "ad" else {"max_compression_depth": depth}
+        model = {"dropout": dropout, **depths}
         return tiny_config(model_kind, model=model, **sections)
 
     return make
@@ -54,7 +54,7 @@ def config_of(tiny_config):
 
 @pytest.fixture(scope="module")
 def exact_config(config_of):
-    """Every source of chance, validation, checkpoints that the stop does not meet."""
+    """Every source of chance, validation, and a stop between checkpoints."""
 
     def make(settings, kind="compressed_ad"):
         more = {"n_updates": 9, "log_every": 2, "checkpoint_every": 6}
@@ -67,7 +67,7 @@ def exact_config(config_of):
 
 @pytest.fixture(scope="module")
 def trained(new_trainings, job, config_of, exact_config):
-    """All trainings of this file, in four goes."""
+    """All trainings of this file, in four runs."""
     trainings = new_trainings()
     pairs = [
         job(f"{kind}-{name}", config_of(kind, settings), pretrain=kind == "pretrain")
@@ -77,7 +77,7 @@ def trained(new_trainings, job, config_of, exact_config):
     pairs += [
         job(name, config_of("compressed_ad", settings, n_updates=12)) for name, settings in OTHERS.items()
     ]
-    # Weights that nothing reaches, heads of their own, modules called from outside their forward.
+    # Parameters without gradient, separate heads, modules called from outside their forward.
     zero3 = ENGINES["zero3"]
     pairs += [
         job("depth0-accelerate", config_of("compressed_ad", ENGINES["accelerate"], depth=0, n_updates=12)),
@@ -154,7 +154,7 @@ def test_so_do_accumulation_and_other_objectives(trained, name, reference):
 
 
 def test_so_does_muon_within_its_own_precision(trained):
-    # It orthogonalises in bf16, where the last bit of a gradient can become one of an update.
+    # Muon orthogonalises in bf16, where a gradient's last bit can change an update's last bit.
     assert_close(trained, "muon", "muon-plain", loss=10 * LOSS, tolerance=3e-2)
 
 
@@ -167,7 +167,7 @@ def test_all_ranks_end_with_the_same_weights(trained, name):
 @pytest.mark.parametrize("name", [*EXACT, "pretrain"])
 def test_a_stop_on_one_rank_and_a_resume_change_no_bit(trained, name):
     stopped = [(trained.folder / f"stopped-{name}" / f"stopped-{rank}").read_text() for rank in (0, 1)]
-    # The vote is known one update after the one in which the signal came.
+    # The vote's outcome is known one update after the signal.
     assert all(f"update {STOP + 2} of 9" in text for text in stopped)
     whole, resumed = trained.state(f"whole-{name}"), trained.state(f"stopped-{name}")
     assert whole.keys() == resumed.keys()
@@ -176,21 +176,21 @@ def test_a_stop_on_one_rank_and_a_resume_change_no_bit(trained, name):
     assert trained.records(f"whole-{name}") == trained.records(f"stopped-{name}")
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_all_ranks(trained):
+def test_all_ranks_skip_a_damaged_checkpoint(trained):
     whole, again = trained.state(f"whole-{DAMAGED}"), trained.state("damaged")
     assert [key for key in whole if not torch.equal(whole[key], again[key])] == []
     assert trained.records(f"whole-{DAMAGED}") == trained.records("damaged")
 
 
 @pytest.mark.parametrize("name", ["elastic-plain", "elastic-one", "elastic-four"])
-def test_two_ranks_begin_and_other_numbers_and_engines_go_on(trained, name):
+def test_other_numbers_of_ranks_and_engines_resume_from_two_ranks(trained, name):
     assert_close(trained, name, "short-plain")
 
 
 def test_engines_write_the_same_checkpoints(trained):
     def shapes(name):
         state = trained.state(f"compressed_ad-{name}")
-        del state["metric_sums"]  # a row a rank
+        del state["metric_sums"]  # one row per rank
         return {key: (value.shape, value.dtype) for key, value in state.items()}
 
     for name in ENGINES:

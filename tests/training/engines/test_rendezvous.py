@@ -1,4 +1,4 @@
-"""Ranks that meet, that do not come, that die; nobody waits for ever, and the message names who is gone."""
+"""Ranks that join, do not arrive, or die: no rank waits forever, and the message names the lost one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from cad.errors import UsageError
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.training.engines import require_ranks
-from cad.training.ranks import SINGLE_PROCESS, PeerLostError
-from cad.training.rendezvous import RankAssignment, joined
+from cad.training.ranks import SINGLE_PROCESS, PeerLostError, RankAssignment
+from cad.training.rendezvous import joined
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path):
@@ -26,7 +26,7 @@ def test_a_rank_that_does_not_come_is_named(tmp_path):
 
 
 def test_a_first_rank_that_does_not_come_is_named(tmp_path):
-    # An earlier attempt's note has another rendezvous id.
+    # An earlier attempt's address file has another rendezvous id.
     (tmp_path / ".ranks-a.json").write_text('{"host": "127.0.0.1", "port": 1}')
     with (
         pytest.raises(PeerLostError, match=r"rank 1 waited 1 s for rank 0 of 2 \(on 127.0.0.1\)"),
@@ -46,7 +46,7 @@ def test_a_stop_ends_the_waiting(rank, tmp_path):
         pass
 
 
-def test_alone_there_is_nobody_to_ask():
+def test_a_single_process_votes_and_broadcasts_for_itself():
     stop = StopFlag()
     vote = SINGLE_PROCESS.vote(stop)
     assert not vote()
@@ -57,7 +57,7 @@ def test_alone_there_is_nobody_to_ask():
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_rank_takes_the_other_with_it(killed, new_trainings, job, tiny_config):
+def test_a_killed_rank_ends_the_other(killed, new_trainings, job, tiny_config):
     settings = {"n_updates": 100_000, "checkpoint_every": 100_000, "engine": "accelerate"}
     trainings = new_trainings()
     ranks = trainings.start(2, [job("endless", tiny_config("ad", train=settings))])
@@ -69,10 +69,10 @@ def test_a_killed_rank_takes_the_other_with_it(killed, new_trainings, job, tiny_
             time.sleep(0.1)
         os.kill(ranks[killed].pid, signal.SIGKILL)
         begun = time.monotonic()
-        said = ranks[1 - killed].communicate(timeout=60)[0]
+        output = ranks[1 - killed].communicate(timeout=60)[0]
         assert time.monotonic() - begun < 60
         assert ranks[1 - killed].returncode not in (0, 130)
-        assert f"rank {killed} of 2" in said
+        assert f"rank {killed} of 2" in output
     finally:
         for rank in ranks:
             rank.kill()
@@ -111,8 +111,8 @@ def test_settings_that_do_not_go_together_are_refused(train, message, tiny_confi
 def test_accelerates_own_deepspeed_is_refused(tiny_config, monkeypatch):
     import torch
 
-    from cad.models import build_model
     from cad.training.engines import start_engine
+    from cad.training.learner import build_model
 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     config = tiny_config(train={"engine": "accelerate"})

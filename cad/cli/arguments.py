@@ -1,0 +1,50 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RUNS = Path("runs")
+CORES = os.cpu_count() or 1
+
+ExperimentFile = Annotated[Path, typer.Argument(help="Experiment file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+ConfigWords = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...", help="Config files, then overrides."),
+]
+Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
+Ranks = Annotated[
+    int,
+    typer.Option(
+        "--ranks", min=1, help="Processes that share one training (train.engine accelerate or deepspeed)."
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Label of a model that all others are compared with, besides the best AD."),
+]
+AllowUnequal = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unequal",
+        help="Compare cells with unequal tasks or numbers of episodes on what they share.",
+    ),
+]
+
+
+def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """Words without and with a ``=``: files or numbers, and overrides."""
+    return [w for w in words or [] if "=" not in w], [w for w in words or [] if "=" in w]
+
+
+def split_files(words: list[str] | None) -> tuple[list[Path], list[str]]:
+    """Config files, and overrides such as ``model.n_latent=8``."""
+    files, overrides = split_words(words)
+    return [Path(file) for file in files], overrides

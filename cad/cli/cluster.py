@@ -1,0 +1,172 @@
+"""Experiments on a Slurm cluster: ``submit``, ``status``, ``logs``, ``cancel``, ``retry``, ``profile``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cad.cli.arguments import RUNS, ExperimentFile, Overrides, Root, split_words
+from cad.cli.terminal import console
+
+if TYPE_CHECKING:
+    from cad.cluster.submit import Submission
+
+
+def submit(
+    experiment: ExperimentFile,
+    profile: Annotated[Path, typer.Option(help="What the cluster offers (slurm/profiles/*.yaml).")],
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write and print the job scripts; submit nothing.")
+    ] = False,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Ask before spending more core-hours or GPU-hours than this."),
+    ] = None,
+) -> None:
+    """Submit an experiment's unfinished stages as Slurm job arrays, and return at once."""
+    from cad.cluster.profile import Profile
+    from cad.config import load
+    from cad.experiments.plan.experiment import open_experiment
+
+    opened = open_experiment(experiment, overrides or [], root)
+    settings = load(Profile, [profile]).value
+    from cad.cluster.cost import require_approval, submission_cost
+    from cad.cluster.dry_run import dry_run as show_scripts
+    from cad.cluster.submit import Plan, plan_submission
+    from cad.cluster.submit import submit as submit_experiment
+
+    if dry_run:
+        plan = plan_submission(opened, settings)
+        typer.echo(show_scripts(opened, settings, plan))
+        if plan.arrays:
+            typer.echo(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
+        return
+
+    def approve(plan: Plan) -> None:
+        cost = submission_cost(plan.arrays, settings, opened.root)
+        typer.echo(f"estimate: {cost}")
+        require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
+
+    _report(submit_experiment(opened, settings, approve=approve), opened.file)
+
+
+def status(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
+) -> None:
+    """Show where every stage of every cell stands; change nothing."""
+    from cad.cluster import table
+    from cad.experiments.plan.experiment import open_experiment
+
+    opened = open_experiment(experiment, overrides or [], root)
+    cells = table.cell_statuses(opened)
+    if as_json:
+        typer.echo(table.as_json(cells))
+        return
+    console.print(table.status_table(cells, opened.root))
+    for line in table.problems(cells):
+        typer.echo(line)
+
+
+def logs(
+    experiment: ExperimentFile,
+    cell: Annotated[int, typer.Argument(help="The cell's number in `cad status`.")],
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    stage: Annotated[str | None, typer.Option(help="Kind of stage; default: the latest one.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing as the log grows.")] = False,
+) -> None:
+    """Print the log of a cell's job."""
+    from cad.cluster import jobs
+    from cad.experiments.plan.experiment import open_experiment
+
+    path = jobs.log_of(open_experiment(experiment, overrides or [], root), cell, stage)
+    typer.echo(f"{path}:", err=True)
+    if follow:
+        jobs.follow(path)
+    typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+def cancel(
+    experiment: ExperimentFile,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CELL]... [KEY=VALUE]...", help="Numbers of cells in `cad status`; default: all."
+        ),
+    ] = None,
+    root: Root = RUNS,
+) -> None:
+    """Cancel queued and running jobs; what they saved stays."""
+    from cad.cluster import jobs
+    from cad.experiments.plan.experiment import open_experiment
+
+    numbers, overrides = split_words(words)
+    cells = jobs.cell_numbers(numbers)
+    own, foreign = jobs.cancel(open_experiment(experiment, overrides, root), cells)
+    typer.echo(f"cancelled {len(own)} jobs{': ' if own else ''}{' '.join(own)}")
+    if foreign:
+        typer.echo(f"left alone because others need them: {' '.join(foreign)}")
+
+
+def retry(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only what failed or died, not what was never submitted.")
+    ] = False,
+    mem: Annotated[str, typer.Option(help="Factor on the memory of what ran out of it.")] = "x1",
+    time: Annotated[str, typer.Option(help="Factor on the time limit of what ran out of it.")] = "x1",
+) -> None:
+    """Submit again what failed or is missing, with the profile of the last submission."""
+    from cad.cluster.retry import factor, last_profile, multiplier_for
+    from cad.cluster.submit import submit as submit_experiment
+    from cad.experiments.plan.experiment import open_experiment
+
+    opened = open_experiment(experiment, overrides or [], root)
+    factors = factor(mem, "--mem"), factor(time, "--time")
+    submission = submit_experiment(
+        opened,
+        last_profile(opened),
+        choose=lambda stage: not failed or stage.state in ("failed", "dead"),
+        multiplier=multiplier_for(opened.root, *factors),
+    )
+    _report(submission, opened.file)
+
+
+def profile(
+    files: Annotated[list[Path] | None, typer.Argument(help="Profile files.")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key with its meaning.")] = False,
+) -> None:
+    """Check a cluster profile and print it resolved, with where each value came from."""
+    from cad.cluster.profile import Profile
+    from cad.config import describe, load, show
+
+    if keys:
+        for row in describe(Profile):
+            typer.echo(f"{row.key} ({row.type}, default {row.default}): {row.description}")
+        return
+    typer.echo(show(load(Profile, files or [])))
+
+
+def _report(submission: Submission, file: Path) -> None:
+    from cad.cluster.dry_run import left_out
+
+    for entry in submission.arrays:
+        n = len(entry.array.stages)
+        typer.echo(f"submitted {entry.array.kind}: job {entry.job_id} ({n} task{'s' if n > 1 else ''})")
+    for line in left_out(submission.plan):
+        typer.echo(line)
+    if not submission.arrays:
+        typer.echo("nothing to submit")
+        return
+    typer.echo(f"logs: {submission.folder}")
+    typer.echo(f"then: cad status {file}")

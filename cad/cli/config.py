@@ -1,0 +1,49 @@
+"""``cad config``: settings and what they mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cad.cli.arguments import ConfigWords, split_files
+from cad.cli.terminal import console
+
+if TYPE_CHECKING:
+    from cad.schema import Config, ExperimentConfig
+
+
+def show(
+    words: ConfigWords = None,
+    experiment: Annotated[bool, typer.Option("--experiment", help="The files are experiment files.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key with type, default, meaning.")] = False,
+) -> None:
+    """Print the resolved config as YAML, with where each value came from."""
+    from cad.config import describe, load
+    from cad.config import show as as_yaml
+
+    model = _model(experiment)
+    if keys:
+        for row in describe(model):
+            console.print(
+                f"[bold]{row.key}[/] ({row.type}, default {row.default}): {row.description}", highlight=False
+            )
+        return
+    typer.echo(as_yaml(load(model, *split_files(words))))
+
+
+def schema(
+    experiment: Annotated[bool, typer.Option("--experiment", help="Schema of experiment files.")] = False,
+) -> None:
+    """Print the JSON schema of config files."""
+    import json
+
+    from cad.config import json_schema
+
+    typer.echo(json.dumps(json_schema(_model(experiment)), indent=2))
+
+
+def _model(experiment: bool) -> type[Config] | type[ExperimentConfig]:
+    from cad.schema import Config, ExperimentConfig
+
+    return ExperimentConfig if experiment else Config

@@ -1,0 +1,135 @@
+"""Whole experiments on this machine: ``cad run`` and ``cad report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cad.cli.arguments import (
+    CORES,
+    RUNS,
+    AllowUnequal,
+    Device,
+    ExperimentFile,
+    Overrides,
+    Ranks,
+    Reference,
+    Root,
+    Workers,
+    split_files,
+)
+from cad.cli.terminal import console, say
+from cad.errors import UsageError
+
+Kind = Literal["histories", "pretrain", "train", "evaluate"]
+
+
+def run(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    ranks: Ranks = 1,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="One stage after the other, in this process.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells, stages and an estimate; run nothing.")
+    ] = False,
+    until: Annotated[Kind, typer.Option("--until", help="Stop after the stages of this kind.")] = "evaluate",
+    first: Annotated[
+        Kind, typer.Option("--from", help="Start from this kind; earlier stages must be done.")
+    ] = "histories",
+) -> None:
+    """Run an experiment on this machine, skip what is done, and report on it."""
+    from cad.experiments.cost.local_cost import run_cost
+    from cad.experiments.plan.experiment import open_experiment
+    from cad.experiments.plan.stage import STAGE_KINDS
+    from cad.experiments.run.local_run import dry_run_text, run_experiment
+    from cad.experiments.run.resources import Resources
+
+    if STAGE_KINDS.index(first) > STAGE_KINDS.index(until):
+        raise UsageError(f"--from {first} comes after --until {until}: nothing is left to run")
+    opened = open_experiment(experiment, overrides or [], root)
+    if dry_run:
+        typer.echo(dry_run_text(opened, first, until))
+        if (cost := run_cost(opened, workers, device, first, until)) is not None:
+            typer.echo(f"estimate: {cost}")
+        return
+    page = run_experiment(
+        opened,
+        resources=Resources(workers=workers, device=device, ranks=ranks),
+        inline=inline,
+        console=console,
+        first=first,
+        last=until,
+    )
+    say(f"report: {page}")
+
+
+def report(
+    experiment: ExperimentFile,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...")] = None,
+    root: Root = RUNS,
+    public: Annotated[
+        bool, typer.Option("--public", help="Leave out processors, jobs and absolute paths.")
+    ] = False,
+    publish_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--publish", help="Also copy it, --public and made small, into this folder of a repository."
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Update it while the experiment runs; end with the experiment.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two checks.")] = 10.0,
+    reference: Reference = None,
+    allow_unequal: AllowUnequal = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare several experiment files in one report.")
+    ] = False,
+) -> None:
+    """Write the report from what is stored, also for an unfinished experiment."""
+    from cad.experiments.plan.experiment import open_experiment
+    from cad.experiments.reporting.comparison import side_by_side
+    from cad.experiments.reporting.report import write_experiment_report
+
+    if watch and compare:
+        raise UsageError("--watch follows one experiment; leave out --compare")
+    if watch and publish_to:
+        raise UsageError("--publish is for a report that no longer changes; leave out --watch")
+    if publish_to is not None:
+        from cad.reports import publish, require_free
+
+        require_free(publish_to)
+    files, settings = split_files(overrides)
+    if files and not compare:
+        raise UsageError(f"{len(files) + 1} experiment files: add --compare to put them side by side")
+    all_opened = [open_experiment(file, settings, root) for file in (experiment, *files)]
+    opened = side_by_side(all_opened) if compare else all_opened[0]
+
+    def write() -> Path:
+        return write_experiment_report(
+            opened, public=public or publish_to is not None, reference=reference, allow_unequal=allow_unequal
+        )
+
+    if watch:
+        from cad.experiments.reporting.report_watcher import keep_reporting
+        from cad.interrupt import stop_on_signals
+
+        with stop_on_signals() as stop:
+            keep_reporting(
+                opened, write, every, stop, lambda text: console.print(text, highlight=False, soft_wrap=True)
+            )
+        page = opened.folder / "report" / "report.html"
+    else:
+        page = write()
+    say(f"report: {page}")
+    if publish_to is not None:
+        large = publish(page.parent, publish_to)
+        without = f" (without the large {', '.join(large)})" if large else ""
+        say(f"published: {publish_to / 'report.md'}{without}")

@@ -1,0 +1,63 @@
+"""What a submission will cost, estimated before it is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cad.cluster.arrays import StageArray
+from cad.cluster.profile import Profile
+from cad.errors import CadError
+from cad.experiments.cost.calibration import measured_rates
+from cad.experiments.cost.estimate import Allocation, Estimate, estimate
+from cad.experiments.plan.stage import Stage
+
+
+def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path) -> Estimate:
+    """What the stages of ``arrays`` take, by the rates of finished stages or of a short calibration.
+
+    Assumes a free cluster: an array runs as many tasks at a time as its throttle allows.  Hours are
+    hours of the allocation, used or not; a stage with a GPU counts as GPU-hours.
+    """
+    given = {
+        stage.name: allocation(profile, array.kind, pool=str(number))
+        for number, array in enumerate(arrays)
+        for stage in array.stages
+    }
+    stages = tuple(stage for array in arrays for stage in array.stages)
+
+    def allocation_of(stage: Stage) -> Allocation:
+        return given[stage.name]
+
+    rates = measured_rates(root, stages, lambda stage: given[stage.name].device)
+    limits = {str(number): profile.for_stage(array.kind).throttle for number, array in enumerate(arrays)}
+    return estimate(stages, allocation_of, rates, limits)
+
+
+def allocation(profile: Profile, kind: str, pool: str = "") -> Allocation:
+    """The allocation of a stage of this kind."""
+    request = profile.for_stage(kind)
+    return Allocation(
+        device="cuda" if request.gpus else "cpu",
+        cores=request.ranks * request.cpus,
+        gpus=request.nodes * request.gpus,
+        workers=request.cpus,
+        ranks=request.ranks,
+        pool=pool,
+    )
+
+
+def require_approval(cost: Estimate, max_hours: float | None, ask: Callable[[str], bool] | None) -> None:
+    """Raise :class:`CadError` when the cost is above ``max_hours`` and the user does not agree to it.
+
+    ``ask`` asks the user; None without a terminal.
+    """
+    if max_hours is None or not cost.exceeds(max_hours):
+        return
+    above = f"above --max-hours {max_hours:g}" if not cost.unknown else "not known to be within --max-hours"
+    if ask is None:
+        raise CadError(
+            f"nothing was submitted: the estimate is {above}; raise the limit, or answer on a terminal"
+        )
+    if not ask(f"The estimate is {above}. Submit anyway?"):
+        raise CadError("nothing was submitted")

@@ -1,0 +1,61 @@
+"""``cad submit --dry-run``: print the plan, the job scripts and Slurm's verdict; submit nothing."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+
+from cad.cluster.arrays import dependency
+from cad.cluster.profile import Profile
+from cad.cluster.queue import has_slurm, test_only
+from cad.cluster.script import SubmissionPaths, job_script
+from cad.cluster.submit import Plan, job_name
+from cad.experiments.plan.experiment import Experiment
+from cad.storage import write_json, write_text
+
+
+def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> str:
+    """Write the job scripts and the resolved cells of a plan; return them as text with Slurm's verdict.
+
+    A real submission differs only in the folder of the submission and in the job ids of dependencies.
+    """
+    paths = SubmissionPaths(experiment.folder / "jobs" / "dry-run", experiment.root, sys.executable)
+    shutil.rmtree(paths.folder, ignore_errors=True)
+    cells = paths.folder / "experiment.json"
+    write_json(cells, experiment.record())
+    labels = {stage.name: cell for cell in experiment.cells for stage in cell.stages}
+    lines = [f"{len(experiment.cells)} cells, resolved: {cells}"]
+    ids = [f"JOB{number}" for number in range(1, len(plan.arrays) + 1)]
+    for number, array in enumerate(plan.arrays):
+        make = functools.partial(
+            job_script, profile, array.kind, job_name(experiment, array.kind), paths, array.multiplier
+        )
+        text = make(dependency(array, plan.arrays, ids), len(array.stages))
+        file = paths.folder / f"{number + 1}-{array.kind}.sh"
+        write_text(file, text)
+        # The jobs that it would wait for do not exist: sbatch judges the script without them.
+        verdict = test_only(make(None, len(array.stages))) if has_slurm() else "no sbatch on this machine"
+        lines += [f"{ids[number]}: {file}", *(f"    {line}" for line in text.splitlines())]
+        lines.append(f"sbatch --test-only: {verdict}")
+        for index, stage in enumerate(array.stages):
+            cell = labels[stage.name]
+            lines.append(f"  task {index}: {stage.name}  {cell.label}, seed {cell.config.seed}")
+    return "\n".join([*lines, *left_out(plan)])
+
+
+def left_out(plan: Plan) -> list[str]:
+    """One line for each reason why stages are not submitted."""
+    done = sum(status.state == "done" for status in plan.statuses.values())
+    unknown = sum(status.state == "unknown" for status in plan.statuses.values())
+    lines = [f"done: {done} of {len(plan.statuses)} stages"] if done else []
+    if plan.joined:
+        lines.append(f"joined: {len(plan.joined)} stages that are queued or running already")
+    if unknown:
+        lines.append(f"left alone: {unknown} stages that were submitted; this machine has no Slurm to ask")
+    if plan.left_over:
+        lines.append(
+            f"not submitted: {len(plan.left_over)} stages, because of your limit of jobs (MaxSubmitJobs); "
+            "submit again when some jobs have ended"
+        )
+    return lines

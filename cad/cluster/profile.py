@@ -1,0 +1,104 @@
+"""What a cluster offers and what a stage needs: one typed YAML file for each cluster."""
+
+from __future__ import annotations
+
+import typing
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from cad.config import Section
+from cad.config.section import NonNegativeInt, PositiveFloat, PositiveInt
+from cad.experiments.plan.stage import StageKind
+
+# One line of printable characters: it becomes part of a job script (quoted, but a line is a line).
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+OneLine = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# A value after #SBATCH: sbatch understands the shell's quotes, but drops backslashes.
+SbatchWord = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f\\]+$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+# Paths of binds and the image: without the characters that are special for apptainer and sbatch.
+PlainPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f,:%\\]*$")]
+
+
+class AllocationRequest(Section):
+    """The allocation that one task (one stage of one cell) asks for."""
+
+    partition: SbatchWord | None = Field(None, description="Partition; null: the cluster's default.")
+    account: SbatchWord | None = Field(None, description="Account to charge.")
+    qos: SbatchWord | None = Field(None, description="Quality of service.")
+    constraint: SbatchWord | None = Field(None, description="Node features, as for sbatch --constraint.")
+    minutes: PositiveInt = Field(
+        240,
+        description="Time limit of one attempt; a stage that is not done by then is requeued and goes on.",
+    )
+    memory_gb: PositiveFloat | None = Field(
+        4.0, description="Memory per node, GiB; null: the cluster's default."
+    )
+    cpus: PositiveInt = Field(
+        1, description="CPUs. Collecting histories uses all of them; the other stages use one thread."
+    )
+    gpus: NonNegativeInt = Field(
+        0, description="GPUs per node; a training or evaluation that has one runs on it."
+    )
+    nodes: PositiveInt = Field(1, description="Nodes of one task; more than one only for trainings.")
+    tasks_per_node: PositiveInt = Field(
+        1, description="Processes (ranks) per node, each with cpus CPUs; more than one only for trainings."
+    )
+    throttle: PositiveInt = Field(64, description="Tasks of one array that run at the same time (%N).")
+    sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
+        {}, description="Further sbatch options without their dashes; true for one without a value."
+    )
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share one stage."""
+        return self.nodes * self.tasks_per_node
+
+
+class Profile(Section):
+    """A cluster."""
+
+    resources: AllocationRequest = Field(AllocationRequest(), description="The allocation of every stage.")
+    stages: dict[StageKind, AllocationRequest] = Field(
+        {}, description="Other allocations for stages of one kind: only the keys that differ."
+    )
+    modules: tuple[OneLine, ...] = Field((), description="Environment modules to load.")
+    environment: dict[VariableName, Line] = Field({}, description="Environment variables of the tasks.")
+    scratch: PlainPath = Field(
+        "/tmp", description="Folder on the node's own disk, for the caches of Triton and torch extensions."
+    )
+    signal_seconds: Annotated[int, Field(ge=10)] = Field(
+        120, description="A task gets the signal to save and end this many seconds before its time limit."
+    )
+    max_requeues: NonNegativeInt = Field(
+        50, description="How often a task that saved (time limit, preemption) is requeued."
+    )
+    max_crashes: NonNegativeInt = Field(
+        2, description="How often a task that was killed without reporting an error is requeued."
+    )
+    image: PlainPath | None = Field(
+        None, description="Apptainer image to run in; null: the environment of `cad submit`."
+    )
+    image_python: OneLine = Field("python3", description="Python inside the image.")
+    binds: tuple[PlainPath, ...] = Field(
+        (), description="Folders to bind into the image under the same path; the runs folder always is."
+    )
+
+    @model_validator(mode="after")
+    def _only_trainings_are_shared(self) -> Profile:
+        for kind in ("histories", "evaluate"):
+            if self.for_stage(kind).ranks > 1:
+                raise ValueError(
+                    f"stages of kind {kind} are one process: nodes and tasks_per_node cannot be above 1; "
+                    "set these under stages: train: (and pretrain:), not under resources:"
+                )
+        return self
+
+    def for_stage(self, kind: str) -> AllocationRequest:
+        """The request of a stage of this kind."""
+        own = dict(self.stages).get(typing.cast(StageKind, kind))
+        if own is None:
+            return self.resources
+        return self.resources.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})

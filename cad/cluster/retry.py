@@ -1,0 +1,53 @@
+"""``cad retry``: the profile of the last submission, and more memory or time for what ran out of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.profile import Profile
+from cad.cluster.status import StageStatus
+from cad.cluster.submit import MultiplierFor
+from cad.config import from_mapping
+from cad.errors import CadError, UsageError
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.experiment import Experiment
+from cad.experiments.plan.job_records import SUBMISSION_FILE, read_submission
+
+
+def last_profile(experiment: Experiment) -> Profile:
+    """The profile that the experiment was last submitted with.  Raises :class:`CadError` if never."""
+    records = sorted((experiment.folder / "jobs").glob(f"*-slurm/{SUBMISSION_FILE}"))
+    if not records:
+        raise CadError(f"{experiment.config.name} was never submitted; use `cad submit` with a --profile")
+    submission = read_submission(records[-1].parent)
+    if submission is None:
+        raise CadError(
+            f"{records[-1]} is damaged or from another version of cad; use `cad submit` with a --profile"
+        )
+    return from_mapping(Profile, submission.profile, str(records[-1]))
+
+
+def multiplier_for(root: Path, memory: float, minutes: float) -> MultiplierFor:
+    """More memory for stages that ran out of it, more time for those that ran out of that.
+
+    Factors multiply over retries: a stage keeps what an earlier retry gave it.
+    """
+
+    def multiplier(status: StageStatus) -> ResourceMultiplier:
+        note = StageDirectory(root, status.stage).job()
+        earlier = ResourceMultiplier(note.memory, note.minutes) if note else ResourceMultiplier()
+        return ResourceMultiplier(
+            earlier.memory * (memory if status.out_of_memory else 1),
+            earlier.minutes * (minutes if status.timed_out else 1),
+        )
+
+    return multiplier
+
+
+def factor(text: str, option: str) -> float:
+    """``x2`` as 2.0.  Raises :class:`UsageError` otherwise."""
+    if not re.fullmatch(r"x\d+(\.\d+)?", text) or not float(text[1:]):
+        raise UsageError(f"{option} {text}: expected a factor such as x2 or x1.5")
+    return float(text[1:])

@@ -1,0 +1,190 @@
+"""The job script, built by one pure function.
+
+The script is submitit's own.  Lines before the worker set up its environment; lines after it decide
+on the host whether the job runs again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The pure function that submitit's executor uses; the version is pinned, and a test on a real
+# cluster compares its result with what was submitted.
+from submitit.slurm.slurm import _make_sbatch_string
+
+from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.image import check_lines, enter
+from cad.cluster.profile import Profile
+from cad.errors import UsageError
+from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX
+
+# A worker's exit code for "saved; start me again" (EX_TEMPFAIL).  The job script acts on it, because
+# scontrol does not exist in an image.
+SAVED = 75
+# A signal that came before the worker handled it; nothing is lost.
+_BY_USR2, _BY_TERM = 128 + signal.SIGUSR2, 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class SubmissionPaths:
+    """The paths of a submission: its folder, the runs folder, the Python that submits."""
+
+    folder: Path
+    root: Path
+    python: str
+
+    @property
+    def code(self) -> Path:
+        """The frozen copy of the package that the jobs import."""
+        return self.folder / "code"
+
+
+def check_path(path: Path, what: str) -> None:
+    """Refuse a path with characters that are special for sbatch or apptainer."""
+    bad = sorted({repr(c) for c in str(path) if c in "%\\:,'\"`$" or not c.isprintable()})
+    if bad:
+        raise UsageError(
+            f"{what} {str(path)!r} contains {' '.join(bad)}, which sbatch does not accept; rename it"
+        )
+
+
+def python_command(profile: Profile, kind: str, paths: SubmissionPaths) -> str:
+    """The shell words that start Python: plain, or inside the image."""
+    if profile.image is None:
+        return shlex.quote(paths.python)
+    return enter(profile, profile.for_stage(kind).gpus, paths.root)
+
+
+def executor_parameters(
+    profile: Profile,
+    kind: str,
+    job_name: str,
+    paths: SubmissionPaths,
+    multiplier: ResourceMultiplier,
+    depends: str | None,
+) -> dict[str, Any]:
+    """Parameters of submitit's Slurm executor for one array."""
+    request = profile.for_stage(kind)
+    extra: dict[str, bool | int | str] = {"requeue": True, "kill-on-invalid-dep": "yes", **request.sbatch}
+    parameters: dict[str, Any] = {
+        "job_name": job_name,
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "constraint": request.constraint,
+        "time": max(1, round(request.minutes * multiplier.minutes)),
+        "mem": None
+        if request.memory_gb is None
+        else f"{round(request.memory_gb * multiplier.memory * 1024)}M",
+        "nodes": request.nodes,
+        "ntasks_per_node": request.tasks_per_node,
+        "cpus_per_task": request.cpus,
+        "gpus_per_node": request.gpus or None,
+        "dependency": depends,
+        "array_parallelism": request.throttle,
+        "signal_delay_s": profile.signal_seconds,
+        "stderr_to_stdout": True,
+        # False removes a default line: sbatch has no options with "=False".
+        "additional_parameters": {key: value for key, value in extra.items() if value is not False},
+        # Slurm 22.05 and later do not pass the job's CPUs to its steps.
+        # No --kill-on-bad-exit: ranks notice themselves when one is gone.  A rank that has saved and ends
+        # first must not get the others killed, which would look like a crash.
+        "srun_args": [f"--cpus-per-task={request.cpus}"],
+        "setup": _setup(profile, request.nodes, paths),
+        "teardown": _teardown(profile),
+    }
+    return {key: value for key, value in parameters.items() if value is not None}
+
+
+def job_script(
+    profile: Profile,
+    kind: str,
+    job_name: str,
+    paths: SubmissionPaths,
+    multiplier: ResourceMultiplier,
+    depends: str | None,
+    n: int,
+) -> str:
+    """The job script for an array of ``n`` tasks."""
+    command = (
+        f"{python_command(profile, kind, paths)} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
+    )
+    parameters = executor_parameters(profile, kind, job_name, paths, multiplier, depends)
+    return _make_sbatch_string(
+        command=command, folder=paths.folder, map_count=n if n > 1 else None, **parameters
+    )
+
+
+def _setup(profile: Profile, nodes: int, paths: SubmissionPaths) -> list[str]:
+    outside = "" if profile.image else "${PYTHONPATH:+:$PYTHONPATH}"
+    return [
+        "# Signals are for the worker; this script survives them to decide what comes next.",
+        "trap : TERM USR2",
+        *(f"module load {shlex.quote(module)}" for module in profile.modules),
+        *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
+        # The frozen copy comes before the folder that the job was submitted from.  An image has its own
+        # packages; those of the host are for another Python.
+        f"export PYTHONPATH={shlex.quote(str(paths.code))}{outside} PYTHONSAFEPATH=1",
+        "export OMP_NUM_THREADS=1",
+        # Caches of compilers: on the node's own disk, private to the user.
+        f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
+        # This script runs on the first node only.
+        *(['srun --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
+        'export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"',
+        'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
+        f'attempts={shlex.quote(str(paths.folder))}/"$task"{ATTEMPTS_SUFFIX}',
+        f'log={shlex.quote(str(paths.folder))}/"$task"_0_log.out',
+        'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
+        'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
+        "note started",
+        *(check_lines(profile, paths.folder) if profile.image else ()),
+        *_requeue_decision(profile),
+    ]
+
+
+def _requeue_decision(profile: Profile) -> list[str]:
+    return f"""\
+again() {{
+    # Named by its index: the job id of one task of an array can be the id of the whole array.
+    # Not after scancel, nor when Slurm itself has requeued the job.
+    case "$(scontrol --oneliner show job "$task")" in
+    *JobState=RUNNING*|*Reason=TimeLimit*) ;;
+    *) note ended; return ;;
+    esac
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {profile.max_requeues} ]; then note too-many-requeues; return; fi
+    note "$1"
+    scontrol requeue "$task"
+}}
+at_limit() {{
+    case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
+    exit
+}}
+# When a task does not save in time, Slurm ends it and this script, which waits for it: a process of
+# its own has to act at once.
+(trap at_limit TERM; while :; do sleep 5 & wait $!; done) &
+watcher=$!
+disown""".splitlines()
+
+
+def _teardown(profile: Profile) -> list[str]:
+    return f"""\
+code=$?
+kill -KILL "$watcher"
+memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
+crashes=$(grep -c ' crashed$' "$attempts")
+if [ "$code" = 0 ]; then
+    note done
+elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
+    again saved
+elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
+    note out-of-memory
+elif [ "$code" -gt 128 ]; then
+    if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed; else note too-many-crashes; fi
+else
+    note failed
+fi
+exit "$code\"""".splitlines()

@@ -1,0 +1,177 @@
+"""Where every stage of an experiment stands: from its own directory first, then from Slurm, if any.
+
+Nothing here writes, and nothing imports torch: tables come at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cad.cluster.queue import QueuedJob, ended_jobs, has_slurm, queued_jobs
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.job_records import AttemptEvent, JobNote
+
+State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown"]
+
+_LIVE = ("running", "queued")
+_OUT_OF_MEMORY, _TIMEOUT = "out of memory", "time limit"
+# The last event that the job script noted for a job that Slurm no longer has, and what it means.
+_EVENTS = {
+    "started": "its job was killed without reporting an error, or its node failed",
+    "ended": "cancelled",
+    "out-of-memory": _OUT_OF_MEMORY,
+    "too-many-requeues": f"{_TIMEOUT} or preempted, and requeued too often",
+    "too-many-crashes": "killed too often without reporting an error",
+    "failed": "its job failed; see the log",
+    "image-changed": "its image was changed after the submission; submit again",
+    "saved": "saved, but was not requeued",
+    "time-limit": f"{_TIMEOUT}, and was not requeued",
+    "crashed": "killed, and was not requeued",
+}
+_ACCOUNTING = {
+    "OUT_OF_MEMORY": _OUT_OF_MEMORY,
+    "TIMEOUT": _TIMEOUT,
+    "CANCELLED": "cancelled",
+    "NODE_FAIL": "its node failed",
+    "DEADLINE": _TIMEOUT,
+}
+_RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Where one stage stands.
+
+    ``dead``: its job is gone without a result.  ``unknown``: it was submitted, and this machine has no
+    Slurm to ask.  ``done_share`` is from 0 to 1, ``seconds_left`` an estimate; None if unknown.
+    """
+
+    stage: str
+    kind: str
+    state: State
+    reason: str = ""
+    job_id: str | None = None
+    node: str = ""
+    done_share: float | None = None
+    seconds_left: float | None = None
+    latest: dict[str, float] = field(default_factory=dict)
+    log: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Queued or running."""
+        return self.state in _LIVE
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether more memory would help."""
+        return not self.alive and (_OUT_OF_MEMORY in self.reason or "MemoryError" in self.reason)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether more time would help."""
+        return not self.alive and _TIMEOUT in self.reason
+
+
+def stage_statuses(root: Path, names: list[str]) -> dict[str, StageStatus]:
+    """Where the stages of these names stand.  Raises :class:`CadError` when Slurm does not answer."""
+    stages = {name: StageDirectory(root, name) for name in dict.fromkeys(names)}
+    done = {name for name, stage in stages.items() if stage.done}
+    notes = {
+        name: note for name, stage in stages.items() if name not in done and (note := stage.job()) is not None
+    }
+    job_ids = {note.job_id for note in notes.values()}
+    queue = queued_jobs(job_ids) if has_slurm() else None
+    gone = job_ids - set(queue or {})
+    ended = ended_jobs(gone) if queue is not None else {}
+    return {
+        name: _done(stage) if name in done else stage_status(stage, notes.get(name), queue, ended)
+        for name, stage in stages.items()
+    }
+
+
+def _done(stage: StageDirectory) -> StageStatus:
+    return StageStatus(stage.name, stage.kind, "done", done_share=1.0, latest=_latest(stage.progress()))
+
+
+def stage_status(
+    stage: StageDirectory,
+    note: JobNote | None,
+    queue: Mapping[str, QueuedJob] | None,
+    ended: Mapping[str, str],
+) -> StageStatus:
+    """Where a stage that is not done stands; ``queue`` is None where there is no Slurm to ask."""
+    log = None if note is None else str(note.log(stage.root))
+    if note is not None and (job := _job(note, queue)) is not None:
+        if job.state in _RUNNING:
+            return _running(stage, job, log)
+        reason = "" if job.reason == "None" else job.reason
+        share = _share(stage.progress())
+        return StageStatus(stage.name, stage.kind, "queued", reason, job.job_id, done_share=share, log=log)
+    if stage.locked():
+        return _running(stage, None, log)
+    failure = stage.failure()
+    state: State
+    if note is None:
+        state = "waiting" if failure is None else "failed"
+        return StageStatus(stage.name, stage.kind, state, failure or "")
+    events = note.attempts(stage.root)
+    if failure is not None:
+        state, reason = "failed", failure
+    elif queue is None:
+        state, reason = "unknown", "this machine has no Slurm to ask"
+    else:
+        state, reason = "dead", _why_gone(events, ended.get(note.job_id, ""))
+    node = events[-1].node if events else ""
+    return StageStatus(stage.name, stage.kind, state, reason, note.job_id, node, log=log)
+
+
+def _job(note: JobNote, queue: Mapping[str, QueuedJob] | None) -> QueuedJob | None:
+    job = (queue or {}).get(note.job_id)
+    # Job numbers start again when a cluster is set up anew: another name is another job.
+    return job if job is not None and job.name == note.name else None
+
+
+def _why_gone(events: list[AttemptEvent], accounted: str) -> str:
+    if accounted in _ACCOUNTING:
+        return _ACCOUNTING[accounted]
+    if not events:
+        return "its job is gone before it started (cancelled, or an earlier stage failed)"
+    return _EVENTS.get(events[-1].event, "its job is gone")
+
+
+def _running(stage: StageDirectory, job: QueuedJob | None, log: str | None) -> StageStatus:
+    note = stage.progress()
+    return StageStatus(
+        stage.name,
+        stage.kind,
+        "running",
+        "" if job else "by a process of this machine",
+        job.job_id if job else None,
+        job.node if job else "",
+        _share(note),
+        _seconds_left(note),
+        _latest(note),
+        log,
+    )
+
+
+def _share(note: dict[str, Any]) -> float | None:
+    done, total = note.get("done"), note.get("total")
+    return done / total if isinstance(done, int | float) and total else None
+
+
+def _seconds_left(note: dict[str, Any]) -> float | None:
+    """From the rate of the current attempt; None before its first step."""
+    try:
+        moved, took = note["done"] - note["first_done"], note["time"] - note["first_time"]
+        return float(took / moved * (note["total"] - note["done"])) if moved > 0 else None
+    except (KeyError, TypeError):
+        return None
+
+
+def _latest(note: dict[str, Any]) -> dict[str, float]:
+    return {key: note[key] for key in ("loss", "validation_return") if key in note}

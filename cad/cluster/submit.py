@@ -1,0 +1,241 @@
+"""Submit job arrays through submitit's Slurm executor, and note which job runs which stage."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+import cad
+from cad.cluster.arrays import ResourceMultiplier, StageArray, dependency, fitting, plan_arrays
+from cad.cluster.image import Image, freeze_image, try_image
+from cad.cluster.limits import submit_room
+from cad.cluster.profile import Profile
+from cad.cluster.queue import has_slurm, max_array_size
+from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, python_command
+from cad.cluster.status import StageStatus, stage_statuses
+from cad.cluster.worker import slurm_task
+from cad.errors import CadError
+from cad.experiments.plan.cells import distinct_stages
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.experiment import Experiment
+from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
+from cad.experiments.plan.stage import Stage
+from cad.experiments.reporting.environment_info import code_version
+from cad.experiments.run.resources import Resources, engine_settings
+from cad.storage import folder_lock, make_dirs, write_json
+from cad.training.engines import require_ranks
+
+Choose = Callable[[StageStatus], bool]
+MultiplierFor = Callable[[StageStatus], ResourceMultiplier]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a submission will do; the same for :func:`submit` and a dry run."""
+
+    arrays: tuple[StageArray, ...]
+    statuses: dict[str, StageStatus]
+    left_over: tuple[Stage, ...] = ()
+    """Stages to submit later, when the limit allows more jobs."""
+    image: Image | None = None
+
+    @property
+    def joined(self) -> tuple[StageStatus, ...]:
+        """Stages that are already queued or running."""
+        return tuple(status for status in self.statuses.values() if status.alive)
+
+
+@dataclass(frozen=True)
+class SubmittedArray:
+    """An array that Slurm has accepted."""
+
+    array: StageArray
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The result of a submission."""
+
+    folder: Path
+    arrays: tuple[SubmittedArray, ...]
+    plan: Plan
+
+
+def plan_submission(
+    experiment: Experiment,
+    profile: Profile,
+    choose: Choose = lambda _status: True,
+    multiplier: MultiplierFor = lambda _status: ResourceMultiplier(),
+) -> Plan:
+    """Plan job arrays for the stages that are neither done nor queued nor running.
+
+    ``choose`` decides from a stage's status whether to submit it, ``multiplier`` how much more memory
+    and time it gets.  Raises :class:`CadError` where the profile or the cluster does not allow it.
+    """
+    _check(experiment, profile)
+    stages = distinct_stages(experiment.cells)
+    statuses = stage_statuses(experiment.root, [stage.name for stage in stages])
+    wanted = tuple(
+        stage
+        for stage in stages
+        if (status := statuses[stage.name]).state not in ("done", "unknown")
+        and not status.alive
+        and choose(status)
+    )
+    size, room, image = sys.maxsize, None, None
+    if wanted and has_slurm():
+        # Jobs that can be submitted from here can also run here.
+        image = try_image(profile)
+        size = max_array_size()
+        room = submit_room(profile.for_stage(kind) for kind in {stage.kind for stage in wanted})
+    now = fitting(wanted, room)
+    if wanted and not now:
+        raise CadError(
+            f"your limit of jobs in the queue (MaxSubmitJobs) is reached: none of {len(wanted)} stages can "
+            "be submitted; submit again when some jobs have ended"
+        )
+    alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
+    arrays = plan_arrays(now, alive, size, lambda stage: multiplier(statuses[stage.name]))
+    return Plan(arrays, statuses, wanted[len(now) :], image)
+
+
+def submit(
+    experiment: Experiment,
+    profile: Profile,
+    *,
+    choose: Choose = lambda _status: True,
+    multiplier: MultiplierFor = lambda _status: ResourceMultiplier(),
+    approve: Callable[[Plan], None] = lambda _plan: None,
+) -> Submission:
+    """Submit what :func:`plan_submission` plans, and return at once.
+
+    ``approve`` sees the plan first and raises to prevent it.  Raises :class:`CadError` when Slurm
+    refuses or does not answer; the arrays accepted until then stay submitted, and the next submission
+    joins them.
+    """
+    if not has_slurm():
+        raise CadError("this machine has no Slurm (sbatch, squeue); `cad run` works without one")
+    # One submission at a time in a folder of runs: two would submit shared stages twice.
+    with folder_lock(experiment.root / "stages", "the folder of stages"):
+        plan = plan_submission(experiment, profile, choose, multiplier)
+        if plan.arrays:
+            approve(plan)
+        write_json(experiment.folder / "experiment.json", experiment.record())
+        paths = _new_paths(experiment)
+        if not plan.arrays:
+            return Submission(paths.folder, (), plan)
+        provenance = _freeze(experiment, profile, plan.image, paths)
+        submitted: list[SubmittedArray] = []
+        for array in plan.arrays:
+            depends = dependency(array, plan.arrays, [done.job_id for done in submitted])
+            submitted.append(_submit_array(experiment, profile, paths, array, depends, provenance))
+            _write_arrays(paths, submitted)
+    return Submission(paths.folder, tuple(submitted), plan)
+
+
+def job_name(experiment: Experiment, kind: str) -> str:
+    """The job's name in the queue."""
+    return f"cad-{experiment.config.name}-{kind}"
+
+
+def _check(experiment: Experiment, profile: Profile) -> None:
+    check_path(experiment.root, "the folder of runs")
+    for stage in distinct_stages(experiment.cells):
+        settings = engine_settings(stage)
+        if settings is not None:
+            require_ranks(settings, stage.kind, profile.for_stage(stage.kind).ranks)
+
+
+def _new_paths(experiment: Experiment) -> SubmissionPaths:
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-slurm"
+    return SubmissionPaths(experiment.folder / "jobs" / stamp, experiment.root, sys.executable)
+
+
+def _freeze(
+    experiment: Experiment, profile: Profile, image: Image | None, paths: SubmissionPaths
+) -> dict[str, str]:
+    """Copy the code that the jobs will run, so that later edits do not reach them; returns its provenance."""
+    make_dirs(paths.folder)
+    source = Path(cad.__file__).parent
+    for file in source.rglob("*"):
+        if file.is_file() and file.suffix != ".pyc":
+            # Contents only: modes follow the user's umask, as for every other output.
+            target = paths.code / "cad" / file.relative_to(source)
+            make_dirs(target.parent)
+            shutil.copyfile(file, target)
+    if image is not None:
+        freeze_image(image, paths.folder)
+    version, dirty = code_version()
+    write_submission(
+        paths.folder,
+        SubmissionRecord(
+            experiment=str(experiment.file.absolute()),
+            overrides=experiment.overrides,
+            command=shlex.join(sys.argv),
+            profile=profile.model_dump(mode="json", exclude_unset=True),
+            code_version=version,
+            code_differs_from_commit=dirty,
+            user=getpass.getuser(),
+            image_sha256=image.sha256 if image else None,
+        ),
+    )
+    return {"code_version": version, **({"image_sha256": image.sha256} if image else {})}
+
+
+def _submit_array(
+    experiment: Experiment,
+    profile: Profile,
+    paths: SubmissionPaths,
+    array: StageArray,
+    depends: str | None,
+    provenance: dict[str, str],
+) -> SubmittedArray:
+    name = job_name(experiment, array.kind)
+    request = profile.for_stage(array.kind)
+    resources = Resources(
+        workers=request.cpus if array.kind == "histories" else 1,
+        device="cuda" if request.gpus else "cpu",
+        provenance=provenance,
+    )
+    executor = submitit.SlurmExecutor(folder=paths.folder, python=python_command(profile, array.kind, paths))
+    executor.update_parameters(
+        **executor_parameters(profile, array.kind, name, paths, array.multiplier, depends)
+    )
+    try:
+        with executor.batch():
+            jobs = [executor.submit(slurm_task, experiment.root, stage, resources) for stage in array.stages]
+    except submitit.core.utils.FailedJobError as error:
+        raise CadError(f"sbatch refused the {array.kind} jobs: {error}") from error
+    for job, stage in zip(jobs, array.stages, strict=True):
+        note = JobNote(
+            job_id=job.job_id,
+            name=name,
+            experiment=experiment.config.name,
+            user=getpass.getuser(),
+            folder=str(paths.folder.relative_to(experiment.root)),
+            submitted=time.time(),
+            minutes=array.multiplier.minutes,
+            memory=array.multiplier.memory,
+        )
+        StageDirectory(experiment.root, stage.name).note_job(note)
+    return SubmittedArray(array, jobs[0].job_id.partition("_")[0])
+
+
+def _write_arrays(paths: SubmissionPaths, submitted: Iterable[SubmittedArray]) -> None:
+    write_json(
+        paths.folder / "arrays.json",
+        [
+            {"job": entry.job_id, "kind": entry.array.kind, "stages": [s.name for s in entry.array.stages]}
+            for entry in submitted
+        ],
+    )

@@ -1,0 +1,116 @@
+"""The table of ``cad status``: one row a cell, one column a kind of stage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cad.cluster.status import StageStatus, stage_statuses
+from cad.errors import UsageError
+from cad.experiments.durations import clock_time
+from cad.experiments.plan.cells import Cell, distinct_stages
+from cad.experiments.plan.experiment import Experiment
+
+_STYLE = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "failed": "bold red",
+    "dead": "red",
+    "unknown": "yellow",
+    "waiting": "dim",
+}
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """Where a cell's stages stand; cells are numbered from 1 in the experiment's order."""
+
+    number: int
+    label: str
+    seed: int
+    stages: tuple[StageStatus, ...]
+
+
+def cell_statuses(experiment: Experiment) -> tuple[CellStatus, ...]:
+    """Where every cell stands.  Raises :class:`CadError` when Slurm is there and does not answer."""
+    names = [stage.name for stage in distinct_stages(experiment.cells)]
+    statuses = stage_statuses(experiment.root, names)
+    return tuple(
+        CellStatus(number, cell.label, cell.config.seed, tuple(statuses[stage.name] for stage in cell.stages))
+        for number, cell in enumerate(experiment.cells, start=1)
+    )
+
+
+def pick_cell(experiment: Experiment, number: int) -> Cell:
+    """A cell by its number in the table; :class:`UsageError` for any other number."""
+    if not 1 <= number <= len(experiment.cells):
+        raise UsageError(
+            f"there is no cell {number}; {experiment.file} has cells 1 to {len(experiment.cells)}"
+        )
+    return experiment.cells[number - 1]
+
+
+def as_json(cells: tuple[CellStatus, ...]) -> str:
+    """The whole table as JSON, for programs."""
+    return json.dumps([asdict(cell) for cell in cells], indent=2, allow_nan=False)
+
+
+def status_table(cells: tuple[CellStatus, ...], root: Path) -> Table:
+    """The table; of each cell it shows the log of the first stage that runs, failed or died."""
+    kinds = list(dict.fromkeys(stage.kind for cell in cells for stage in cell.stages))
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, caption=f"logs are under {root}", caption_justify="left"
+    )
+    table.add_column("cell", justify="right")
+    table.add_column("", ratio=1)
+    for kind in kinds:
+        table.add_column(kind)
+    table.add_column("latest", style="dim")
+    table.add_column("log", style="dim", overflow="fold")
+    for cell in cells:
+        by_kind = {stage.kind: stage for stage in cell.stages}
+        latest = {key: value for stage in cell.stages for key, value in stage.latest.items()}
+        logs = [
+            str(Path(stage.log).relative_to(root))
+            for stage in cell.stages
+            if stage.log and stage.state != "queued"
+        ]
+        table.add_row(
+            str(cell.number),
+            f"{cell.label}, seed {cell.seed}",
+            *(_in_words(by_kind[kind]) if kind in by_kind else "" for kind in kinds),
+            ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in latest.items()),
+            logs[0] if logs else "",
+        )
+    return table
+
+
+def problems(cells: tuple[CellStatus, ...]) -> list[str]:
+    """A line for every stage that failed or died, with its log."""
+    stages = {stage.stage: stage for cell in cells for stage in cell.stages}
+    return [
+        f"{stage.stage} {stage.state}: {stage.reason}" + (f" ({stage.log})" if stage.log else "")
+        for stage in stages.values()
+        if stage.state in ("failed", "dead", "unknown")
+    ]
+
+
+def _in_words(stage: StageStatus) -> Text:
+    words: list[str] = [stage.state]
+    if stage.state == "running" and stage.done_share is not None:
+        words.append(f"{stage.done_share:.0%}")
+    if stage.seconds_left is not None:
+        words.append(f"{clock_time(stage.seconds_left)} left")
+    if stage.alive and stage.job_id:
+        words.append(f"job {stage.job_id}")
+    if stage.node and stage.state == "running":
+        words.append(f"on {stage.node}")
+    if stage.state == "queued" and stage.reason:
+        words.append(f"({stage.reason})")
+    return Text(" ".join(words), style=_STYLE[stage.state])

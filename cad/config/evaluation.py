@@ -1,0 +1,44 @@
+"""The roll-outs of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cad.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+
+class EvaluationConfig(Section):
+    """Roll-outs in tasks that the model never saw."""
+
+    tasks: Literal["heldout", "validation"] = Field(
+        "heldout",
+        description="heldout: for claims; validation: for choosing settings, held-out tasks unseen.",
+    )
+    n_episodes: PositiveInt = Field(50, description="Episodes a roll-out; memory is kept across them.")
+    n_rollouts: PositiveInt = Field(8, description="Roll-outs a task.")
+    temperature: PositiveFloat = Field(1.0, description="Softmax temperature of sampled actions.")
+    first_temperature: PositiveFloat | None = Field(
+        None,
+        description="Temperature of the first episode, from which it goes in equal steps to `temperature`: "
+        "explore first, then do what was found; default: the same throughout.",
+    )
+    anneal_episodes: Annotated[int, Field(ge=2)] = Field(
+        50, description="first_temperature: the episode from which on `temperature` holds."
+    )
+    greedy: bool = Field(False, description="Take the most likely action instead of sampling.")
+    seed: NonNegativeInt = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
+
+    def temperature_at(self, episode: int) -> float:
+        """Temperature of an episode, counted from 0."""
+        if self.first_temperature is None:
+            return self.temperature
+        done = min(1.0, episode / (self.anneal_episodes - 1))
+        return self.first_temperature + done * (self.temperature - self.first_temperature)
+
+    @model_validator(mode="after")
+    def _acting_fits(self) -> EvaluationConfig:
+        if self.greedy and self.first_temperature is not None:
+            raise ValueError("greedy=true samples nothing, so first_temperature has no effect; choose one")
+        return self

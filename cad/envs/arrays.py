@@ -1,0 +1,10 @@
+"""Types of the arrays that environments take and give."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FlagArray = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]

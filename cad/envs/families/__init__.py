@@ -1,0 +1,1 @@
+"""Task families, one file each; :mod:`cad.envs.registry` lists them."""

@@ -1,0 +1,172 @@
+"""What a task family is: the protocol that one file in :mod:`cad.envs.families` fills in.
+
+A family is a set of tasks with one set of rules.  Everything that the rest of the program needs to
+know of a task comes from here: nothing outside compares a family's name.  Settings are read without
+numpy, which is imported where arrays are made.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from cad.envs.config import EnvConfig
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from cad.envs.arrays import FlagArray, FloatArray, IntArray
+
+Place = tuple[int, int]
+"""Row and column."""
+
+C = TypeVar("C", bound=EnvConfig)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What an agent sees, does and gets in every task of a family.
+
+    An observation has one whole number for each of ``field_names``, below its entry in
+    ``field_sizes``; an action is one of ``n_actions``; a reward is a whole number below ``n_rewards``.
+    """
+
+    field_names: tuple[str, ...]
+    field_sizes: tuple[int, ...]
+    n_actions: int
+    n_rewards: int
+
+    @property
+    def n_fields(self) -> int:
+        """Numbers in an observation."""
+        return len(self.field_sizes)
+
+    @property
+    def n_observations(self) -> int:
+        """Observations that there can be."""
+        return math.prod(self.field_sizes)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Weights of the fields whose weighted sum numbers all observations from 0."""
+        return tuple(math.prod(self.field_sizes[i + 1 :]) for i in range(self.n_fields))
+
+
+class TaskFamily(ABC, Generic[C]):
+    """Base of all families.  Episodes always last ``horizon`` steps, and dynamics are deterministic.
+
+    Args:
+        config: the family's section ``env``.
+        task_ids: canonical ids in use, ascending; default all of the family.
+    """
+
+    gymnasium_id: ClassVar[str]
+    """Name in Gymnasium's registry."""
+    config_class: ClassVar[type[EnvConfig]]
+    task_noun: ClassVar[str] = "task"
+    """What reports call a task."""
+    hidden_places: ClassVar[Mapping[str, slice]] = {}
+    """Places that the agent has to find: the part of :meth:`goal` that is the row and column of each."""
+    n_hidden_states: ClassVar[int] = 1
+    """Values of the part of the state that no observation shows; 1 where there is none."""
+
+    def __init__(self, config: C, task_ids: Sequence[int] | None = None) -> None:
+        self.config = config
+        self.task_ids = tuple(range(config.family_size) if task_ids is None else task_ids)
+
+    @property
+    def name(self) -> str:
+        """Name of the family."""
+        return self.config.name
+
+    @property
+    def horizon(self) -> int:
+        """Steps of every episode."""
+        return self.config.steps_per_episode
+
+    @property
+    @abstractmethod
+    def spaces(self) -> Spaces:
+        """Observations, actions and rewards."""
+
+    @property
+    @abstractmethod
+    def start(self) -> tuple[int, ...]:
+        """First observation of every episode."""
+
+    @abstractmethod
+    def goal(self, task_id: int) -> tuple[int, ...]:
+        """What distinguishes a task from the others of the family, as whole numbers.
+
+        Raises ``ValueError`` for an id outside the whole family.
+        """
+
+    @abstractmethod
+    def optimal_return(self, task_id: int) -> float:
+        """Greatest possible sum of rewards of one episode."""
+
+    @abstractmethod
+    def describe(self, task_id: int) -> str:
+        """The task in words, for tables and messages."""
+
+    def short_name(self, task_id: int) -> str:
+        """The task in a few words, for legends."""
+        return self.describe(task_id)
+
+    def landmarks(self, task_id: int) -> dict[str, Place]:
+        """What a drawing of the task marks, by name."""
+        goal = self.goal(task_id)
+        return {name: (goal[part][0], goal[part][1]) for name, part in self.hidden_places.items()}
+
+    @abstractmethod
+    def transition(
+        self, goals: IntArray, states: IntArray, hidden: FlagArray, actions: IntArray
+    ) -> tuple[IntArray, FloatArray, FlagArray]:
+        """Step any number of environments at once; pure, the inputs are not changed.
+
+        Args:
+            goals: (n, numbers in a goal), from :meth:`goals`.
+            states: (n, fields), what was observed.
+            hidden: (n,) uint8 below ``n_hidden_states``; 0 at the start of an episode.
+            actions: (n,) integers below ``spaces.n_actions``.
+
+        Returns:
+            next states (n, fields) int64, rewards (n,) float32, ``hidden`` afterwards (n,) uint8.
+        """
+
+    def goals(self, task_ids: npt.ArrayLike) -> IntArray:
+        """Goals of many tasks, (n, numbers in a goal) int64: the argument of :meth:`transition`."""
+        import numpy as np
+
+        ids = np.asarray(task_ids, dtype=np.int64).ravel()
+        unique, inverse = np.unique(ids, return_inverse=True)
+        table: IntArray = np.array([self.goal(int(task)) for task in unique], dtype=np.int64)
+        return table[inverse.ravel()]
+
+    def initial_states(self, n: int) -> IntArray:
+        """``n`` first states, (n, fields) int64; their hidden part is 0."""
+        import numpy as np
+
+        return np.tile(np.array(self.start, dtype=np.int64), (n, 1))
+
+    def shuffled(self, seed: int) -> list[int]:
+        """The tasks in use in the order by which they are split.
+
+        Public Darkroom code shuffles tasks in canonical order this way, so that figures compare.
+        """
+        order = list(self.task_ids)
+        random.Random(seed).shuffle(order)
+        return order
+
+    def _check_id(self, task_id: int) -> None:
+        if not 0 <= task_id < self.config.family_size:
+            raise ValueError(
+                f"task id {task_id}: {self.config.in_words()} has ids 0 to {self.config.family_size - 1}"
+            )
+
+
+AnyFamily = TaskFamily[Any]

@@ -1,0 +1,90 @@
+"""The result of a probe of latents, and its file: small JSON in the evaluation's folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cad.errors import CadError
+from cad.storage import read_json, write_json
+
+PROBE_FILE = "probe.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """How well one hidden place (the goal, the key, the door) can be read out of latents.
+
+    ``trained`` and ``untrained`` are (counts, tasks): mean distance, in moves on the grid, between the
+    place that the probe predicts and the true one.  ``chance`` (tasks,) is that distance for the mean of
+    the training tasks' places.  ``r2`` and ``r2_untrained`` are (counts,): the explained share of the
+    places' variance; 0 is chance, below is worse.
+    """
+
+    name: str
+    trained: tuple[tuple[float, ...], ...]
+    untrained: tuple[tuple[float, ...], ...]
+    chance: tuple[float, ...]
+    r2: tuple[float, ...]
+    r2_untrained: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LatentProbe:
+    """The probe of one cell's latents; numbers are rounded to six digits.
+
+    ``counts`` are the numbers of compressions after which latents were probed; ``found`` (counts,
+    tasks) is the share of roll-outs that had been rewarded by then.  ``attention`` is (layers,
+    1 + counts): the share of a step's attention that goes to the latents after 0 and after
+    ``counts`` compressions, mean over the window's steps, heads, roll-outs and tasks.  ``uniform``
+    is that share if all positions got the same attention.  Permuted tasks have no ``targets``.
+    """
+
+    task_ids: tuple[int, ...]
+    fit_tasks: int
+    fit_rollouts: int
+    untrained_encoders: int
+    counts: tuple[int, ...]
+    targets: tuple[Target, ...]
+    found: tuple[tuple[float, ...], ...]
+    attention: tuple[tuple[float, ...], ...]
+    uniform: float
+
+
+def save_probe(path: Path, probe: LatentProbe) -> None:
+    """Write ``probe``, atomically."""
+    write_json(path, {"version": VERSION, **_rounded(asdict(probe))})
+
+
+def load_probe(path: Path) -> LatentProbe:
+    """Read what :func:`save_probe` wrote; raises :class:`CadError` that names what is wrong with the file."""
+    stored = read_json(path)
+    try:
+        version = stored.pop("version")
+        if version != VERSION:
+            raise CadError(
+                f"{path} was written by another version of cad ({version}, not {VERSION}); "
+                "move it away and run 'cad probe' again"
+            )
+        targets = tuple(Target(**_tuples(target)) for target in stored.pop("targets"))
+        return LatentProbe(targets=targets, **_tuples(stored))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CadError(f"{path} is damaged ({error}); remove it and run 'cad probe' again") from error
+
+
+def _rounded(value: Any) -> Any:
+    # The last digits of linear algebra differ from machine to machine.
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _tuples(value: dict[str, Any]) -> dict[str, Any]:
+    def tupled(item: Any) -> Any:
+        return tuple(map(tupled, item)) if isinstance(item, list) else item
+
+    return {key: tupled(item) for key, item in value.items()}

@@ -1,0 +1,60 @@
+"""Replay actions: environments are deterministic, so that actions determine states and rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cad.envs.batched import BatchedEnv
+from cad.envs.family import AnyFamily
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """B roll-outs of T steps, a whole number of episodes.
+
+    ``states`` and ``after`` (B, T, fields) are observations before and after each step; ``actions``,
+    ``rewards`` and ``hidden`` (the hidden part of the state after the step, see
+    :class:`cad.envs.family.TaskFamily`) are (B, T).
+    """
+
+    family: AnyFamily
+    task_ids: tuple[int, ...]
+    states: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.uint8]
+    rewards: npt.NDArray[np.int64]
+    after: npt.NDArray[np.int64]
+    hidden: npt.NDArray[np.uint8]
+
+    @property
+    def returns(self) -> npt.NDArray[np.int64]:
+        """(B, episodes): sums of rewards."""
+        by_episode = self.rewards.reshape(len(self.rewards), -1, self.family.horizon)
+        total: npt.NDArray[np.int64] = by_episode.sum(axis=2)
+        return total
+
+
+def replay_actions(
+    family: AnyFamily, task_ids: npt.ArrayLike, actions: npt.NDArray[np.uint8]
+) -> Trajectories:
+    """Replay ``actions`` (B, T) in the tasks (B,).
+
+    Raises ``ValueError`` if T is not a whole number of episodes.
+    """
+    env = BatchedEnv(family, task_ids)
+    B, T = actions.shape
+    if T % family.horizon:
+        raise ValueError(f"{T} steps are not a whole number of episodes of {family.horizon}")
+    states, after = np.zeros((2, B, T, family.spaces.n_fields), dtype=np.int64)
+    rewards = np.zeros((B, T), dtype=np.int64)
+    hidden = np.zeros((B, T), dtype=np.uint8)
+    here = env.reset()
+    for t in range(T):
+        if t % family.horizon == 0:
+            here = env.reset()
+        states[:, t] = here
+        here, reward, _ = env.step(actions[:, t].astype(np.int64))
+        after[:, t], rewards[:, t], hidden[:, t] = here, reward, env.hidden
+    return Trajectories(family, tuple(map(int, env.task_ids)), states, actions, rewards, after, hidden)

@@ -1,0 +1,1 @@
+"""Look into finished cells: probe latents, draw roll-outs, export models."""

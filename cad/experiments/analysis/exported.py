@@ -1,0 +1,117 @@
+"""Export a trained model to one file, and evaluate such a file without the engine that trained it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from cad.envs.registry import task_family
+from cad.errors import CadError, UsageError
+from cad.evaluation.results import save_results
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.reporting.environment_info import code_version
+from cad.experiments.run.resources import pick_device
+from cad.experiments.run.trained_model import evaluate, load_model
+from cad.interrupt import stop_on_signals
+from cad.schema import Config, stored_config
+from cad.storage import atomic_path, sha256_file
+from cad.training.checkpoint import load_newest
+from cad.training.learner import build_model
+from cad.training.transfer import read_weights
+
+
+def export_training(stage: str, root: Path, out: Path) -> str:
+    """Write the newest sound checkpoint of a training to ``out``; returns a message for the user.
+
+    ``stage`` is a stage directory or the name of one under ``root``.  The file holds only the weights,
+    whole and in fp32.  Its metadata holds the ``config`` and the ``provenance``, both as JSON.
+    """
+    folder = Path(stage) if Path(stage).is_dir() else StageDirectory(root, stage).path
+    checkpoints = folder / StageFile.CHECKPOINTS
+    if not folder.name.startswith("train-"):
+        raise UsageError(f"{stage} is not a training; `cad status` and `cad run --dry-run` list the stages")
+    checkpoint = load_newest(checkpoints, folder.name)
+    if checkpoint is None:
+        raise CadError(f"{checkpoints} holds no sound checkpoint; train first")
+    if "config" not in checkpoint.origin:
+        raise CadError(f"{folder} was trained by an earlier version; use its {StageFile.MODEL} instead")
+    config = stored_config(checkpoint.origin["config"], str(folder))
+    version, changed = code_version()
+    provenance: dict[str, Any] = {
+        "stage": folder.name,
+        "step": checkpoint.step,
+        "n_updates": config.train.n_updates,
+        "supervised_actions": checkpoint.supervised_actions,
+        "train_seconds": checkpoint.seconds,
+        "engine": checkpoint.origin["engine"],
+        "ranks": checkpoint.origin["ranks"],
+        "code_version": version,
+        "code_differs_from_commit": changed,
+        "torch": torch.__version__,
+    }
+    tensors = _model_tensors(config, checkpoint.tensors)
+    metadata = {
+        "config": json.dumps(config.model_dump(mode="json"), sort_keys=True),
+        "provenance": json.dumps(provenance, sort_keys=True),
+    }
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+    n = sum(t.numel() for t in tensors.values())
+    return (
+        f"{out}: {n:,} weights after {checkpoint.step} of {config.train.n_updates} updates, "
+        f"sha256 {sha256_file(out)}"
+    )
+
+
+def _model_tensors(config: Config, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's own weights, without parts that only helped it learn (the reconstruction decoder)."""
+    names = build_model(config).state_dict().keys()
+    prefix = "model/model." if "model/model.decoder.positions" in tensors else "model/"
+    return {name: tensors[prefix + name].contiguous() for name in names}
+
+
+def evaluate_exported(
+    file: Path,
+    overrides: Sequence[str],
+    device: str,
+    out: Path | None,
+    trace: Callable[[str], None] | None = None,
+) -> str:
+    """Evaluate an exported model in its held-out (or validation) tasks; returns a table of returns by task.
+
+    ``overrides`` are words like ``evaluation.n_episodes=500``; ``out`` is a file to keep the returns in.
+    ``trace`` is called with a line for every compression.
+    """
+    settings_given = dict(_parse(word) for word in overrides)
+    config = read_weights(file, "--model").config.with_overrides(settings_given, "the command line")
+    model = load_model(file, config).to(pick_device(device)).eval()
+    settings, family = config.evaluation, task_family(config.env)
+    with stop_on_signals() as stop:
+        on_compress = (lambda event: trace(str(event))) if trace else None
+        result = evaluate(model, config, stop, on_compress=on_compress)
+    if out is not None:
+        save_results(out, result)
+    last = min(10, settings.n_episodes)
+    late = result.returns[:, :, -last:].mean(axis=(1, 2))
+    lines = [f"mean return over the last {last} of {settings.n_episodes} episodes"]
+    shares = []
+    for task, value in zip(result.task_ids, late, strict=True):
+        optimum = family.optimal_return(task)
+        shares.append(float(value) / optimum)
+        lines.append(f"  task {task}: {value:.3f} of {optimum:g}")
+    lines.append(f"return / optimum: {sum(shares) / len(shares):.3f}")
+    return "\n".join(lines)
+
+
+def _parse(word: str) -> tuple[str, object]:
+    key, _, text = word.partition("=")
+    if not key.startswith("evaluation."):
+        raise UsageError(f"{word}: the model's file fixes its own settings; only evaluation.* can be set")
+    return key, yaml.safe_load(text)

@@ -1,0 +1,110 @@
+"""Probe the latents of an experiment's cells.
+
+This is an analysis of finished evaluations, not a stage: nothing depends on it, so runs need not pay for
+it.  Its result is written once, beside the evaluation, and the report shows it if it exists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
+from cad.errors import CadError
+from cad.evaluation.actions_file import load_actions, save_actions
+from cad.evaluation.probes.latent_probe import FIT_ROLLOUTS, FIT_TASKS, probe_latents
+from cad.evaluation.probes.result import load_probe, save_probe
+from cad.evaluation.probes.schedule import fit_episodes, why_no_probe
+from cad.evaluation.replay import Trajectories, replay_actions
+from cad.evaluation.results import load_results
+from cad.evaluation.rollout import roll_out
+from cad.experiments.plan.cells import Cell
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.run.resources import pick_device
+from cad.experiments.run.trained_model import evaluate, load_model
+from cad.interrupt import StopFlag
+from cad.models.compressed_ad.network import CompressedAD
+from cad.models.network import SequenceModel
+from cad.process import prepare_process
+from cad.schema import Config
+from cad.storage import folder_lock
+
+TEST_TASKS = 100
+
+
+def probe_cell(root: Path, cell: Cell, device: str, stop: StopFlag) -> str:
+    """Probe one cell unless that was done before or it has nothing to probe; returns what happened, in words.
+
+    An evaluation that kept no actions is run again for them, and must give the same returns.  Raises
+    :class:`CadError` where it does not, or where another process works on the evaluation.
+    """
+    reason = why_no_probe(cell.config)
+    directory = StageDirectory(root, cell.evaluation.name)
+    if reason is not None:
+        return f"skipped: {reason}"
+    if not directory.done:
+        return "skipped: not evaluated yet"
+    with folder_lock(directory.path, f"stage {directory.name}"):
+        path = directory.file(StageFile.PROBE)
+        if path.exists():
+            load_probe(path)
+            return "done before"
+        prepare_process(1)
+        trained = StageDirectory(root, cell.training.name)
+        model = load_model(trained.file(StageFile.MODEL), cell.config).to(pick_device(device)).eval()
+        assert isinstance(model, CompressedAD)
+        test = _evaluated(directory, cell.config, model, stop)
+        fit = _rollouts_to_fit(cell.config, model, stop)
+        save_probe(path, probe_latents(cell.config, model, fit, test))
+    return "probed"
+
+
+def _evaluated(
+    directory: StageDirectory, config: Config, model: SequenceModel, stop: StopFlag
+) -> Trajectories:
+    """The evaluation's own roll-outs, in the first of its tasks."""
+    actions_file, results_file = directory.file(StageFile.ACTIONS), directory.file(StageFile.RETURNS)
+    stored = load_results(results_file)
+    if not actions_file.exists():
+        again = evaluate(model, config, stop)
+        if not np.array_equal(again.returns, stored.returns):
+            raise CadError(
+                f"{results_file}: its roll-outs cannot be reproduced here (another machine, device or "
+                f"version?), so its actions are unknown; remove {directory.path} to evaluate again"
+            )
+        save_actions(actions_file, again)
+    tasks = stored.task_ids[:TEST_TASKS]
+    actions = load_actions(actions_file, tasks)
+    paths = replay_actions(
+        task_family(config.env),
+        np.repeat(tasks, actions.shape[1]),
+        actions.reshape(-1, actions.shape[2]),
+    )
+    if not np.array_equal(
+        paths.returns.reshape(stored.returns[: len(tasks)].shape), stored.returns[: len(tasks)]
+    ):
+        raise CadError(f"{actions_file} does not belong to {results_file.name}; remove it and try again")
+    return paths
+
+
+def _rollouts_to_fit(config: Config, model: SequenceModel, stop: StopFlag) -> Trajectories:
+    """Roll-outs in training tasks, with the evaluation's settings."""
+    family, settings = task_family(config.env), config.evaluation
+    tasks = split_tasks(config.env).train[:FIT_TASKS]
+    result = roll_out(
+        model,
+        family,
+        tasks,
+        n_rollouts=FIT_ROLLOUTS,
+        n_episodes=fit_episodes(config),
+        seed=settings.seed,
+        temperature=settings.temperature_at,
+        greedy=settings.greedy,
+        stop=stop,
+    )
+    assert result.actions is not None
+    return replay_actions(
+        family, np.repeat(tasks, FIT_ROLLOUTS), result.actions.reshape(len(tasks) * FIT_ROLLOUTS, -1)
+    )

@@ -1,0 +1,1 @@
+"""Estimate what stages will take, from finished stages or from a short calibration."""

@@ -1,0 +1,213 @@
+"""Measure rates: from finished stages in a folder of runs, else by a few seconds of the real work."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
+from cad.errors import CadError
+from cad.evaluation.rollout import roll_out
+from cad.experiments.cost.estimate import Rate, Rates, rate_key, work_of
+from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
+from cad.experiments.plan.stage import Stage
+from cad.histories.made_up import made_up_histories
+from cad.histories.sampler import HistoryArrays
+from cad.interrupt import InterruptedRun, StopFlag
+from cad.process import prepare_process
+from cad.schema import Config
+from cad.training.learner import Learner, build_model, build_pretraining, build_training
+
+log = logging.getLogger(__name__)
+
+# A measurement takes this many seconds of work, and is cut short after this many on the wall.
+_SECONDS, _PATIENCE = 0.3, 5.0
+
+
+def measured_rates(root: Path, stages: Iterable[Stage], device_of: Callable[[Stage], str]) -> Rates:
+    """The rates that ``stages`` need: those of all finished stages under ``root``, of any experiment.
+
+    Missing ones are measured here, the most expensive stage first: others of similar size then need no
+    measurement.  A stage that does not fit this machine (its memory, say) stays unknown.
+    """
+    rates = Rates(finished_rates(root))
+    for stage in sorted(stages, key=work_of, reverse=True):
+        device = device_of(stage)
+        if rates.of(stage, device) is None:
+            log.info("measuring how long %s takes (a few seconds)", stage.name)
+            try:
+                rates.add(calibrate(stage, device))
+            except (CadError, RuntimeError, MemoryError) as error:  # torch's, where memory is short
+                log.warning("how long %s takes cannot be measured here: %s", stage.name, error)
+    return rates
+
+
+def finished_rates(root: Path) -> list[Rate]:
+    """The rates of all finished stages under ``root``."""
+    names = sorted(marker.parent.name for marker in stages_folder(root).glob(f"*/{StageFile.DONE}"))
+    return [rate for name in names if (rate := _finished_rate(StageDirectory(root, name)))]
+
+
+def calibrate(stage: Stage, device: str) -> Rate:
+    """Measure a stage's rate by a moment of its work, on made-up histories and one thread."""
+    prepare_process(1)
+    used = device if device == "cpu" or torch.cuda.is_available() else "cpu"
+    seconds = _SECONDS_A_STEP[stage.kind](stage.config, torch.device(used))
+    # Without a GPU here, the CPU's rate stands in for it; the estimate says so.
+    source = "calibration" if used == device else "calibration without a GPU"
+    return Rate(rate_key(stage, device), work_of(stage), 1 / seconds, source)
+
+
+def _finished_rate(directory: StageDirectory) -> Rate | None:
+    """The rate of a finished stage; None where its record lacks one, or is of another version."""
+    try:
+        record, identity = directory.record(), directory.identity()
+        settings = dict(identity["config"])
+        if identity["kind"] == "evaluate":
+            settings |= StageDirectory(directory.root, identity["inputs"][0]).identity()["config"]
+        # Section by section: defaults replace what is not recorded, and need not fit the other sections.
+        sections = {
+            name: TypeAdapter(field.rebuild_annotation()).validate_python(settings[name])
+            for name, field in Config.model_fields.items()
+            if name in settings
+        }
+        stage = Stage(identity["kind"], Config().model_copy(update=sections))
+        key = rate_key(stage, record.get("device", "cpu"))
+        steps_per_second = _recorded_steps_per_second(record, stage)
+        return Rate(key, work_of(stage), steps_per_second, "finished") if steps_per_second > 0 else None
+    except (CadError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _recorded_steps_per_second(record: dict[str, Any], stage: Stage) -> float:
+    config = stage.config
+    if stage.kind == "histories":
+        transitions = record["collected"] * config.source.n_streams * config.source.steps_per_stream
+        return float(transitions / (record["collect_seconds"] * record["workers"]))
+    if stage.kind == "evaluate":
+        return float(record["steps_per_second"] / (config.n_evaluated * config.evaluation.n_rollouts))
+    return float(record["updates"] / record["train_seconds"])
+
+
+def _histories(config: Config, _device: torch.device) -> float:
+    # Imported here: stable-baselines3 is slow to import.
+    from cad.histories.source import learn
+
+    source, family = config.source, task_family(config.env)
+
+    def took(iterations: int) -> float:
+        begun = time.process_time()
+        short = source.model_copy(update={"steps_per_stream": iterations * source.n_steps})
+        learn(family, family.task_ids[0], short)
+        return time.process_time() - begun
+
+    took(1)
+    # The last iteration of a collection has no update: what two more cost is two whole ones.
+    return max(1e-9, took(3) - took(1)) / (2 * source.n_steps * source.n_streams)
+
+
+def _pretrain(config: Config, device: torch.device) -> float:
+    config = _harmless(config)
+    return _update_seconds(build_pretraining(config, _made_up(config)), device)
+
+
+def _train(config: Config, device: torch.device) -> float:
+    settings, harmless = config.train, _harmless(config)
+    update = _update_seconds(build_training(harmless, _made_up(config)), device)
+    if not settings.validate_every:
+        return update
+    tasks = split_tasks(config.env).validation
+    step = _roll_out_seconds(config, tasks, settings.validation_rollouts, device)
+    validations = -(-settings.n_updates // settings.validate_every)
+    steps = validations * settings.validation_episodes * config.env.steps_per_episode
+    return update + steps * step / settings.n_updates
+
+
+def _evaluate(config: Config, device: torch.device) -> float:
+    return _roll_out_seconds(config, config.evaluated_tasks, config.evaluation.n_rollouts, device)
+
+
+_SECONDS_A_STEP: dict[str, Callable[[Config, torch.device], float]] = {
+    "histories": _histories,
+    "pretrain": _pretrain,
+    "train": _train,
+    "evaluate": _evaluate,
+}
+
+
+def _made_up(config: Config) -> HistoryArrays:
+    return made_up_histories(task_family(config.env), config.source.steps_per_stream)
+
+
+def _harmless(config: Config) -> Config:
+    """The same work an update, but nothing that could stop a training from which nothing is learned."""
+    loop = {"n_updates": 1000, "log_every": 1, "checkpoint_every": 1000, "learning_rate": 1e-6,
+            "muon_learning_rate": 1e-6, "compile": False, "engine": "plain", "zero_stage": None}  # fmt: skip
+    train = {**loop, "validate_every": 0, "watchdog_share": None}
+    pretrain = {**loop, "collapse_variance": 0.0}
+    return config.model_copy(
+        update={
+            "train": config.train.model_copy(update=train),
+            "pretrain": config.pretrain.model_copy(update=pretrain),
+        }
+    )
+
+
+class _Stopwatch:
+    """Requests a stop when it has seen enough steps; the first one, which is slower, is not counted.
+
+    On a CPU it counts this process's own time, so that other processes do not distort it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stop = StopFlag()
+        self._clock = time.process_time if device.type == "cpu" else time.perf_counter
+        self._ticks: list[float] = []
+        self._begun = time.perf_counter()
+
+    def __call__(self, _done: int, _values: object = None) -> None:
+        self._ticks.append(self._clock())
+        measured = self._ticks[-1] - self._ticks[0]
+        late = time.perf_counter() - self._begun > _PATIENCE
+        if (len(self._ticks) > 2 and measured > _SECONDS) or (len(self._ticks) > 1 and late):
+            self.stop.request()
+
+    @property
+    def seconds_a_step(self) -> float:
+        return (self._ticks[-1] - self._ticks[0]) / (len(self._ticks) - 1)
+
+
+def _update_seconds(learner: Learner, device: torch.device) -> float:
+    """Of one update in the real training loop, with settings that :func:`_harmless` made."""
+    watch, folder = _Stopwatch(device), tempfile.TemporaryDirectory(prefix="cad-calibration-")
+    with folder as path, contextlib.suppress(InterruptedRun):
+        learner.fit(Path(path), run_id="calibration", device=device, stop=watch.stop, progress=watch)
+    return watch.seconds_a_step
+
+
+def _roll_out_seconds(config: Config, tasks: Sequence[int], n_rollouts: int, device: torch.device) -> float:
+    """Of one step of all roll-outs together, over as many episodes as fill the window twice."""
+    horizon, watch = config.env.steps_per_episode, _Stopwatch(device)
+    filled = -(-2 * config.model.n_transit // horizon)
+    model = build_model(config).to(device).eval()
+    with contextlib.suppress(InterruptedRun):
+        roll_out(
+            model,
+            task_family(config.env),
+            tasks,
+            n_rollouts=n_rollouts,
+            n_episodes=max(3, filled + 1),
+            seed=0,
+            stop=watch.stop,
+            progress=watch,
+        )
+    return watch.seconds_a_step / horizon

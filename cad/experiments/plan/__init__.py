@@ -1,0 +1,1 @@
+"""What an experiment consists of: cells, their stages, and each stage's directory.  Nothing here runs."""

@@ -1,0 +1,143 @@
+"""Stages and their identity.
+
+A stage's name is a hash of the part of the config that changes its result, and of its inputs' names.
+Cells that need the same histories therefore share them, and an extended experiment runs only what is new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cad.errors import UsageError
+from cad.models.spec import without_defaults
+from cad.schema import Config
+from cad.storage import sha256_file, sha256_json
+
+StageKind = Literal["histories", "pretrain", "train", "evaluate"]
+STAGE_KINDS: tuple[StageKind, ...] = get_args(StageKind)  # in the order of the flow
+
+# Raised when a stage's code changes its results: directories of an older version are not reused.
+STAGE_VERSION: dict[StageKind, int] = {"histories": 1, "pretrain": 1, "train": 1, "evaluate": 1}
+
+# The value of train.init_from_ad that means a stage, not a file.
+WARM_START_STAGE = "stage"
+
+# Settings that change how a training runs, not its result.  Like devices, engines and numbers of ranks
+# differ only in rounding and dropout masks (docs/scaling.md): one engine resumes what another began.
+_NOT_RESULTS = {
+    "checkpoint_every", "keep_checkpoints", "stream", "engine", "zero_stage", "gradient_accumulation",
+}  # fmt: skip
+
+# Settings added later: at these values they change nothing, so that older directories stay valid.
+_ADDED_TO_TRAIN: dict[str, object] = {
+    "reconstruction_weight": 0.0,
+    "pretrained_encoder_path": None,
+    "init_from_ad": None,
+    "freeze_encoder": False,
+    "loss_on": "all",
+}
+_RECONSTRUCTION = ("objective", "decoder_n_layer", "depth_weights")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work with a directory of its own."""
+
+    kind: StageKind
+    config: Config
+    inputs: tuple[Stage, ...] = ()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the result: kind, version, the config's relevant part, inputs."""
+        return {
+            "kind": self.kind,
+            "version": STAGE_VERSION[self.kind],
+            "config": _relevant(self.kind, self.config),
+            "inputs": [stage.name for stage in self.inputs],
+        }
+
+    @cached_property
+    def name(self) -> str:
+        """Directory name: the kind and twelve digits of the hash."""
+        return f"{self.kind}-{sha256_json(self.identity)[:12]}"
+
+
+def warm_start_config(config: Config) -> Config:
+    """The model whose decoder ``config``'s model starts from; equal settings share one training."""
+    model = config.spec.warm_start(config.model)
+    assert model is not None  # the config's rules see to it
+    off = {"burn_in": 0, "depth_weights": None, "init_from_ad": None, "reconstruction_weight": 0.0}
+    return config.model_copy(update={"model": model, "train": config.train.model_copy(update=off)})
+
+
+def expected_steps(stage: Stage) -> int:
+    """Roughly how many history steps a stage works through, to start long stages first."""
+    config = stage.config
+    if stage.kind in ("train", "pretrain"):
+        loop = config.train if stage.kind == "train" else config.pretrain
+        return loop.n_updates * loop.batch_size * config.spec.training_window(config.model)
+    if stage.kind == "evaluate":
+        rollouts = config.n_evaluated * config.evaluation.n_rollouts
+        return rollouts * config.evaluation.n_episodes * config.env.steps_per_episode
+    return config.env.total_tasks * config.source.n_streams * config.source.steps_per_stream
+
+
+def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
+    data = config.model_dump(mode="json")
+    if kind == "histories":
+        return {"env": data["env"], "source": data["source"]}
+    if kind == "evaluate":
+        evaluation = data["evaluation"]
+        # These came later, like those below: older directories stay valid.
+        if evaluation["tasks"] == "heldout":
+            del evaluation["tasks"]
+        if evaluation["first_temperature"] is None:
+            del evaluation["first_temperature"], evaluation["anneal_episodes"]
+        return {"evaluation": evaluation}
+    if kind == "pretrain":
+        pretraining = config.spec.pretraining
+        assert pretraining is not None  # the config's rules see to it
+        own = _NOT_RESULTS | {"enabled", "freeze", "seed", "collapse_variance", "collapse_after"}
+        return {
+            "seed": config.pretraining_seed,
+            "env": data["env"],
+            "model": pretraining.identity(config.model),
+            "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
+        }
+    unused = _NOT_RESULTS | ({"token_type_weight"} - _own_train_settings(config))
+    train = {key: value for key, value in data["train"].items() if key not in unused}
+    train = without_defaults(train, _ADDED_TO_TRAIN)
+    for key in _FILES & train.keys():
+        if train[key] != WARM_START_STAGE:
+            train[key] = _checksum(f"train.{key}", Path(train[key]))
+    result = {
+        "seed": config.seed,
+        "env": data["env"],
+        "model": config.spec.identity(config.model),
+        "train": train,
+    }
+    if config.train.reconstruction_weight:
+        result["reconstruction"] = {key: data["pretrain"][key] for key in _RECONSTRUCTION}
+    if config.pretrain.enabled:
+        result["pretrain"] = {"freeze": config.pretrain.freeze}
+    return result
+
+
+_FILES = {"pretrained_encoder_path", "init_from_ad"}
+
+
+def _checksum(key: str, path: Path) -> str:
+    """Represents a file in a stage's identity: its content counts, not its path."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UsageError(f"{key}: cannot read {path} ({error.strerror})") from error
+
+
+def _own_train_settings(config: Config) -> set[str]:
+    """Keys of ``train`` that have a meaning for this kind of model alone."""
+    return {key.removeprefix("train.") for key in config.spec.other_settings}

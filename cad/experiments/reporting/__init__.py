@@ -1,0 +1,1 @@
+"""Turn finished stages into the data that :mod:`cad.reports` reports on."""

@@ -1,0 +1,83 @@
+"""The environment that a stage ran in: code, packages, machine.  Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cad
+
+PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "h5py", "safetensors", "submitit")
+
+
+def environment_info() -> dict[str, Any]:
+    """What a finished stage records of the process that ran it."""
+    version, dirty = code_version()
+    return {
+        "code_version": version,
+        "code_differs_from_commit": dirty,
+        "packages": package_versions(),
+        "machine": machine(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Python's version and those of the packages that results depend on."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
+
+
+def code_version() -> tuple[str, bool]:
+    """The package's version with the commit where there is one, and whether the tree differs from it.
+
+    A copy of the package inside another repository has no commit.
+    """
+
+    def git(*words: str) -> str | None:
+        folder = Path(cad.__file__).parent
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return cad.__version__, False
+    commit = git("rev-parse", "--short=12", "HEAD")
+    changes = git("status", "--porcelain", "--", ".")
+    version = f"{cad.__version__}+{commit}" if commit else cad.__version__
+    return version, bool(changes)
+
+
+def machine() -> dict[str, Any]:
+    """Architecture, processor, cores, memory; never a host name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    processor = None
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "architecture": platform.machine(),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory),
+    }
+
+
+def machine_in_words(machine: dict[str, Any], *, public: bool) -> str:
+    """The machine in one line; for the ``public`` only architecture and cores."""
+    if public:
+        return f"{machine['architecture']}, {machine['cores']} cores"
+    name = machine["processor"] or machine["architecture"]
+    return f"{name}, {machine['cores']} cores, {machine['memory_gib']} GiB"

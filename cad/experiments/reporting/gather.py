@@ -1,0 +1,121 @@
+"""Gather the report's plain data from finished stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cad.envs.registry import task_family
+from cad.errors import CadError
+from cad.evaluation.actions_file import load_actions
+from cad.evaluation.probes.result import load_probe
+from cad.evaluation.results import load_results
+from cad.experiments.plan.cells import Cell
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.histories.file import open_histories
+from cad.histories.sampler import read_arrays
+from cad.reports import CellResult, SourceCurve, TrainingPart
+from cad.training.checkpoint import newest_meta
+from cad.training.metrics import read_metrics
+
+
+def gather_cell(root: Path, cell: Cell) -> CellResult:
+    """What is stored of one cell, finished or not."""
+    family, tasks = task_family(cell.config.env), cell.config.evaluated_tasks
+    training, evaluation = (
+        StageDirectory(root, cell.training.name),
+        StageDirectory(root, cell.evaluation.name),
+    )
+    record = training.record() if training.done else {}
+    result = load_results(evaluation.file(StageFile.RETURNS)) if evaluation.done else None
+    if result is not None and result.task_ids != tasks:
+        raise CadError(f"{evaluation.file(StageFile.RETURNS)} holds other tasks than the config names")
+    probe = evaluation.file(StageFile.PROBE)
+    return CellResult(
+        label=cell.label,
+        arm=cell.arm,
+        experiment=cell.experiment,
+        config=cell.config,
+        status=_status(root, cell),
+        returns=result.returns if result else None,
+        compressions=result.compressions if result else None,
+        task_ids=tasks,
+        goals=tuple(family.goal(task) for task in tasks),
+        optimal=tuple(family.optimal_return(task) for task in tasks),
+        state_bytes=result.state_bytes if result else None,
+        n_parameters=record.get("parameters"),
+        train_seconds=record.get("train_seconds"),
+        evaluation_seconds=result.seconds if result else None,
+        evaluation_steps_per_second=result.steps_per_second if result else None,
+        metrics=read_metrics(training.file(StageFile.METRICS)) or None,
+        compression_steps=result.compression_steps if result else None,
+        chosen=result.chosen if result else None,
+        probe=load_probe(probe) if result and probe.exists() else None,
+        actions=_actions(evaluation.file(StageFile.ACTIONS)) if result else None,
+        parts=_training_parts(root, cell),
+        pretrain_metrics=_pretraining_metrics(root, cell),
+    )
+
+
+def _actions(path: Path) -> Callable[[int], npt.NDArray[np.uint8]] | None:
+    """Reads the actions (roll-outs, steps) of a task; None where an evaluation did not keep them."""
+    return (lambda task: load_actions(path, [task])[0]) if path.exists() else None
+
+
+def _training_parts(root: Path, cell: Cell) -> tuple[TrainingPart, ...]:
+    """A cell's training and the trainings before it, whether or not other cells share them."""
+    named = (
+        ("pre-training", cell.pretraining),
+        ("AD to start from", cell.warm_start),
+        ("training", cell.training),
+    )
+    return tuple(_part(kind, StageDirectory(root, stage.name)) for kind, stage in named if stage is not None)
+
+
+def _part(kind: str, directory: StageDirectory) -> TrainingPart:
+    record = directory.record() if directory.done else {}
+    supervised = record.get("supervised_actions")
+    if record and supervised is None:  # written by a version that kept this in checkpoints only
+        supervised = newest_meta(directory.file(StageFile.CHECKPOINTS)).get("supervised_actions")
+    return TrainingPart(
+        kind, record.get("train_seconds"), record.get("updates"), supervised, int(record.get("cores", 1))
+    )
+
+
+def _pretraining_metrics(root: Path, cell: Cell) -> list[dict[str, float]] | None:
+    if cell.pretraining is None:
+        return None
+    return read_metrics(StageDirectory(root, cell.pretraining.name).file(StageFile.METRICS)) or None
+
+
+def _status(root: Path, cell: Cell) -> str:
+    for stage in cell.stages:
+        directory = StageDirectory(root, stage.name)
+        failure = directory.failure()
+        if failure is not None:
+            return f"failed: {stage.kind}: {failure}"
+        if not directory.done:
+            return "missing"
+    return "done"
+
+
+def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
+    """PPO's own learning on the evaluated tasks; None unless all cells share these and their histories."""
+    first = cells[0]
+    tasks = first.config.evaluated_tasks
+    same = all(
+        c.histories.name == first.histories.name
+        and c.config.env == first.config.env
+        and c.config.evaluation.tasks == first.config.evaluation.tasks
+        for c in cells
+    )
+    directory = StageDirectory(root, first.histories.name)
+    if not same or not directory.done:
+        return None
+    with open_histories(directory.file(StageFile.HISTORIES)) as file:
+        rewards = read_arrays(file, task_family(first.config.env), tasks).rewards
+    episodes = rewards.reshape(*rewards.shape[:2], -1, first.config.env.steps_per_episode)
+    return SourceCurve(tasks, episodes.sum(axis=3, dtype=np.float64).mean(axis=1))

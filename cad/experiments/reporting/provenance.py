@@ -1,0 +1,148 @@
+"""Provenance of an experiment's numbers: records of its stages, submissions, checksums, commands."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cad.config import EvaluationConfig
+from cad.envs.split import split_tasks
+from cad.experiments.plan.cells import distinct_stages
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.experiment import Experiment
+from cad.experiments.plan.job_records import SubmissionRecord, read_submission
+from cad.experiments.plan.stage import WARM_START_STAGE, Stage
+from cad.experiments.reporting.environment_info import (
+    code_version,
+    machine,
+    machine_in_words,
+    package_versions,
+)
+from cad.reports import Provenance, StageRecord
+from cad.schema import Config
+from cad.storage import sha256_file
+
+
+def gather_provenance(experiment: Experiment, *, public: bool = False) -> Provenance:
+    """Code, packages, machines, stages, protocol and checksums of the inputs.
+
+    For the ``public``, processors, job numbers and absolute paths are left out.
+    """
+    version, dirty = code_version()
+    stages = distinct_stages(experiment.cells)
+    records = _stage_records(experiment.root, stages, public=public)
+    return Provenance(
+        code_version=version,
+        dirty=dirty,
+        packages=package_versions(),
+        hardware=machine_in_words(machine(), public=public),
+        commands=_commands(experiment, records, version, public=public),
+        protocol=protocol([cell.config for cell in experiment.cells]),
+        inputs=_checksums(experiment, stages, public=public),
+        stages=tuple(records),
+    )
+
+
+def _commands(experiment: Experiment, records: list[StageRecord], version: str, *, public: bool) -> list[str]:
+    """Commands from the checkout to the report; on a cluster, `cad submit` replaces `cad run`.
+
+    The commit is that of the stages where they agree, else that of the report.
+    """
+    together = experiment.compared or (experiment,)
+    files = [str(_shown(each.file, public=public)) for each in together]
+    compare = ["--compare"] if experiment.compared else []
+    versions = {record.code_version for record in records if record.code_version is not None}
+    commit = (versions.pop() if len(versions) == 1 else version).partition("+")[2]
+    return [
+        *([f"git checkout {commit}"] if commit else []),
+        *(
+            shlex.join(["cad", "run", file, *each.overrides])
+            for file, each in zip(files, together, strict=True)
+        ),
+        shlex.join(["cad", "report", *files, *compare, *experiment.overrides]),
+    ]
+
+
+def _shown(path: Path, *, public: bool) -> Path:
+    return Path(path.name) if public and path.is_absolute() else path
+
+
+def _stage_records(root: Path, stages: tuple[Stage, ...], *, public: bool) -> list[StageRecord]:
+    submission = functools.cache(lambda folder: read_submission(root / folder))
+    return [_record(StageDirectory(root, stage.name), submission, public=public) for stage in stages]
+
+
+def _record(
+    directory: StageDirectory, submission: Callable[[str], SubmissionRecord | None], *, public: bool
+) -> StageRecord:
+    """What a stage and its submission recorded; stages of earlier versions recorded less."""
+    state = "done" if directory.done else "missing" if directory.failure() is None else "failed"
+    stored = directory.record() if state == "done" else {}
+    environment: dict[str, Any] = stored.get("made_by", {})
+    job = directory.job()
+    submitted = submission(job.folder) if job else None
+    version, dirty = environment.get("code_version"), environment.get("code_differs_from_commit")
+    if submitted and version is not None and "+" not in version:
+        # A job runs a frozen copy of the code, which has no commit: only the submission knows it.
+        version, dirty = submitted.code_version, submitted.code_differs_from_commit
+    machine = environment.get("machine")
+    return StageRecord(
+        name=directory.name,
+        kind=directory.kind,
+        state=state,
+        wall_seconds=stored.get("wall_seconds"),
+        cores=stored.get("cores"),
+        attempts=stored.get("attempts"),
+        code_version=version,
+        dirty=dirty,
+        packages=environment.get("packages", {}),
+        hardware=machine_in_words(machine, public=public) if machine else None,
+        image=environment.get("image_sha256") or (submitted.image_sha256 if submitted else None),
+        job_id=job.job_id if job and not public else None,
+    )
+
+
+def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: bool) -> dict[str, str]:
+    """SHA-256 of the experiment file, of all histories, and of weights from files that a user named."""
+    histories = [
+        StageDirectory(experiment.root, stage.name).file(StageFile.HISTORIES)
+        for stage in stages
+        if stage.kind == "histories"
+    ]
+    files = {f"{file.parent.name}/{file.name}": file for file in histories}
+    files[str(_shown(experiment.file, public=public))] = experiment.file
+    for cell in experiment.cells:
+        for path in (cell.config.train.pretrained_encoder_path, cell.config.train.init_from_ad):
+            if path is not None and path != WARM_START_STAGE:
+                files[str(_shown(Path(path), public=public))] = Path(path)
+    return {name: sha256_file(file) for name, file in files.items() if file.exists()}
+
+
+def _acting(evaluation: EvaluationConfig) -> str:
+    if evaluation.greedy:
+        return "the most likely action"
+    text = f"actions sampled at temperature {evaluation.temperature:g}"
+    if evaluation.first_temperature is not None:
+        text += f", annealed from {evaluation.first_temperature:g} over {evaluation.anneal_episodes} episodes"
+    return text
+
+
+def protocol(configs: Sequence[Config]) -> str:
+    """How models were evaluated, in words; cells may differ in split seed and in how actions are chosen."""
+    config = configs[0]
+    seeds = sorted({each.env.split_seed for each in configs})
+    named = "split seed" if len(seeds) == 1 else "split seeds"
+    split, evaluation = split_tasks(config.env), config.evaluation
+    where = " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
+    ways = " or ".join(sorted({_acting(each.evaluation) for each in configs}))
+    return (
+        f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
+        f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Held-out tasks "
+        "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
+        f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
+        f"a task, {ways}, evaluation seed {evaluation.seed}, no weight update, memory kept "
+        "across episodes."
+    )

@@ -1,0 +1,50 @@
+"""Make an experiment's report from what is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cad.experiments.plan.experiment import Experiment
+from cad.experiments.reporting.gather import gather_cell, gather_source
+from cad.experiments.reporting.provenance import gather_provenance
+from cad.reports import Study, Unequal, make_study, write_report
+
+
+def experiment_study(
+    experiment: Experiment, *, reference: str | None = None, allow_unequal: bool = False
+) -> Study:
+    """The experiment's stored results, aggregated; see :func:`cad.reports.make_study`."""
+    report = experiment.config.report
+    results = [gather_cell(experiment.root, cell) for cell in experiment.cells]
+    reference = reference or report.reference
+    unequal: Unequal = "cut" if allow_unequal else "refuse"
+    return make_study(
+        experiment.config.name, report.title, report.question, results, None, reference=reference,
+        unequal=unequal,
+    )  # fmt: skip
+
+
+def write_experiment_report(
+    experiment: Experiment,
+    *,
+    public: bool = False,
+    reference: str | None = None,
+    allow_unequal: bool = False,
+) -> Path:
+    """Write ``report/`` from what is stored, also for an unfinished experiment; the path of its page.
+
+    A report for the ``public`` names no processor, job or absolute path.  A requested comparison, with a
+    reference or with another experiment, is refused where cells were evaluated on unequal tasks or
+    episodes, unless ``allow_unequal``.
+    """
+    requested = reference is not None or bool(experiment.compared)
+    return write_report(
+        experiment.config.name,
+        experiment.config.report,
+        [gather_cell(experiment.root, cell) for cell in experiment.cells],
+        gather_source(experiment.root, experiment.cells),
+        gather_provenance(experiment, public=public),
+        experiment.folder / "report",
+        reference=reference or experiment.config.report.reference,
+        unequal="cut" if allow_unequal else "refuse" if requested else "apart",
+    )

@@ -1,0 +1,103 @@
+"""Run one stage in a process of its own, which ends soon after its runner is gone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cad.errors import CadError
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.stage import Stage
+from cad.experiments.run.local_launcher import run_in_ranks
+from cad.experiments.run.resources import Resources, ranks_of
+from cad.experiments.run.stages import run_stage
+from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
+from cad.training.ranks import PeerLostError, RankAssignment
+from cad.training.rendezvous import joined
+
+
+def stage_job(
+    root: Path,
+    stage: Stage,
+    resources: Resources,
+    runner: int | None,
+    assignment: RankAssignment | None = None,
+) -> None:
+    """Run a stage and leave ``DONE``, or ``FAILED`` with the reason, in its directory.
+
+    ``runner`` is the process that waits for this one: when it is gone, this one saves its work and ends.
+    With an ``assignment`` this is one of several ranks that run the stage together.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    with stop_on_signals() as stop:
+        if runner is not None:
+            _stop_with(runner, stop)
+        run_or_record(root, stage, resources, stop, assignment)
+
+
+def run_or_record(
+    root: Path, stage: Stage, resources: Resources, stop: StopFlag, assignment: RankAssignment | None = None
+) -> None:
+    """Run a stage; a failure is recorded in its directory before it is raised."""
+    directory = StageDirectory(root, stage.name)
+    if assignment is None or assignment.rank == 0:
+        directory.clear_failure()
+    try:
+        ranks = ranks_of(stage, resources.ranks)
+        if assignment is not None:
+            with joined(assignment, directory.path, stop, resources.device) as joined_ranks:
+                run_stage(root, stage, resources, stop, wait=True, ranks=joined_ranks)
+        elif ranks > 1:
+            work = _RankJob(root, stage, resources)
+            run_in_ranks(work, ranks, stop, f"stage {stage.name}", directory.failure)
+        else:
+            run_stage(root, stage, resources, stop, wait=True)
+    except (InterruptedRun, PeerLostError):
+        raise
+    except Exception as error:
+        # Slurm signals every process of a job: an error while the work is stopping is no failure.
+        stop.raise_if_set(f"stage {stage.name}")
+        message = str(error) if isinstance(error, CadError) else f"{type(error).__name__}: {error}"
+        try:
+            directory.record_failure(message, expected=isinstance(error, CadError))
+        except CadError as also:  # on a full disk the marker cannot be written either
+            logging.getLogger(__name__).error("%s", also)
+        raise
+
+
+@dataclass(frozen=True)
+class _RankJob:
+    """:func:`stage_job` as one of several ranks on this machine."""
+
+    root: Path
+    stage: Stage
+    resources: Resources
+
+    def __call__(self, assignment: RankAssignment, launcher: int) -> None:
+        stage_job(self.root, self.stage, self.resources, launcher, assignment)
+
+
+def _stop_with(runner: int, stop: StopFlag) -> None:
+    def watch() -> None:
+        while not stop():
+            if not _alive(runner):
+                stop.request()
+            time.sleep(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        # A killed process keeps its number until its parent has collected it.
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except (OSError, IndexError):
+        return True  # without /proc, that the number exists is all that is known
+    return state != "Z"

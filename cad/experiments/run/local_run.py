@@ -1,0 +1,115 @@
+"""Run an experiment, or one cell, on this machine with a live table, then report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from cad.errors import CadError
+from cad.experiments.plan.cells import Cell, distinct_stages
+from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
+from cad.experiments.plan.experiment import Experiment
+from cad.experiments.plan.stage import StageKind
+from cad.experiments.reporting.report import write_experiment_report
+from cad.experiments.run.resources import Resources, require_ranks_of_cells
+from cad.experiments.run.runner import Run, Show, run_in_processes, run_inline
+from cad.experiments.run.table import ChangeLines, run_table
+from cad.experiments.run.trace import end_trace
+from cad.interrupt import stop_on_signals
+from cad.storage import folder_lock, write_json
+
+
+def dry_run_text(experiment: Experiment, first: StageKind = "histories", last: StageKind = "evaluate") -> str:
+    """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done."""
+    lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
+    lines += [f"  {cell.label}, seed {cell.config.seed}" for cell in experiment.cells]
+    stages = distinct_stages(experiment.cells, first, last)
+    lines.append(f"{len(stages)} stages under {stages_folder(experiment.root)}")
+    for stage in stages:
+        state = "done" if StageDirectory(experiment.root, stage.name).done else "to do"
+        lines.append(f"  {stage.name}  {state}")
+    return "\n".join(lines)
+
+
+def run_experiment(
+    experiment: Experiment,
+    *,
+    resources: Resources,
+    inline: bool,
+    console: Console,
+    first: StageKind = "histories",
+    last: StageKind = "evaluate",
+) -> Path:
+    """Run what is not done, then report; the path of the report's page.
+
+    Only stages of the kinds from ``first`` to ``last`` are run; earlier ones must be done.
+    Raises :class:`CadError` when stages failed (after the report, which names them) or when the
+    experiment is running already, and :class:`~cad.interrupt.InterruptedRun` when it was stopped.
+    """
+    require_ranks_of_cells(experiment.cells, resources.ranks)
+    with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
+        write_json(experiment.folder / "experiment.json", experiment.record())
+        run = Run(experiment.root, experiment.cells)
+        run.limit(first, last)
+        with _live_table(run, console) as show:
+            if inline:
+                run_inline(run, resources, stop, show)
+            else:
+                run_in_processes(run, resources, resources.workers, experiment.folder / "jobs", stop, show)
+        page = write_experiment_report(experiment)
+    if run.failures:
+        reasons = "\n".join(f"  {entry.directory.path}: {entry.message}" for entry in run.failures)
+        raise CadError(f"{len(run.failures)} of {len(run.stages)} stages failed (report: {page}):\n{reasons}")
+    return page
+
+
+def run_cell(
+    cell: Cell,
+    last: str,
+    root: Path,
+    workers: int,
+    device: str,
+    console: Console,
+    *,
+    trace: bool = False,
+    ranks: int = 1,
+) -> Path:
+    """Run one cell's stages up to the one of kind ``last``; that stage's directory.
+
+    With ``trace`` every compression of its evaluation is printed as it happens.  If the evaluation was
+    done before, they are printed from its results.
+    """
+    require_ranks_of_cells([cell], ranks)
+    run = Run(root.absolute(), (cell,))
+    wanted = [stage for stage in cell.stages if stage.kind == last][-1]
+    needed = cell.stages[: cell.stages.index(wanted) + 1]
+    run.stages = {stage.name: run.stages[stage.name] for stage in needed}
+    directory = StageDirectory(run.root, wanted.name)
+    traced = _printer(console) if trace else None
+    done_before = run.stages[wanted.name].state == "done"
+    with stop_on_signals() as stop, _live_table(run, console) as show:
+        run_inline(run, Resources(workers=workers, device=device, ranks=ranks, trace=traced), stop, show)
+    for entry in run.failures:
+        raise CadError(f"{entry.directory.path}: {entry.message}")
+    if traced:
+        end_trace(cell.config.model, directory.file(StageFile.RETURNS), traced, again=done_before)
+    return directory.path
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _live_table(run: Run, console: Console) -> Iterator[Show]:
+    """Yield a function that shows the run's state: a live table, or in a log file a line a change."""
+    if not console.is_terminal:
+        yield ChangeLines(run, console)
+        return
+    # Every refresh reads the stages' own notes, so that it works while a stage runs inline.
+    with Live(get_renderable=lambda: run_table(run), console=console, refresh_per_second=2):
+        yield lambda _: None

@@ -1,0 +1,60 @@
+"""What a stage may use while it runs: processes, device, ranks.  None of it changes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from cad.config import LoopConfig
+from cad.experiments.plan.cells import Cell
+from cad.experiments.plan.stage import Stage
+from cad.training.engines import require_ranks
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stage may use; none of it changes a result."""
+
+    workers: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    ranks: int = 1
+    """Processes that share one training, where its engine can."""
+    trace: Callable[[str], None] | None = None
+    """Called with a line for every compression of an evaluation."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Code and image, recorded when the stage is done."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA device where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def engine_settings(stage: Stage) -> LoopConfig | None:
+    """The config section that says how a stage trains; None for stages that do not train."""
+    sections = {"train": stage.config.train, "pretrain": stage.config.pretrain}
+    return sections.get(stage.kind)
+
+
+def ranks_of(stage: Stage, ranks: int) -> int:
+    """How many of ``ranks`` processes a stage uses."""
+    settings = engine_settings(stage)
+    return 1 if settings is None or settings.engine == "plain" else ranks
+
+
+def require_ranks_of_cells(cells: Sequence[Cell], ranks: int) -> None:
+    """Refuse a number of ranks that some training cannot use, or that no training would use."""
+    if ranks == 1:
+        return
+    stages = [stage for cell in cells for stage in cell.stages]
+    for stage in stages:
+        settings = engine_settings(stage)
+        if settings is not None and settings.engine != "plain":
+            require_ranks(settings, stage.kind, ranks)
+    if all(ranks_of(stage, ranks) == 1 for stage in stages):
+        require_ranks(cells[0].config.train, "train", ranks)

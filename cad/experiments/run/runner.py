@@ -1,0 +1,196 @@
+"""Run an experiment on this machine: stages in order, several at once, each in its own process.
+
+``DONE`` markers decide the order and what is skipped.  submitit's local executor starts the
+processes: the counterpart of its Slurm executor.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from cad.errors import CadError
+from cad.experiments.plan.cells import Cell, distinct_stages
+from cad.experiments.plan.directory import StageDirectory, stages_folder
+from cad.experiments.plan.stage import Stage, StageKind, expected_steps
+from cad.experiments.run.job import run_or_record, stage_job
+from cad.experiments.run.resources import Resources
+from cad.interrupt import StopFlag
+from cad.storage import make_dirs
+
+POLL_SECONDS = 0.5
+# submitit requires a time limit; a stage here has none.
+_NO_LIMIT_MINUTES = 60 * 24 * 365
+
+
+@dataclass
+class StageState:
+    """The state of a stage: waiting, running, done, failed or blocked (an input failed)."""
+
+    stage: Stage
+    directory: StageDirectory
+    state: str = "waiting"
+    message: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Run:
+    """All stages of an experiment and their states."""
+
+    root: Path
+    cells: tuple[Cell, ...]
+    stages: dict[str, StageState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """See which stages are done."""
+        for stage in distinct_stages(self.cells):
+            directory = StageDirectory(self.root, stage.name)
+            self.stages[stage.name] = StageState(stage, directory, "done" if directory.done else "waiting")
+
+    def limit(self, first: StageKind, last: StageKind) -> None:
+        """Run only stages of the kinds from ``first`` to ``last``.
+
+        Raises :class:`CadError` where a stage before ``first`` is not done.
+        """
+        chosen = {stage.name for stage in distinct_stages(self.cells, first, last)}
+        until = {stage.name for stage in distinct_stages(self.cells, last=last)}
+        missing = [name for name in until - chosen if self.stages[name].state != "done"]
+        if missing:
+            raise CadError(
+                f"cannot start from {first}: not complete under {stages_folder(self.root)}: "
+                f"{', '.join(sorted(missing))}; run the same command without --from"
+            )
+        self.stages = {name: entry for name, entry in self.stages.items() if name in until}
+
+    def next_ready(self) -> StageState | None:
+        """The longest waiting stage whose inputs are done; stages that need a failed one become blocked.
+
+        Longest first, so that workers do not idle at the end while one of them runs a long stage.
+        """
+        ready = []
+        for entry in self.stages.values():
+            if entry.state != "waiting":
+                continue
+            inputs = [self.stages[stage.name].state for stage in entry.stage.inputs]
+            if any(state in ("failed", "blocked") for state in inputs):
+                entry.state, entry.message = "blocked", "an earlier stage failed"
+            elif all(state == "done" for state in inputs):
+                ready.append(entry)
+        return max(ready, key=lambda entry: expected_steps(entry.stage), default=None)
+
+    def settle(self, entry: StageState) -> None:
+        """Take a stage's outcome from its markers."""
+        entry.seconds = time.time() - entry.started
+        if entry.directory.done:
+            entry.state = "done"
+            return
+        reason = entry.directory.failure()
+        if reason is None:
+            reason = (
+                "its process ended without reporting an error (killed or out of memory?); run again to resume"
+            )
+        entry.state, entry.message = "failed", reason
+
+    @property
+    def failures(self) -> list[StageState]:
+        """Stages that failed, without those that are blocked by them."""
+        return [entry for entry in self.stages.values() if entry.state == "failed"]
+
+
+Show = Callable[[Run], None]
+
+
+def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> None:
+    """Run the stages one after the other in this process."""
+    while (entry := run.next_ready()) is not None:
+        entry.state, entry.started = "running", time.time()
+        show(run)
+        try:
+            run_or_record(run.root, entry.stage, resources, stop)
+        except CadError:
+            stop.raise_if_set("the experiment")
+        run.settle(entry)
+        show(run)
+
+
+def run_in_processes(
+    run: Run, resources: Resources, workers: int, jobs: Path, stop: StopFlag, show: Show
+) -> None:
+    """Run up to ``workers`` stages at a time in local processes; logs go to a new folder under ``jobs``.
+
+    A stage that collects histories uses all workers itself, so it runs alone.
+    """
+    # A new folder each time: submitit names results by process id, and these are reused.
+    executor = submitit.LocalExecutor(
+        folder=make_dirs(jobs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    )
+    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=_visible_gpus(resources))
+    running: dict[str, tuple[StageState, submitit.Job[Any]]] = {}
+    try:
+        while True:
+            for name, (entry, job) in list(running.items()):
+                if job.done():
+                    del running[name]
+                    run.settle(entry)
+            while len(running) < workers and not stop() and (ready := run.next_ready()) is not None:
+                if running and any(
+                    _runs_alone(other) for other in (ready, *(e for e, _ in running.values()))
+                ):
+                    break
+                running[ready.stage.name] = (ready, _submit(executor, run, ready, resources))
+            show(run)
+            if not running:
+                break
+            time.sleep(POLL_SECONDS)
+            if stop():
+                break
+    finally:
+        _end([job for _, job in running.values()])
+    for entry, _ in running.values():
+        run.settle(entry)
+    stop.raise_if_set("the experiment")
+
+
+def _runs_alone(entry: StageState) -> bool:
+    return entry.stage.kind == "histories"
+
+
+def _submit(
+    executor: submitit.LocalExecutor, run: Run, entry: StageState, resources: Resources
+) -> submitit.Job[Any]:
+    entry.state, entry.started = "running", time.time()
+    # Ctrl-C reaches the whole process group, and submitit's controller would kill its task a second
+    # later.  Started with SIGINT ignored, the controller lets the task save and end by itself.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return executor.submit(stage_job, run.root, entry.stage, resources, os.getpid())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(jobs: list[submitit.Job[Any]], patience: float = 30.0) -> None:
+    """Ask jobs to save and end; kill those that have not done so after ``patience`` seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for job in jobs:
+            if not job.done():
+                os.kill(int(job.job_id), number)
+        deadline = time.time() + patience
+        while not all(job.done() for job in jobs) and time.time() < deadline:
+            time.sleep(0.1)
+
+
+def _visible_gpus(resources: Resources) -> int:
+    if resources.device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

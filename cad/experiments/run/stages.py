@@ -1,0 +1,136 @@
+"""The work of each kind of stage.
+
+:func:`run_stage` is the one entry for every way of running: inline, in a local process, in a job.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cad.errors import CadError
+from cad.evaluation.actions_file import save_actions
+from cad.evaluation.results import save_results
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.stage import Stage
+from cad.experiments.reporting.environment_info import environment_info
+from cad.experiments.run.attempt import StageAttempt
+from cad.experiments.run.resources import Resources, pick_device
+from cad.experiments.run.trained_model import evaluate, load_model
+from cad.experiments.run.training_stages import run_pretraining, run_training
+from cad.histories.audit import require_sound
+from cad.histories.collect import collect
+from cad.interrupt import StopFlag
+from cad.process import prepare_process
+from cad.storage import BusyError, folder_lock
+from cad.training.ranks import SINGLE_PROCESS, Ranks
+
+
+def run_stage(
+    root: Path,
+    stage: Stage,
+    resources: Resources,
+    stop: StopFlag,
+    *,
+    wait: bool = False,
+    ranks: Ranks = SINGLE_PROCESS,
+) -> None:
+    """Run one stage in its directory, resuming what an earlier run left; nothing if it is done.
+
+    With ``wait`` a stage that another process works on is waited for, otherwise refused.  All
+    ``ranks`` call this alike; only the first one holds the directory and writes.
+    Raises :class:`CadError` when an input is missing.
+    """
+    attempt = StageAttempt(root, stage)
+    directory = attempt.directory
+    if not ranks.first:
+        if ranks.broadcast():
+            _work(attempt, resources, stop, ranks)
+        return
+    while True:
+        try:
+            with folder_lock(directory.path, f"stage {stage.name}"):
+                todo = not directory.done
+                if ranks.broadcast(todo):
+                    _run(attempt, resources, stop, ranks)
+                return
+        except BusyError:
+            if not wait:
+                raise
+            stop.raise_if_set(f"waiting for stage {stage.name}")
+            time.sleep(1)
+
+
+def _run(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> None:
+    stage = attempt.stage
+    for needed in stage.inputs:
+        if not StageDirectory(attempt.root, needed.name).done:
+            raise CadError(f"{stage.name} needs {needed.name}, which is not complete")
+    attempt.claim()
+    started = time.perf_counter()
+    record = _work(attempt, resources, stop, ranks)
+    attempt.directory.finish(
+        {
+            "wall_seconds": attempt.seconds_before + time.perf_counter() - started,
+            "attempts": attempt.number,
+            "cores": resources.workers if stage.kind == "histories" else resources.threads,
+            "device": pick_device(resources.device).type,
+            **record,
+            "made_by": {**environment_info(), **resources.provenance},
+        }
+    )
+
+
+def _work(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
+    """What every rank does, and what the stage's record says of it; only trainings are sharded."""
+    prepare_process(resources.threads)
+    if attempt.stage.kind == "pretrain":
+        return run_pretraining(attempt, resources, stop, ranks)
+    if attempt.stage.kind == "train":
+        return run_training(attempt, resources, stop, ranks)
+    if not ranks.first:
+        return {}
+    work = _histories if attempt.stage.kind == "histories" else _evaluate
+    return work(attempt, resources, stop)
+
+
+def _histories(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> dict[str, Any]:
+    config = attempt.stage.config
+    out = attempt.file(StageFile.HISTORIES)
+    counts: list[int] = []
+    started = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        counts.append(done)
+        attempt.report(done, total)
+        stop.raise_if_set(f"collection ({done} of {total} tasks)")
+
+    if not out.exists():
+        collect(config.env, config.source, out, workers=resources.workers, progress=progress)
+    seconds = time.perf_counter() - started
+    require_sound(out, config.env)
+    # Tasks that this process collected, and how many at a time: estimates go by these.
+    collected = counts[-1] - counts[0] if counts else 0
+    return {
+        "collect_seconds": seconds,
+        "collected": collected,
+        "workers": min(resources.workers, max(1, collected)),
+    }
+
+
+def _evaluate(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> dict[str, Any]:
+    config = attempt.stage.config
+    trained = StageDirectory(attempt.root, attempt.stage.inputs[0].name)
+    model = load_model(trained.file(StageFile.MODEL), config).to(pick_device(resources.device)).eval()
+    trace = resources.trace
+    result = evaluate(
+        model,
+        config,
+        stop,
+        progress=lambda done: attempt.report(done, config.evaluation.n_episodes),
+        on_compress=(lambda event: trace(str(event))) if trace else None,
+    )
+    save_actions(attempt.file(StageFile.ACTIONS), result)
+    save_results(attempt.file(StageFile.RETURNS), result)
+    return {"steps_per_second": result.steps_per_second}

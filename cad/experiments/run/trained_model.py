@@ -1,0 +1,80 @@
+"""A trained model: its weights, and its roll-outs as a config describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
+from cad.errors import CadError
+from cad.evaluation.compression_steps import CompressionEvent
+from cad.evaluation.rollout import RolloutResult, roll_out
+from cad.interrupt import StopFlag
+from cad.models.network import SequenceModel
+from cad.schema import Config
+from cad.training.learner import build_model
+from cad.training.ranks import SINGLE_PROCESS, Ranks
+
+
+def load_model(path: Path, config: Config) -> SequenceModel:
+    """The model that ``config`` describes, with the weights of ``path``."""
+    model = build_model(config)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except FileNotFoundError as error:
+        raise CadError(f"{path} is missing; train the model again") from error
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CadError(f"{path} is damaged or of another config ({error})") from error
+    return model
+
+
+def evaluate(
+    model: SequenceModel,
+    config: Config,
+    stop: StopFlag,
+    progress: Callable[[int], None] | None = None,
+    on_compress: Callable[[CompressionEvent], None] | None = None,
+) -> RolloutResult:
+    """Roll the model out in all tasks of its evaluation, as ``config.evaluation`` says."""
+    settings = config.evaluation
+    return roll_out(
+        model,
+        task_family(config.env),
+        config.evaluated_tasks,
+        n_rollouts=settings.n_rollouts,
+        n_episodes=settings.n_episodes,
+        seed=settings.seed,
+        temperature=settings.temperature_at,
+        greedy=settings.greedy,
+        stop=stop,
+        progress=progress,
+        on_compress=on_compress,
+    )
+
+
+def validation_return(config: Config, model: SequenceModel, ranks: Ranks = SINGLE_PROCESS) -> float:
+    """Mean return, as a share of the optimum, in the last half of a validation roll-out.
+
+    Ranks shard the tasks; all of them get the same answer.
+    """
+    family, tasks = task_family(config.env), split_tasks(config.env).validation
+    shares = torch.zeros(len(tasks), dtype=torch.float64)
+    own = range(ranks.rank, len(tasks), ranks.size)
+    if own:
+        result = roll_out(
+            model,
+            family,
+            [tasks[index] for index in own],
+            n_rollouts=config.train.validation_rollouts,
+            n_episodes=config.train.validation_episodes,
+            seed=config.seed,
+        )
+        late = result.returns[:, :, config.train.validation_episodes // 2 :].mean(axis=(1, 2))
+        for index, value in zip(own, late, strict=True):
+            shares[index] = float(value) / family.optimal_return(tasks[index])
+    return float(ranks.all_gather(shares).sum(dim=0).numpy().mean())

@@ -1,0 +1,145 @@
+"""The work of stages that train: a model, or an encoder before it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.stage import StageKind
+from cad.experiments.run.attempt import StageAttempt
+from cad.experiments.run.resources import Resources, engine_settings, pick_device
+from cad.experiments.run.trained_model import validation_return
+from cad.histories.audit import require_sound
+from cad.histories.file import open_histories
+from cad.histories.sampler import HistoryArrays, read_arrays, stream_arrays
+from cad.interrupt import StopFlag
+from cad.models.network import SequenceModel
+from cad.schema import Config
+from cad.training.learner import Learner, build_pretraining, build_training
+from cad.training.ranks import Ranks, device_of_rank
+from cad.training.transfer import load_decoder, load_encoder, save_weights
+
+
+def run_pretraining(
+    attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks
+) -> dict[str, Any]:
+    """Pre-train an encoder; what the stage's record says of it.  All ``ranks`` call this alike."""
+    learner = build_pretraining(attempt.stage.config, _training_arrays(attempt, ranks))
+    record = _fit(attempt, learner, resources, stop, ranks)
+    if ranks.first:
+        config = attempt.stage.config
+        assert config.spec.pretraining is not None  # the config's rules see to it
+        saved = config.spec.pretraining.saved
+        save_weights(attempt.file(StageFile.ENCODER), config, learner.model, saved)
+    return record
+
+
+def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
+    """Train a model; what the stage's record says of it.  All ``ranks`` call this alike."""
+    config = attempt.stage.config
+    learner = build_training(config, _training_arrays(attempt, ranks))
+    _load_initial_weights(attempt, learner.model)
+    record = _fit(
+        attempt,
+        learner,
+        resources,
+        stop,
+        ranks,
+        validate=lambda: validation_return(config, learner.model, ranks),
+    )
+    if ranks.first:
+        save_weights(attempt.file(StageFile.MODEL), config, learner.model)
+    return record
+
+
+def _fit(
+    attempt: StageAttempt,
+    learner: Learner,
+    resources: Resources,
+    stop: StopFlag,
+    ranks: Ranks,
+    validate: Callable[[], float] | None = None,
+) -> dict[str, Any]:
+    """Train in the stage's directory; what the stage's record says of it."""
+    settings = learner.settings
+    summary = learner.fit(
+        attempt.directory.path,
+        run_id=attempt.stage.name,
+        device=device_of_rank(pick_device(resources.device), ranks.local_rank),
+        stop=stop,
+        validate=validate,
+        progress=lambda step, values: attempt.report(step, settings.n_updates, **values),
+        ranks=ranks,
+    )
+    if ranks.first:
+        shutil.rmtree(attempt.file(StageFile.STREAMED), ignore_errors=True)
+    record: dict[str, Any] = {
+        "train_seconds": summary.seconds,
+        "updates": summary.updates,
+        "supervised_actions": summary.supervised_actions,
+        "parameters": sum(p.numel() for p in learner.model.parameters()),
+    }
+    if settings.engine != "plain":
+        record |= {"engine": settings.engine, "ranks": ranks.size}
+    return record
+
+
+def _training_arrays(attempt: StageAttempt, ranks: Ranks) -> HistoryArrays:
+    """The training tasks' histories, audited.
+
+    Where the config says to stream them, the first rank makes the copy that all ranks read.
+    """
+    stage = attempt.stage
+    source = stage.inputs[0]
+    histories = StageDirectory(attempt.root, source.name).file(StageFile.HISTORIES)
+    settings = engine_settings(stage)
+    copy = attempt.file(StageFile.STREAMED) if settings is not None and settings.stream else None
+    arrays = None
+    if ranks.first:
+        require_sound(histories, source.config.env)
+        arrays = _load_training_arrays(stage.config, histories, copy)
+    ranks.broadcast(True)
+    return arrays or _load_training_arrays(stage.config, histories, copy)
+
+
+def _load_training_arrays(config: Config, histories: Path, copy: Path | None) -> HistoryArrays:
+    """The histories of the training tasks alone: held-out and validation tasks are never read.
+
+    With ``copy``, a folder, they are not held in memory but read from there.
+    """
+    tasks, family = split_tasks(config.env).train, task_family(config.env)
+    with open_histories(histories) as file:
+        if copy is not None:
+            return stream_arrays(file, family, tasks, copy)
+        return read_arrays(file, family, tasks)
+
+
+def _load_initial_weights(attempt: StageAttempt, model: SequenceModel) -> None:
+    """Load into a fresh model the weights that its config takes from elsewhere."""
+    config = attempt.stage.config
+    pretrained = _input_file(attempt, "pretrain", StageFile.ENCODER)
+    if pretrained is not None:
+        load_encoder(model, config, pretrained, "pretrain.enabled")
+    elif config.train.pretrained_encoder_path is not None:
+        key = "train.pretrained_encoder_path"
+        load_encoder(model, config, Path(config.train.pretrained_encoder_path), key)
+    warm = _input_file(attempt, "train", StageFile.MODEL)
+    if warm is not None:
+        load_decoder(model, config, warm, "train.init_from_ad")
+    elif config.train.init_from_ad is not None:
+        load_decoder(model, config, Path(config.train.init_from_ad), "train.init_from_ad")
+    if config.freezes_encoder:
+        config.spec.freeze_encoder(model)
+
+
+def _input_file(attempt: StageAttempt, kind: StageKind, name: StageFile) -> Path | None:
+    """A file of the stage's input of a kind; None where it has no such input."""
+    for stage in attempt.stage.inputs:
+        if stage.kind == kind:
+            return StageDirectory(attempt.root, stage.name).file(name)
+    return None

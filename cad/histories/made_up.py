@@ -1,0 +1,23 @@
+"""Made-up histories: of the shape and range of real ones, for trials in which nothing is to be learned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cad.envs.family import AnyFamily
+from cad.histories.sampler import HistoryArrays
+
+_TASKS, _STREAMS = 2, 4
+
+
+def made_up_histories(family: AnyFamily, steps: int) -> HistoryArrays:
+    """Random histories (2 tasks, 4 streams, ``steps`` steps) in the spaces of a family."""
+    rng, shape, spaces = np.random.default_rng(0), (_TASKS, _STREAMS, steps), family.spaces
+    fields = [rng.integers(0, size, shape).astype(np.uint8) for size in spaces.field_sizes]
+    return HistoryArrays(
+        np.stack(fields, axis=-1),
+        rng.integers(0, spaces.n_actions, shape).astype(np.uint8),
+        rng.integers(0, spaces.n_rewards, shape).astype(np.uint8),
+        family.horizon,
+        spaces.n_actions,
+    )

@@ -1,0 +1,1 @@
+"""AD: a causal transformer over the last steps."""

@@ -1,0 +1,32 @@
+"""Settings of AD."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cad.config.section import PositiveInt
+from cad.models.config import ModelConfig
+
+
+class ADConfig(ModelConfig):
+    """A window of the last ``n_transit`` steps."""
+
+    kind: Literal["ad"] = Field("ad", description="A window of the last n_transit steps.")
+    drop_block: PositiveInt | None = Field(
+        None,
+        description="Steps that a full window drops at once in a roll-out (the rest is re-encoded); "
+        "default n_transit / 4. 1 is the exact sliding window, at the cost of a re-encoding a step.",
+    )
+
+    @property
+    def steps_dropped(self) -> int:
+        """``drop_block`` with its default filled in."""
+        return self.drop_block or max(1, self.n_transit // 4)
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> ADConfig:
+        if self.steps_dropped > self.n_transit:
+            raise ValueError(f"drop_block={self.drop_block} is above the window n_transit={self.n_transit}")
+        return self

@@ -1,0 +1,57 @@
+"""The decoder of AD and CompressedAD: [latents | steps] to action logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cad.models.blocks.transformer import Blocks, KeyValueCache, input_norm, prefix_mask
+from cad.models.config import ModelConfig
+
+
+class Decoder(nn.Module):
+    """Causal over the steps of a window that comes after ``n_latent`` latents.
+
+    The latents see each other in both directions and every step sees all of them.
+    """
+
+    def __init__(self, config: ModelConfig, n_actions: int, n_latent: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.n_latent = n_latent
+        self.positions = nn.Parameter(torch.zeros(n_latent + config.n_transit, config.n_embd))
+        self.input_norm = input_norm(config)
+        self.blocks = Blocks(config, config.n_layer)
+        self.output_norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, n_actions)
+        mask = prefix_mask(n_latent, config.n_transit)
+        self.register_buffer("mask", mask, persistent=False)
+        self.mask: Tensor
+
+    def forward(self, steps: Tensor, latents: Tensor | None = None) -> Tensor:
+        """Logits (B, T, actions) of embedded steps (B, T, n_embd) after latents (B, n_latent, n_embd)."""
+        T = steps.shape[1]
+        x = steps if latents is None else torch.cat([latents, steps], dim=1)
+        total = x.shape[1]
+        x = self.input_norm(x + self.positions[:total])
+        return self._logits(self.blocks(x, self.mask[:total, :total], T))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.output_norm(x))
+        return logits
+
+    def new_cache(self, batch: int) -> KeyValueCache:
+        """An empty cache for ``batch`` roll-outs."""
+        return KeyValueCache(self.config, batch, self.positions.shape[0], self.positions)
+
+    def extend(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+        """Append embedded tokens (B, t, n_embd) to the cache; logits (B, actions) of the last one.
+
+        The result is that of :meth:`forward` on the whole sequence so far.  ``t`` above one needs
+        an empty cache or latents only, as in :meth:`forward`'s mask.
+        """
+        start, end = cache.length, cache.length + x.shape[1]
+        # A single token sees everything that is in the cache: no mask.
+        mask = None if end - start == 1 else self.mask[start:end, :end]
+        x = self.input_norm(x + self.positions[start:end])
+        return self._logits(self.blocks(x, mask, 1, cache))[:, 0]

@@ -1,0 +1,156 @@
+"""Transformer blocks, with a key/value cache for roll-outs.
+
+Attention has no dropout: on a CPU, dropout inside attention forces it off the fused path.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cad.models.config import ModelConfig
+
+
+class KeyValueCache:
+    """Keys and values of a growing sequence for every layer, in buffers of fixed size.
+
+    ``keys`` and ``values`` are (n_layer, B, n_head, capacity, head width); the first ``length``
+    positions are filled.  Memory does not grow with the number of steps.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, like: Tensor) -> None:
+        shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
+        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, n_head, t, head width) at the end; return all of the layer's keys and values."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, t: int) -> None:
+        """Count ``t`` more positions as filled, once every layer has appended them."""
+        self.length += t
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the buffers, for one element of the batch."""
+        return 2 * self.keys.element_size() * self.keys.numel() // self.keys.shape[1]
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose queries are the last ``n_out`` positions."""
+
+    def __init__(self, n_embd: int, n_head: int) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.qkv = nn.Linear(n_embd, 3 * n_embd)
+        self.out = nn.Linear(n_embd, n_embd)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        n_out: int,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """(B, T, n_embd) to (B, n_out, n_embd); ``mask`` (n_out, keys) is True where a query may look."""
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        y = F.scaled_dot_product_attention(q[:, :, T - n_out :], k, v, attn_mask=mask)
+        projected: Tensor = self.out(y.transpose(1, 2).reshape(B, n_out, C))
+        return projected
+
+
+def input_norm(config: ModelConfig) -> nn.Module:
+    """The norm between embeddings and blocks."""
+    return nn.LayerNorm(config.n_embd) if config.embedding_norm else nn.Identity()
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each added to the residual stream; pre-norm or post-norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.inner_width
+        self._post = config.norm == "post"
+        self.attention_norm = nn.LayerNorm(config.n_embd)
+        self.attention = Attention(config.n_embd, config.n_head)
+        self.feed_forward_norm = nn.LayerNorm(config.n_embd)
+        self.expand = nn.Linear(config.n_embd, inner)
+        self.contract = nn.Linear(inner, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        n_out: int,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """(B, T, n_embd) to (B, n_out, n_embd): the outputs of the last ``n_out`` positions."""
+        if self._post:
+            attended = self.attention(x, mask, n_out, cache, layer)
+            x = self.attention_norm(x[:, x.shape[1] - n_out :] + self.dropout(attended))
+            hidden = F.gelu(self.expand(x))
+            normed: Tensor = self.feed_forward_norm(x + self.dropout(self.contract(hidden)))
+            return normed
+        attended = self.attention(self.attention_norm(x), mask, n_out, cache, layer)
+        x = x[:, x.shape[1] - n_out :] + self.dropout(attended)
+        hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
+        out: Tensor = x + self.dropout(self.contract(hidden))
+        return out
+
+
+class Blocks(nn.Module):
+    """A stack of blocks; the last one computes only the positions that are asked for.
+
+    The others' last-layer outputs would be thrown away: leaving them out changes no result.
+    """
+
+    def __init__(self, config: ModelConfig, n_layer: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(config) for _ in range(n_layer))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, n_out: int, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """(B, T, n_embd) to (B, n_out, n_embd); ``mask`` is (T, keys), None lets all see all."""
+        T = x.shape[1]
+        for i, block in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            if last and mask is not None:
+                mask = mask[T - n_out :]
+            x = block(x, mask, n_out if last else T, cache, i)
+        if cache is not None:
+            cache.advance(T)
+        return x
+
+
+def prefix_mask(prefix: int, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """(prefix + length)² mask: the prefix sees itself both ways, the rest sees it and is causal."""
+    total = prefix + length
+    mask = torch.ones(total, total, dtype=torch.bool, device=device).tril()
+    mask[:prefix, :prefix] = True
+    return mask
+
+
+def initialise(module: nn.Module, n_layer: int) -> None:
+    """Scaled initialisation: normal, std 0.02, and 0.02 / sqrt(2 n_layer) where a residual branch ends."""
+    for name, parameter in module.named_parameters():
+        if name.endswith(("out.weight", "contract.weight")):
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer))
+        elif parameter.ndim >= 2:
+            nn.init.normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)

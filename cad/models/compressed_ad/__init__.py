@@ -1,0 +1,1 @@
+"""CompressedAD: AD after recursively compressed context."""

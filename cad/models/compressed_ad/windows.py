@@ -1,0 +1,56 @@
+"""CompressedAD's training windows: segments of one random length, the last of which may have its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cad.histories.windows import EpisodeStarts, WindowShape, WindowStarts
+from cad.models.compressed_ad.config import CompressedADConfig
+
+
+class SegmentWindows:
+    """See :class:`~cad.histories.windows.TrainingWindows`.
+
+    Args:
+        config: segment lengths.
+        segments: segments of a window, the burn-in not counted.
+        burn_in: most earlier segments that only feed the encoder.
+        last: shortest and longest last segment; None: as long as the others.
+        steps: steps of a history.
+        horizon: steps of an episode.
+        max_gap: largest gap between episodes.
+    """
+
+    shows_previous = False  # a training that unrolls compressions begins with the roll-out
+
+    def __init__(
+        self,
+        config: CompressedADConfig,
+        *,
+        segments: int,
+        burn_in: int,
+        last: tuple[int, int] | None,
+        steps: int,
+        horizon: int,
+        max_gap: int,
+    ) -> None:
+        self._lengths = config.compress_lengths
+        self._segments = segments
+        self._burn_in = burn_in
+        self._last = last
+        self._steps = steps
+        self._starts = EpisodeStarts(steps, horizon, max_gap)
+
+    def draw_shape(self, rng: np.random.Generator) -> WindowShape:
+        """One length for all segments, and as much burn-in as histories have room for."""
+        low, high = self._lengths
+        length = int(rng.integers(low, high + 1))
+        last = int(rng.integers(self._last[0], self._last[1] + 1)) if self._last else None
+        room = (self._steps - (last or length)) // length - (self._segments - 1)
+        burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
+        total = (self._segments - 1 + burn_in) * length + (last or length)
+        return WindowShape(total, length, burn_in, last)
+
+    def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
+        """See :class:`~cad.histories.windows.EpisodeStarts`."""
+        return self._starts.draw(rng, n, shape.length)

@@ -1,0 +1,153 @@
+"""What a training minimises and reports: the protocol, and the objective of action training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cad.config.training import LoopConfig, TrainConfig
+from cad.errors import CadError
+from cad.histories.batch import Batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective says of one update.
+
+    ``loss`` is minimised; ``columns`` (n_columns,) are averaged into the metrics, without gradient.
+    ``supervised`` counts the predictions that the loss is made of.
+    """
+
+    loss: Tensor
+    columns: Tensor
+    supervised: int
+
+
+class Objective(Protocol):
+    """What a training minimises and what its metrics are: the one difference between trainings."""
+
+    section: str
+    """The config's section that messages point at."""
+    n_columns: int
+
+    def __call__(self, output: Any, batch: Batch) -> Outcome:
+        """Judge the model's output for a batch."""
+
+    def constants(self) -> dict[str, float]:
+        """What the first metrics line holds, once."""
+
+    def values(self, means: Sequence[float]) -> dict[str, float]:
+        """Metrics, ``loss`` among them, from the columns' means since the last metrics line."""
+
+    def watch(self, values: dict[str, float], step: int) -> None:
+        """Raise :class:`CadError` where the training cannot succeed; the message says what to try."""
+
+
+def action_loss(
+    blocks: Sequence[Tensor], batch: Batch, settings: TrainConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of every action of every segment (of its last one with ``loss_on: last``).
+
+    ``blocks`` are logits (B, segments, T, actions), together of all segments after the burn-in.
+    Returns the weighted loss to minimise (scalar, label smoothing included), and the mean
+    cross-entropy and accuracy of each segment (segments,), without gradient and without smoothing.
+    """
+    taken = batch.actions[:, batch.burn_in * batch.segment_length :]
+    judged, start = [], 0
+    for logits in blocks:
+        end = start + logits.shape[1] * logits.shape[2]
+        judged.append(_judge_segments(logits.float(), taken[:, start:end].view(logits.shape[:3]), settings))
+        start = end
+    smoothed, by_segment, accuracy = (torch.cat(parts) for parts in zip(*judged, strict=True))
+    weights = smoothed.new_tensor(depth_weights(settings, len(smoothed)))
+    return (smoothed * weights).sum(), by_segment, accuracy
+
+
+def _judge_segments(logits: Tensor, actions: Tensor, settings: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed cross-entropy, cross-entropy and accuracy, each (segments,), of segments of one length."""
+    if settings.loss_on == "last":
+        logits, actions = logits[:, :, -1:], actions[:, :, -1:]
+    log_probabilities = F.log_softmax(logits, dim=-1)
+    by_segment = -log_probabilities.gather(-1, actions[..., None]).mean(dim=(0, 2, 3))
+    smoothing = settings.label_smoothing
+    smoothed = (1 - smoothing) * by_segment
+    if smoothing:
+        smoothed = smoothed - smoothing * log_probabilities.mean(dim=(0, 2, 3))
+    with torch.no_grad():
+        accuracy = (logits.argmax(-1) == actions).float().mean(dim=(0, 2))
+    return smoothed, by_segment.detach(), accuracy
+
+
+def depth_weights(settings: TrainConfig, segments: int) -> list[float]:
+    """Share of each segment in the loss; they sum to one."""
+    weights = settings.depth_weights or (1.0,) * segments
+    return [weight / sum(weights) for weight in weights]
+
+
+class ActionObjective:
+    """Every position of every segment predicts its action."""
+
+    section = "train"
+
+    def __init__(self, settings: TrainConfig, n_depths: int, n_actions: int) -> None:
+        """``n_depths``: segments that the model decodes, each reported by itself."""
+        self._settings = settings
+        self._depths = n_depths
+        self._weights = depth_weights(settings, n_depths)
+        self._chance = math.log(n_actions)
+        self._n_actions = n_actions
+        self.n_columns = 2 * self._depths
+
+    def __call__(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Outcome:
+        """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth.
+
+        ``output`` is logits (B, segments, T, actions), or blocks of them with a T each.
+        """
+        blocks = (output,) if isinstance(output, Tensor) else output
+        loss, by_depth, accuracy = action_loss(blocks, batch, self._settings)
+        every = self._settings.loss_on == "all"
+        supervised = sum(
+            B * segments * (T if every else 1) for B, segments, T, _ in (block.shape for block in blocks)
+        )
+        return Outcome(loss, torch.cat([by_depth, accuracy]), supervised)
+
+    def constants(self) -> dict[str, float]:
+        """Every window is decoded at every depth; only the weights can differ."""
+        shares = {f"sample_share_depth_{k}": 1 / self._depths for k in range(self._depths)}
+        return shares | {f"loss_weight_depth_{k}": weight for k, weight in enumerate(self._weights)}
+
+    def values(self, means: Sequence[float]) -> dict[str, float]:
+        """Loss (weighted) and accuracy, over all depths and by depth."""
+        losses, accuracies = means[: self._depths], means[self._depths :]
+        return {
+            "loss": sum(w * loss for w, loss in zip(self._weights, losses, strict=True)),
+            "accuracy": sum(accuracies) / self._depths,
+            **{f"loss_depth_{k}": loss for k, loss in enumerate(losses)},
+            **{f"accuracy_depth_{k}": accuracy for k, accuracy in enumerate(accuracies)},
+        }
+
+    def watch(self, values: dict[str, float], step: int) -> None:
+        """A loss that does not leave chance level will not."""
+        settings, loss, chance = self._settings, values["loss"], self._chance
+        share = settings.watchdog_share
+        if share is not None and step >= share * settings.n_updates and loss > 0.97 * chance:
+            raise CadError(
+                f"training does not learn: loss {loss:.3f} after {step} of {settings.n_updates} updates is "
+                f"still at chance level (log {self._n_actions} = {chance:.3f}); "
+                f"try another {rates_in_words(settings, self.section)}, "
+                "more train.num_warmup_steps, or look at the histories with `cad histories plot`"
+            )
+
+
+def rates_in_words(settings: LoopConfig, section: str) -> str:
+    """The learning rates in effect, by their keys, for messages."""
+    rates = f"{section}.learning_rate (now {settings.learning_rate:g})"
+    if settings.optimizer == "muon":
+        rates += f" and {section}.muon_learning_rate (now {settings.muon_learning_rate:g})"
+    return rates

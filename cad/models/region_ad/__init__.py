@@ -1,0 +1,1 @@
+"""RegionAD: regions that the model closes itself."""

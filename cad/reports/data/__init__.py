@@ -1,0 +1,159 @@
+"""The numbers of the report: results, aggregation, statistics, and tables for CSV and JSON."""
+
+from __future__ import annotations
+
+from cad.reports.data.cell_records import cell_record, cell_tables, fingerprint
+from cad.reports.data.cells import LAST_EPISODES, CellSummary, TaskScore, last_episodes
+from cad.reports.data.chosen_rollouts import ChosenRollout, WatchedRollout, chosen_rollouts, rollout_tables
+from cad.reports.data.compressions import (
+    choosing_models,
+    closed_regions,
+    compressing,
+    compression_tables,
+    count_regions,
+    mean_by_compressions,
+    region_tables,
+)
+from cad.reports.data.costs import (
+    Cost,
+    costs,
+    front,
+    mean_compressions,
+    mean_cost,
+    minutes_before,
+    pareto_tables,
+)
+from cad.reports.data.differences import (
+    Difference,
+    SharedModel,
+    all_differences,
+    difference_tables,
+    differences_from,
+    experiments,
+    shared_model_tables,
+    shared_models,
+)
+from cad.reports.data.family_facts import goal_map_size
+from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
+from cad.reports.data.grid import Panel, differing_keys, flat_settings, grid_panels, grid_tables
+from cad.reports.data.labels import describe, goal_text, last_words, plural, task_word
+from cad.reports.data.learning_curves import is_long, learning_tables, task_tables
+from cad.reports.data.marginals import Marginal, extremes, marginal_tables, marginals, shared_seeds
+from cad.reports.data.model_result import ModelResult
+from cad.reports.data.model_returns import FEW_SEEDS
+from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
+from cad.reports.data.profile import THRESHOLDS, profile, profile_tables
+from cad.reports.data.results import (
+    CellResult,
+    FloatArray,
+    Provenance,
+    SourceCurve,
+    StageRecord,
+    TrainingPart,
+)
+from cad.reports.data.statistics import RESAMPLES
+from cad.reports.data.study import Study, Unequal, make_study
+from cad.reports.data.tables import (
+    Shown,
+    ShownTable,
+    Table,
+    Value,
+    finite,
+    interval_cell,
+    number_cell,
+    text_cell,
+)
+from cad.reports.data.training_metrics import (
+    MetricLines,
+    metric_series,
+    metrics_by_depth,
+    training_tables,
+)
+
+__all__ = [
+    "FEW_SEEDS",
+    "LAST_EPISODES",
+    "RESAMPLES",
+    "THRESHOLDS",
+    "CellResult",
+    "CellSummary",
+    "ChosenRollout",
+    "Cost",
+    "Difference",
+    "FloatArray",
+    "Marginal",
+    "MetricLines",
+    "ModelResult",
+    "Panel",
+    "ProbedModel",
+    "Provenance",
+    "SharedModel",
+    "Shown",
+    "ShownTable",
+    "SourceCurve",
+    "StageRecord",
+    "Study",
+    "Table",
+    "TaskScore",
+    "TrainingPart",
+    "Unequal",
+    "Value",
+    "WatchedRollout",
+    "all_differences",
+    "cell_record",
+    "cell_tables",
+    "choosing_models",
+    "chosen_rollouts",
+    "closed_regions",
+    "compressing",
+    "compression_tables",
+    "costs",
+    "count_regions",
+    "describe",
+    "difference_tables",
+    "differences_from",
+    "differing_keys",
+    "experiments",
+    "extremes",
+    "fingerprint",
+    "finite",
+    "first_reward_tables",
+    "first_rewards",
+    "flat_settings",
+    "front",
+    "goal_map_size",
+    "goal_text",
+    "grid_panels",
+    "grid_tables",
+    "interval_cell",
+    "is_long",
+    "last_episodes",
+    "last_words",
+    "learning_tables",
+    "make_study",
+    "marginal_tables",
+    "marginals",
+    "mean_by_compressions",
+    "mean_compressions",
+    "mean_cost",
+    "metric_series",
+    "metrics_by_depth",
+    "minutes_before",
+    "number_cell",
+    "pareto_tables",
+    "plural",
+    "probe_tables",
+    "probed_models",
+    "profile",
+    "profile_tables",
+    "region_tables",
+    "rewarded_by_episode",
+    "rollout_tables",
+    "shared_model_tables",
+    "shared_models",
+    "shared_seeds",
+    "task_tables",
+    "task_word",
+    "text_cell",
+    "training_tables",
+]

@@ -1,0 +1,146 @@
+"""The numbers of one cell: a point of the grid with one seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cad.reports.data.results import CellResult, FloatArray
+from cad.reports.data.statistics import iqm
+from cad.schema import Config
+
+LAST_EPISODES = 10
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One evaluated task of one cell."""
+
+    task_id: int
+    goal: tuple[int, ...]
+    optimum: float
+    normalised_last10: float
+    never_found: float  # share of roll-outs without a single reward
+
+
+@dataclass(frozen=True, eq=False)
+class CellSummary:
+    """A cell and its numbers in the report; all None unless it is done."""
+
+    result: CellResult
+    status: str
+    normalised: FloatArray | None  # (tasks, rollouts, episodes), return / optimum of the task
+    return_first_episode: float | None
+    return_last10: float | None
+    normalised_last10: float | None
+    normalised_iqm: float | None  # of the tasks' scores over the last ten episodes
+    normalised_history10: float | None  # last ten of as many episodes as a source history has
+    per_task: tuple[TaskScore, ...]
+    compressions: float | None  # mean over tasks and roll-outs
+    returns_sha256: str | None
+
+    @property
+    def done(self) -> bool:
+        """Whether its numbers count."""
+        return self.status == "done"
+
+    @cached_property
+    def by_compressions(self) -> list[tuple[int, float, int]]:
+        """(compressions before an episode's start, mean normalised return, episodes), by rising count.
+
+        Means over roll-outs and episodes first, then over the tasks that have such episodes: if the
+        model chooses when to compress, not all tasks reach the highest counts.
+        """
+        compression_steps, normalised = self.result.compression_steps, self.normalised
+        if compression_steps is None or normalised is None or compression_steps.size == 0:
+            return []
+        n_tasks, n_rollouts, n_episodes = normalised.shape
+        n, horizon = n_tasks * n_rollouts, self.result.config.env.steps_per_episode
+        # A compression after step m comes before every episode that starts at step m or later.
+        first = np.where(compression_steps > 0, -(-compression_steps // horizon), n_episodes).reshape(n, -1)
+        index = np.arange(n)[:, None] * (n_episodes + 1) + np.minimum(first, n_episodes)
+        new = np.bincount(index.ravel(), minlength=n * (n_episodes + 1)).reshape(n, n_episodes + 1)
+        counts = new[:, :-1].cumsum(axis=1).reshape(normalised.shape)
+        most = int(counts.max()) + 1
+        keys = (np.arange(n_tasks)[:, None, None] * most + counts).ravel()
+        size = np.bincount(keys, minlength=n_tasks * most).reshape(n_tasks, most)
+        total = np.bincount(keys, normalised.ravel(), minlength=n_tasks * most).reshape(n_tasks, most)
+        return [
+            (k, float((total[has, k] / size[has, k]).mean()), int(size[:, k].sum()))
+            for k in range(most)
+            if (has := size[:, k] > 0).any()
+        ]
+
+
+def _defect(cell: CellResult) -> str | None:
+    """Why a done cell cannot be used; None if it can."""
+    returns = cell.returns
+    if returns is None:
+        return "no returns stored"
+    if returns.ndim != 3 or 0 in returns.shape:
+        return f"returns have shape {returns.shape}, not (tasks, rollouts, episodes)"
+    if not len(cell.task_ids) == len(cell.goals) == len(cell.optimal) == returns.shape[0]:
+        return (
+            f"returns of {returns.shape[0]} tasks, but {len(cell.task_ids)} task ids, "
+            f"{len(cell.goals)} goals, {len(cell.optimal)} optima"
+        )
+    bad = np.argwhere(~np.isfinite(returns.astype(np.float64)))
+    if len(bad):
+        task, rollout, episode = (int(i) for i in bad[0])
+        return (
+            f"{len(bad)} returns are NaN or infinite; the first: task {cell.task_ids[task]}, "
+            f"roll-out {rollout + 1}, episode {episode + 1}"
+        )
+    for task_id, optimum in zip(cell.task_ids, cell.optimal, strict=True):
+        if not (math.isfinite(optimum) and optimum > 0):
+            return f"the optimum of task {task_id} is {optimum}; returns cannot be normalised by it"
+    return None
+
+
+def last_episodes(n_episodes: int) -> int:
+    """How many final episodes are averaged: ten, or all where there are fewer."""
+    return min(LAST_EPISODES, n_episodes)
+
+
+def history_episodes(config: Config) -> int:
+    """Episodes of one source history; training saw no later ones."""
+    return config.source.steps_per_stream // config.env.steps_per_episode
+
+
+def summarise_cell(cell: CellResult) -> CellSummary:
+    """Compute the numbers of one cell; a done cell with unusable returns becomes a failed one."""
+    status = cell.status
+    if status == "done" and (defect := _defect(cell)) is not None:
+        status = f"failed: {defect}"
+    if status != "done" or cell.returns is None:
+        return CellSummary(cell, status, None, None, None, None, None, None, (), None, None)
+    returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
+    normalised = returns / np.asarray(cell.optimal, dtype=np.float64)[:, None, None]
+    n_episodes = returns.shape[2]
+    last = last_episodes(n_episodes)
+    task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)
+    never = (returns == 0).all(axis=2).mean(axis=1)  # (tasks,)
+    history = history_episodes(cell.config)
+    within = normalised[:, :, max(0, history - LAST_EPISODES) : history]
+    return CellSummary(
+        result=cell,
+        status=status,
+        normalised=normalised,
+        return_first_episode=float(returns[:, :, 0].mean(axis=1).mean()),
+        return_last10=float(returns[:, :, -last:].mean(axis=(1, 2)).mean()),
+        normalised_last10=float(task_last.mean()),
+        normalised_iqm=iqm(task_last[None]),
+        normalised_history10=float(within.mean(axis=(1, 2)).mean()) if n_episodes >= history else None,
+        per_task=tuple(
+            TaskScore(task_id, goal, float(optimum), float(score), float(share))
+            for task_id, goal, optimum, score, share in zip(
+                cell.task_ids, cell.goals, cell.optimal, task_last, never, strict=True
+            )
+        ),
+        compressions=None if cell.compressions is None else float(np.mean(cell.compressions)),
+        returns_sha256=hashlib.sha256(returns.astype("<f8").tobytes()).hexdigest(),
+    )

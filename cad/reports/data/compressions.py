@@ -1,0 +1,91 @@
+"""Returns by the number of compressions, and the regions that models closed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from cad.reports.data.cells import CellSummary
+from cad.reports.data.model_result import ModelResult
+from cad.reports.data.study import Study
+from cad.reports.data.tables import Table, Value, table_if_any
+
+Region = tuple[int, int, bool]
+"""Step at which a region was closed, steps in it, whether the model closed it itself."""
+
+
+def compressing(study: Study) -> list[ModelResult]:
+    """Models with a done cell whose compression steps are known."""
+    return [
+        model
+        for model in study.scored
+        if model.facts.depth and any(len(cell.by_compressions) > 1 for cell in model.done)
+    ]
+
+
+def mean_by_compressions(model: ModelResult) -> list[tuple[int, float]]:
+    """(compressions before an episode, mean return over the seeds that got that far)."""
+    values: dict[int, list[float]] = {}
+    for cell in model.done:
+        for count, value, _ in cell.by_compressions:
+            values.setdefault(count, []).append(value)
+    return [(count, float(np.mean(returns))) for count, returns in sorted(values.items())]
+
+
+def compression_tables(study: Study) -> dict[str, Table]:
+    """``return_by_compressions``, where compression steps are known."""
+    columns = ("label", "seed", "compressions", "normalised_return", "episodes")
+    rows: list[tuple[Value, ...]] = [
+        (model.label, cell.result.config.seed, *point)
+        for model in compressing(study)
+        for cell in model.done
+        for point in cell.by_compressions
+    ]
+    return table_if_any("return_by_compressions", columns, rows)
+
+
+def choosing_models(study: Study) -> list[ModelResult]:
+    """Models that close regions themselves and whose compression steps are known, best first."""
+    return [
+        model
+        for model in study.best_first
+        if model.facts.chooses_regions
+        and any(cell.result.compression_steps is not None for cell in model.done)
+    ]
+
+
+def closed_regions(cell: CellSummary) -> list[Region]:
+    """All regions that a cell's roll-outs closed, in order of steps."""
+    compression_steps, chosen = cell.result.compression_steps, cell.result.chosen
+    if compression_steps is None or chosen is None:
+        return []
+    there = compression_steps > 0
+    lengths = np.diff(compression_steps, axis=2, prepend=0)
+    rows = zip(
+        compression_steps[there].tolist(), lengths[there].tolist(), chosen[there].tolist(), strict=True
+    )
+    return sorted((int(step), int(length), bool(by_model)) for step, length, by_model in rows)
+
+
+def count_regions(regions: list[Region], part: int) -> list[tuple[int, int, int]]:
+    """How many regions (closed by the model, by a full window) by step (``part`` 0) or by length (1)."""
+    by_model = Counter(region[part] for region in regions if region[2])
+    full = Counter(region[part] for region in regions if not region[2])
+    return [(value, by_model[value], full[value]) for value in sorted(by_model | full)]
+
+
+def region_tables(study: Study) -> dict[str, Table]:
+    """``region_moments`` and ``region_lengths``, where models close regions themselves."""
+    choosing = choosing_models(study)
+    tables = {}
+    for name, value, part in (("region_moments", "step", 0), ("region_lengths", "length", 1)):
+        rows: list[tuple[Value, ...]] = [
+            (model.label, cell.result.config.seed, *row)
+            for model in choosing
+            for cell in model.done
+            for row in count_regions(closed_regions(cell), part)
+        ]
+        columns = ("label", "seed", value, "closed_by_model", "closed_with_full_window")
+        tables[name] = Table(columns, rows)
+    return tables if choosing else {}

@@ -1,0 +1,17 @@
+"""What the report needs to know of a task family."""
+
+from __future__ import annotations
+
+from cad.envs.registry import task_family
+from cad.schema import Config
+
+
+def task_noun(config: Config | None) -> str:
+    """``goal`` where a task is one place of the grid, else ``task``."""
+    return "task" if config is None else task_family(config.env).task_noun
+
+
+def goal_map_size(config: Config) -> int | None:
+    """Width of the grid where each task is one goal (row, column) on it; None for other families."""
+    family = task_family(config.env)
+    return family.spaces.field_sizes[0] if list(family.hidden_places) == ["goal"] else None

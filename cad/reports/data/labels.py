@@ -1,0 +1,48 @@
+"""Names of models, goals and episodes in sentences."""
+
+from __future__ import annotations
+
+from cad.reports.data.cells import LAST_EPISODES, last_episodes
+from cad.reports.data.family_facts import task_noun
+from cad.reports.data.model_result import ModelResult
+from cad.reports.data.study import Study
+
+
+def plural(count: int, word: str) -> str:
+    """``1 goal``, ``2 goals``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def goal_text(goal: tuple[int, ...]) -> str:
+    """A goal as people write it: (4, 2)."""
+    return "(" + ", ".join(str(int(part)) for part in goal) + ")"
+
+
+def task_word(study: Study) -> str:
+    """Goals in Darkroom, tasks elsewhere."""
+    return task_noun(study.shared_config)
+
+
+def last_words(study: Study) -> str:
+    """``the last 10 of 50 episodes``, for comparable studies with a done cell."""
+    n_episodes = study.scored[0].returns.n_episodes
+    if n_episodes < LAST_EPISODES:
+        return f"all {n_episodes} episodes (fewer than ten)" if n_episodes > 1 else "the only episode"
+    return f"the last {last_episodes(n_episodes)} of {n_episodes} episodes"
+
+
+def describe(model: ModelResult) -> str:
+    """A model with its window, depth and latents, and its seeds where some are missing."""
+    facts = model.facts
+    # The label is the arm and the grid's values; some of these are named in full here.
+    named = (f"window {facts.window}", f"depth {facts.depth}", f"{facts.n_latent} latents")
+    name = ", ".join(part for part in model.label.split(", ") if part not in named)
+    if facts.depth is None:
+        text = f"{name} with window {facts.window}"
+    else:
+        latents = plural(facts.n_latent or 0, "latent")
+        text = f"{name} (window {facts.window}, depth {facts.depth}, {latents})"
+    missing = (
+        f" [{len(model.done)} of {len(model.cells)} seeds]" if len(model.done) < len(model.cells) else ""
+    )
+    return text + missing

@@ -1,0 +1,97 @@
+"""Statistics of one model's normalised returns over its seeds.
+
+Roll-outs are averaged first, then tasks, then seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cad.reports.data.cells import LAST_EPISODES, last_episodes
+from cad.reports.data.results import FloatArray
+from cad.reports.data.statistics import iqm, iqm_interval, mean_interval
+
+FEW_SEEDS = 3  # up to here single seeds are drawn: no test on three pairs can go below p = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class ModelReturns:
+    """Returns of one model's finished cells, and what is computed from them."""
+
+    normalised: FloatArray  # (seeds, tasks, rollouts, episodes), return / optimum of the task
+    history: int  # episodes of a source history; training saw no later ones
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of a roll-out."""
+        return int(self.normalised.shape[3])
+
+    @property
+    def many_seeds(self) -> bool:
+        """Whether there are enough seeds to say how training varies."""
+        return len(self.normalised) > FEW_SEEDS
+
+    @cached_property
+    def seed_curves(self) -> FloatArray:
+        """(seeds, episodes): mean over roll-outs, then tasks."""
+        curves: FloatArray = self.normalised.mean(axis=2).mean(axis=1)
+        return curves
+
+    @cached_property
+    def curve(self) -> FloatArray:
+        """(episodes,): mean over roll-outs, tasks, seeds."""
+        curve: FloatArray = self.seed_curves.mean(axis=0)
+        return curve
+
+    @cached_property
+    def units(self) -> FloatArray:
+        """(seeds, tasks, episodes): mean over roll-outs; a single task is replaced by its roll-outs."""
+        values = self.normalised
+        units: FloatArray = values[:, 0] if values.shape[1] == 1 else values.mean(axis=2)
+        return units
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """(seeds, tasks): mean of :attr:`units` over the last episodes."""
+        scores: FloatArray = self.units[:, :, -last_episodes(self.units.shape[2]) :].mean(axis=2)
+        return scores
+
+    @cached_property
+    def history_scores(self) -> FloatArray | None:
+        """Like :attr:`scores`, at the end of as many episodes as a history has; None with fewer."""
+        if self.units.shape[2] < self.history:
+            return None
+        first = max(0, self.history - LAST_EPISODES)
+        scores: FloatArray = self.units[:, :, first : self.history].mean(axis=2)
+        return scores
+
+    def interval(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """95% interval of the mean of (seeds, tasks, n) normalised returns: two (n,), within 0 and 1."""
+        low, high = mean_interval(values, self.many_seeds)
+        # A stretched interval may leave the range of possible returns.
+        return np.maximum(low, min(0.0, values.min())), np.minimum(high, max(1.0, values.max()))
+
+    @cached_property
+    def band(self) -> tuple[FloatArray, FloatArray]:
+        """95% interval of :attr:`curve`."""
+        return self.interval(self.units)
+
+    @cached_property
+    def score_interval(self) -> tuple[float, float]:
+        """95% interval of the mean of :attr:`scores`."""
+        low, high = self.interval(self.scores[..., None])
+        return float(low[0]), float(high[0])
+
+    @cached_property
+    def iqm(self) -> float:
+        """Interquartile mean of :attr:`scores`."""
+        return iqm(self.scores)
+
+    @cached_property
+    def iqm_interval(self) -> tuple[float, float]:
+        """95% interval of :attr:`iqm`."""
+        low, high = iqm_interval(self.scores, self.many_seeds)
+        return max(low, min(0.0, self.scores.min())), min(high, max(1.0, self.scores.max()))

@@ -1,0 +1,78 @@
+"""The page: one HTML file that opens from disk, and the content that it shares with Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cad.reports.data import Provenance, ShownTable, Study, differing_keys, flat_settings, text_cell
+from cad.reports.output.provenance_section import Fact, costs_table, facts, provenance_notices
+from cad.reports.output.summary import headline, method, notices, qualification
+from cad.reports.questions import Answer
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the page and the Markdown show."""
+
+    study: Study
+    headline: str
+    qualification: str
+    notices: list[str]
+    answers: Sequence[Answer]
+    method: str
+    differing: ShownTable | None  # settings that differ between models
+    shared: dict[str, Any]  # settings that all models share
+    provenance: Provenance
+    costs: ShownTable | None
+    facts: list[Fact]
+
+
+def report_content(
+    study: Study, answers: Sequence[Answer], fingerprint: str, provenance: Provenance
+) -> Content:
+    """Everything that people read in the report."""
+    keys = differing_keys([model.config for model in study.models])
+    settings = [flat_settings(model.config) for model in study.models]
+    alike = settings[0] if settings else {}
+    return Content(
+        study=study,
+        headline=headline(study),
+        qualification=qualification(study),
+        notices=[*notices(study), *provenance_notices(provenance)],
+        answers=answers,
+        method=method(study),
+        differing=_settings_table(study, keys, settings) if keys else None,
+        shared={key: value for key, value in alike.items() if key not in [*keys, "seed"]},
+        provenance=provenance,
+        costs=costs_table(provenance),
+        facts=facts(provenance, sorted({cell.result.config.seed for cell in study.cells}), fingerprint),
+    )
+
+
+def _settings_table(study: Study, keys: Sequence[str], settings: Sequence[dict[str, Any]]) -> ShownTable:
+    """The settings of each model under ``keys``."""
+    rows = [
+        (text_cell(model.label), *(text_cell(str(flat.get(key, "-"))) for key in keys))
+        for model, flat in zip(study.models, settings, strict=True)
+    ]
+    return ShownTable("config-table", "Settings that differ between models", ("model", *keys), rows)
+
+
+def page_html(content: Content) -> str:
+    """The report as HTML without any other file."""
+    environment = Environment(
+        loader=PackageLoader("cad.reports.output"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    # Only our own drawings pass unescaped; matplotlib escapes the names inside them.
+    environment.filters["drawing"] = lambda drawing: Markup(drawing.screen.svg)
+    return environment.get_template("report.html.j2").render(vars(content))

@@ -1,0 +1,142 @@
+"""Where the numbers come from: stages and their cost, code, packages, machine, inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cad.reports.data import (
+    Provenance,
+    Shown,
+    ShownTable,
+    StageRecord,
+    Table,
+    Value,
+    finite,
+    number_cell,
+    text_cell,
+)
+
+_COLUMNS = (
+    "stage", "kind", "state", "wall_seconds", "cores", "core_hours", "attempts", "job_id", "code_version",
+    "code_differs_from_commit", "hardware", "image_sha256",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the list: a term and its text."""
+
+    term: str
+    text: str
+
+
+def provenance_json(provenance: Provenance) -> dict[str, Any]:
+    """All but the stages, which are a table."""
+    record = asdict(provenance)
+    del record["stages"]
+    return record | {"commands": list(provenance.commands)}
+
+
+def stage_tables(provenance: Provenance) -> dict[str, Table]:
+    """``stages``, where any is known; its times differ from run to run, so no fingerprint covers it."""
+    rows: list[tuple[Value, ...]] = [
+        (stage.name, stage.kind, stage.state, finite(stage.wall_seconds), stage.cores,
+         finite(stage.core_hours), stage.attempts, stage.job_id, stage.code_version,
+         None if stage.dirty is None else str(stage.dirty).lower(), stage.hardware, stage.image)
+        for stage in provenance.stages
+    ]  # fmt: skip
+    return {"stages": Table(_COLUMNS, rows)} if rows else {}
+
+
+def costs_table(provenance: Provenance) -> ShownTable | None:
+    """Wall and core-hours by kind of stage; None where no stages are known."""
+    kinds = list(dict.fromkeys(stage.kind for stage in provenance.stages))
+    if not kinds:
+        return None
+    rows = [_cost_row(kind, [s for s in provenance.stages if s.kind == kind]) for kind in kinds]
+    rows.append(_cost_row("all", provenance.stages))
+    headers = ("stage", "done", "failed", "missing", "wall, h", "core-hours", "attempts beyond the first")
+    return ShownTable(
+        "stages-table", "Time per kind of stage; stages that cells share are counted once", headers, rows
+    )
+
+
+def _cost_row(kind: str, stages: Sequence[StageRecord]) -> tuple[Shown, ...]:
+    states = [stage.state for stage in stages]
+    done = [stage for stage in stages if stage.state == "done"]
+    return (
+        text_cell(kind),
+        *(number_cell(states.count(state), ".0f") for state in ("done", "failed", "missing")),
+        number_cell(_sum([None if s.wall_seconds is None else s.wall_seconds / 3600 for s in done]), ",.3f"),
+        number_cell(_sum([stage.core_hours for stage in done]), ",.3f"),
+        number_cell(_sum([None if s.attempts is None else float(s.attempts - 1) for s in done]), ".0f"),
+    )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """None where one is unknown: the sum of a part is not the whole."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def provenance_notices(provenance: Provenance) -> list[str]:
+    """Unfinished stages, and stages whose code is unclear."""
+    lines = []
+    states = [stage.state for stage in provenance.stages]
+    if missing := len(states) - states.count("done"):
+        failed = states.count("failed")
+        lines.append(
+            f"Unfinished: {states.count('done')} of {len(states)} stages are done, {failed} failed, "
+            f"{missing - failed} missing."
+        )
+    versions = _distinct(stage.code_version for stage in provenance.stages)
+    if len(versions) > 1:
+        lines.append(f"The stages were run by {len(versions)} versions of the code: {', '.join(versions)}.")
+    if changed := sum(stage.dirty is True for stage in provenance.stages):
+        lines.append(
+            f"{changed} of {len(states)} stages were run by code with uncommitted changes: the commit alone "
+            "does not reproduce them."
+        )
+    return lines
+
+
+def facts(provenance: Provenance, seeds: Sequence[int], fingerprint: str) -> list[Fact]:
+    """Code, packages, hardware, jobs, seeds, checksums, in order."""
+    done = [stage for stage in provenance.stages if stage.state == "done"]
+    own = _code(provenance.code_version, provenance.dirty)
+    codes = _distinct(_code(s.code_version, s.dirty) for s in done if s.code_version is not None)
+    machines = _distinct(stage.hardware for stage in done)
+    lines = [
+        Fact("code of the report", own),
+        Fact("code of the stages", "; ".join(codes) or "not recorded"),
+        Fact("packages", _packages(provenance.packages)),
+    ]
+    others = _distinct(
+        _packages(s.packages) for s in done if s.packages and s.packages != provenance.packages
+    )
+    lines += [Fact("other packages of stages", text) for text in others]
+    lines.append(Fact("hardware of the stages", "; ".join(machines) or "not recorded"))
+    lines.append(Fact("hardware of the report", provenance.hardware))
+    lines += [Fact("image", f"sha256 {digest}") for digest in _distinct(stage.image for stage in done)]
+    if jobs := _distinct(stage.job_id for stage in provenance.stages):
+        lines.append(Fact("jobs", ", ".join(jobs)))
+    lines.append(Fact("training seeds", ", ".join(map(str, seeds))))
+    lines += [Fact(name, f"sha256 {digest}") for name, digest in sorted(provenance.inputs.items())]
+    lines.append(
+        Fact("fingerprint", f"{fingerprint} (of all numbers but timings: two runs with it agree bit for bit)")
+    )
+    return lines
+
+
+def _code(version: str | None, dirty: bool | None) -> str:
+    return f"{version}{', with uncommitted changes' if dirty else ''}"
+
+
+def _packages(packages: Any) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value))

@@ -1,0 +1,96 @@
+"""The result in a sentence, what qualifies it, and what a reader must know first."""
+
+from __future__ import annotations
+
+import math
+
+from cad.reports.data import LAST_EPISODES, RESAMPLES, Study, describe, last_words, plural, task_word
+
+
+def headline(study: Study) -> str:
+    """The result in one sentence, or why there is none."""
+    if not study.cells:
+        return "This experiment has no cells."
+    if not study.scored:
+        failed = sum(cell.status != "missing" for cell in study.cells)
+        return f"No result yet: of {plural(len(study.cells), 'cell')}, none is done, {failed} failed."
+    if not study.comparable:
+        return (
+            f"{plural(sum(cell.done for cell in study.cells), 'cell')} done, but on {study.n_evaluations} "
+            "different sets of tasks or episodes: their means are not compared."
+        )
+    tasks = plural(len(study.scored[0].task_scores), f"{study.task_kind} {task_word(study)}")
+    best, reference, lead = study.best(ad=False), study.best(ad=True), study.lead
+    if lead is None:
+        return "No result yet."
+    # describe() names the arm; "best" is only for a choice among several.
+    choice = "Best " if sum(m.facts.is_ad == lead.facts.is_ad for m in study.scored) > 1 else ""
+    text = f"{choice}{describe(lead)} reaches {lead.score:.2f} of the optimum "
+    text += f"over {last_words(study)} on {tasks}"
+    if best is not None and reference is not None:
+        text += f"; {describe(reference)} reaches {reference.score:.2f}"
+    return text + "."
+
+
+def qualification(study: Study) -> str:
+    """Limits of the headline: interval, number of seeds, how the best was chosen."""
+    if not study.scored or not study.comparable:
+        return ""
+    lead = study.lead
+    if lead is None:
+        return ""
+    low, high = lead.returns.score_interval
+    over = "seeds and tasks" if lead.returns.many_seeds else "tasks"
+    parts = [f"95% interval {low:.2f} to {high:.2f} over {over}"] if math.isfinite(low) else []
+    if not lead.returns.many_seeds:
+        parts.append(f"{plural(len(lead.done), 'training seed')}: no significance is claimed")
+    if len(study.scored) > 2:
+        parts.append(f"the best was chosen on these same {study.task_kind} tasks, which flatters it a little")
+    return "; ".join(parts) + "."
+
+
+def notices(study: Study) -> list[str]:
+    """What a reader must know before the first figure: missing and failed cells, unequal evaluations."""
+    undone: dict[tuple[str, str], list[int]] = {}
+    for cell in study.cells:
+        if not cell.done:
+            undone.setdefault((cell.result.label, " ".join(cell.status.split())), []).append(
+                cell.result.config.seed
+            )
+    lines = [
+        f"{label}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, sorted(seeds)))}: {status}"
+        for (label, status), seeds in undone.items()
+    ]
+    if lines:
+        count = sum(map(len, undone.values()))
+        verb = "is" if count == 1 else "are"
+        lines.insert(
+            0, f"{count} of {plural(len(study.cells), 'cell')} {verb} missing or failed and in no mean:"
+        )
+    if study.n_evaluations > 1:
+        lines.append(
+            f"The done cells were evaluated on {study.n_evaluations} different sets of tasks or numbers of "
+            "episodes; figures that compare them are left out. --allow-unequal compares them on what they "
+            "share."
+        )
+    if study.trimmed:
+        lines.append(study.trimmed)
+    fewest = min((model.returns.n_episodes for model in study.scored), default=LAST_EPISODES)
+    if fewest < LAST_EPISODES:
+        lines.append(f"Only {plural(fewest, 'episode')} a roll-out: “last 10” is the mean over all of them.")
+    return lines
+
+
+def method(study: Study) -> str:
+    """How the numbers were made, in words."""
+    return (
+        "A return is the sum of rewards of one episode; it is divided by the optimum of its task. Means are "
+        "taken over roll-outs first, then tasks, then training seeds. “Last episodes” means the last ten of "
+        f"a roll-out, or all where there are fewer. Intervals are percentiles of {RESAMPLES:,} joint "
+        f"bootstrap resamples of the {study.task_kind} tasks and, where there are more than three, of the "
+        "training seeds; all models get the same draws. Such percentiles of few tasks are too narrow, so "
+        "they are moved away from the estimate by the factor of the t distribution. The interquartile "
+        "mean (IQM) leaves out the lowest and the highest quarter of all pairs of seed and task. "
+        "Cells that are missing or failed enter no mean; one return that is NaN or infinite makes its cell "
+        "a failed one."
+    )

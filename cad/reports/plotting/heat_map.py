@@ -1,0 +1,48 @@
+"""Tiles of heat maps: one square a value, with its number."""
+
+from __future__ import annotations
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from cad.reports.plotting.hover import Hover
+from cad.reports.plotting.style import INK, MUTED, SURFACE
+
+HEAT_COLOURS = colormaps["cividis"]
+
+
+def bare_axes(ax: Axes, columns: int, rows: int) -> None:
+    """Axes of ``columns`` x ``rows`` unit squares, row 0 on top, without grid, ticks and frame."""
+    ax.set_xlim(0, columns)
+    ax.set_ylim(rows, 0)
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def tile(
+    ax: Axes, hover: Hover, at: tuple[float, float], value: float | None, text: str, norm: Normalize, *,
+    size: float, name: str,
+) -> None:  # fmt: skip
+    """One square at (column, row) with its number; hatched where there is no result."""
+    column, row = at
+    if value is None:
+        ax.add_patch(
+            Rectangle((column, row), 1, 1, facecolor="none", edgecolor=MUTED, hatch="///", linewidth=0.45)
+        )
+        ax.text(
+            column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, color=INK,
+            bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1.2},
+        )  # fmt: skip
+        return
+    colour = HEAT_COLOURS(norm(value))
+    ax.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor=SURFACE, linewidth=0.9))
+    hover.boxes(ax, [(column, row, 1, 1)], [(f"{name}\nreturn / optimum: {value:.4f}", "")])
+    luminance = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
+    ax.text(
+        column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size,
+        color="#101010" if luminance > 0.45 else "#f8f8f8",
+    )  # fmt: skip

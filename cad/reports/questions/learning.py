@@ -1,0 +1,267 @@
+"""Does it learn in context?  Return by episode, and how many runs reach a given return."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cad.reports.data import (
+    FEW_SEEDS,
+    THRESHOLDS,
+    ModelResult,
+    Study,
+    describe,
+    last_episodes,
+    learning_tables,
+    profile,
+    profile_tables,
+)
+from cad.reports.plotting import (
+    DOTTED,
+    INK,
+    LEGEND_WIDTH,
+    MUTED,
+    SMALL,
+    TEXT,
+    Drawing,
+    Hover,
+    LineStyle,
+    featured_styles,
+    line_styles,
+    new_figure,
+    render,
+    spread,
+    wrap,
+)
+from cad.reports.questions.section import Section, left_out
+
+_ONE_PANEL = 6  # models that one panel of curves can hold and still be read
+_MOST_PANELS = 24
+_MOST_PROFILES = 6
+_HEIGHT = 3.6  # inches
+_AXES = {"x_name": "episode in context", "y_name": "return / optimum"}
+
+
+def _learning_sentence(study: Study) -> str:
+    """Return of the lead and of the source algorithm in the first and the last episodes."""
+    lead = study.lead
+    if lead is None or lead.score is None:
+        return ""
+    curve = lead.returns.curve
+    text = (
+        f"{describe(lead)} goes from {curve[0]:.2f} of the optimum in its first episode to "
+        f"{lead.score:.2f} over the last {last_episodes(len(curve))}"
+    )
+    if study.source is not None:
+        source = study.source.mean(axis=0)[: len(curve)]
+        end = source[-last_episodes(len(source)) :].mean()
+        text += f"; source PPO goes from {source[0]:.2f} to {end:.2f} in {len(source)} episodes"
+    return text + "."
+
+
+def _profile_sentence(study: Study) -> str:
+    """How many runs come close to the optimum."""
+    parts = [
+        f"{(model.returns.scores >= 0.9 - 1e-9).mean():.0%} of {model.returns.scores.size} for {model.label}"
+        for model in dict.fromkeys([study.best(ad=False), *study.references])
+        if model is not None
+    ]
+    return f"Pairs of seed and task that reach 90% of the optimum: {', '.join(parts)}." if parts else ""
+
+
+def _band_words(study: Study) -> str:
+    """What the shaded bands are, for the caption."""
+    seeds = max((len(model.done) for model in study.scored), default=0)
+    text = "Bands: 95% bootstrap intervals over tasks"
+    if seeds > FEW_SEEDS:
+        return text + ", and over training seeds where there are more than three."
+    if seeds > 1:
+        return text + ", with the seeds fixed; thin lines are single seeds. No significance is claimed."
+    return text + "; with one training seed they do not show how training varies. No significance is claimed."
+
+
+def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle) -> None:
+    curve, (low, high) = model.returns.curve, model.returns.band
+    episodes = np.arange(1, len(curve) + 1)
+    ax.fill_between(episodes, low, high, color=style.colour, alpha=0.14, linewidth=0)
+    if 1 < len(model.done) <= FEW_SEEDS:
+        for seed, seed_curve in zip(model.seeds, model.returns.seed_curves, strict=True):
+            ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.55, alpha=0.7)
+            hover.points(ax, episodes, seed_curve, name=f"{model.label}, seed {seed}", **_AXES)
+    ax.plot(episodes, curve, color=style.colour, linestyle=style.dash)
+    notes = [f"(95%: {a:.3f} to {b:.3f})" for a, b in zip(low, high, strict=True)]
+    hover.points(ax, episodes, curve, name=model.label, notes=notes, **_AXES)
+
+
+def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[tuple[float, str, str]]:
+    """Optimum and source PPO; returns (height, text, colour) of their labels."""
+    ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
+    labels = [(1.0, "optimum", MUTED)]
+    if study.source is not None:
+        curve, name = study.source.mean(axis=0)[:n_episodes], "source PPO, learning"
+        episodes = np.arange(1, len(curve) + 1)
+        ax.plot(episodes, curve, color=MUTED, linewidth=1.0)
+        hover.points(ax, episodes, curve, name=name, **_AXES)
+        labels.append((float(curve[-1]), name, MUTED))
+    return labels
+
+
+def _label_ends(ax: Axes, labels: list[tuple[float, str, str]], n_episodes: int) -> None:
+    """Names at the right ends of lines, moved apart where they would touch."""
+    wrapped = [wrap(text, 34) for _, text, _ in labels]
+    gap = 0.052 * max(text.count("\n") + 1 for text in wrapped)
+    placed = spread([value for value, _, _ in labels], gap)
+    for (value, _, colour), text, at in zip(labels, wrapped, placed, strict=True):
+        ax.annotate(
+            text,
+            xy=(n_episodes, value),
+            xytext=(1.035, at),
+            textcoords=ax.get_yaxis_transform(),
+            fontsize=SMALL,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 1.0,
+                "shrinkA": 0.8,
+                "shrinkB": 1.6,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _limit(ax: Axes, n_episodes: int, top: float) -> None:
+    ax.set_xlim(0.5 if n_episodes > 1 else 0, n_episodes + 0.5)
+    ax.set_ylim(0, top)
+    ax.set_yticks(np.arange(0, top, 0.2))
+
+
+def _draw_learning(study: Study) -> Drawing | None:
+    """Return by in-context episode, every model with a done cell."""
+    models = study.scored
+    if not models:
+        return None
+    # Longer roll-outs belong to "Does it last?".
+    n_episodes = max(min(model.returns.n_episodes, 2 * model.returns.history) for model in models)
+    top = max(1.06, 1.02 * max(float(model.returns.band[1].max()) for model in models))
+    hover, how = Hover(), ""
+    if len(models) <= _ONE_PANEL:
+        figure = _one_panel(study, hover, n_episodes, top)
+    else:
+        figure = _many_panels(study, hover, n_episodes, top)
+        how = "Dashed in each panel: the best AD; grey: source PPO; dotted: the optimum."
+        how += left_out(len(models) - _MOST_PANELS, "References and best models") + " "
+    curves = [(model.label, model.returns.curve) for model in study.featured(_MOST_PANELS)]
+    ends = "; ".join(f"{label}: {curve[0]:.2f} to {curve[:n_episodes][-1]:.2f}" for label, curve in curves)
+    longer = any(model.returns.n_episodes > n_episodes for model in models)
+    return Drawing(
+        "learning",
+        "Return by in-context episode",
+        f"{study.task_kind.capitalize()} return divided by each task's optimum, mean over roll-outs, then "
+        "tasks, then seeds. "
+        + how
+        + (f"The first {n_episodes} episodes. " if longer else "")
+        + _band_words(study)
+        + (
+            " Source PPO: how the reinforcement-learning agents learned the same tasks, by their own "
+            "episodes, mean over streams."
+            if study.source is not None
+            else ""
+        ),
+        f"Line chart of return over optimum from episode 1 to {n_episodes}. First to last episode: {ends}.",
+        ("return_by_episode", "source"),
+        *render(figure, "learning", hover),
+    )
+
+
+def _one_panel(study: Study, hover: Hover, n_episodes: int, top: float) -> Figure:
+    """All models in one panel."""
+    styles = line_styles(study)
+    figure = new_figure(_HEIGHT)
+    ax = figure.subplots()
+    labels = _draw_levels(ax, hover, study, n_episodes)
+    for model in study.scored:
+        _draw_curve(ax, hover, model, styles[model.label])
+        end = float(model.returns.curve[:n_episodes][-1])
+        labels.append((end, model.label, styles[model.label].colour))
+    _limit(ax, n_episodes, top)
+    _label_ends(ax, labels, n_episodes)
+    ax.set_xlabel(_AXES["x_name"])
+    ax.set_ylabel(_AXES["y_name"])
+    return figure
+
+
+def _many_panels(study: Study, hover: Hover, n_episodes: int, top: float) -> Figure:
+    """One small panel a model, with the best AD in each."""
+    models, styles = study.featured(_MOST_PANELS), line_styles(study)
+    columns = 4
+    rows = math.ceil(len(models) / columns)
+    figure = new_figure(0.4 + 1.36 * rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    reference = study.best(ad=True)
+    for ax, model in zip(axes.flat, models, strict=False):
+        _draw_levels(ax, hover, study, n_episodes)
+        if reference is not None and model is not reference:
+            curve = reference.returns.curve
+            ax.plot(np.arange(1, len(curve) + 1), curve, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        _draw_curve(ax, hover, model, styles[model.label])
+        _limit(ax, n_episodes, top)
+        ax.set_title(wrap(model.label, 28), fontsize=6.2, fontweight="normal")
+    for i, ax in enumerate(axes.flat):
+        ax.set_visible(i < len(models))
+        ax.tick_params(labelbottom=i + columns >= len(models))
+    figure.supxlabel(_AXES["x_name"], fontsize=TEXT)
+    figure.supylabel(_AXES["y_name"], fontsize=TEXT)
+    return figure
+
+
+def _draw_profile(study: Study) -> Drawing | None:
+    """Curves of the best models and of the references; None where nothing can be compared."""
+    models = study.featured(_MOST_PROFILES)
+    if not models or not study.comparable:
+        return None
+    styles = featured_styles(study, models)
+    banded = (study.lead, study.references[-1] if study.references else None)
+    figure, hover = new_figure(3.1), Hover()
+    ax = figure.subplots()
+    x_name, y_name = "return / optimum, last episodes", "share of seeds x tasks\nthat reach at least that"
+    for model in models:
+        share, low, high = profile(model)
+        style = styles[model.label]
+        if model in banded:  # more than two bands would hide each other
+            ax.fill_between(THRESHOLDS, low, high, step="post", color=style.colour, alpha=0.13, linewidth=0)
+        ax.step(
+            THRESHOLDS, share, where="post", color=style.colour, linestyle=style.dash,
+            label=wrap(model.label, LEGEND_WIDTH),
+        )  # fmt: skip
+        hover.points(ax, THRESHOLDS, share, name=model.label, x_name=x_name, y_name=y_name)
+    lowest = min(float(model.returns.scores.min()) for model in models)
+    ax.set_xlim(max(0.0, math.floor(10 * lowest) / 10 - 0.1), 1)  # to the left of it all curves are 1
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel(x_name)
+    ax.set_ylabel(y_name)
+    figure.legend(loc="outside lower center", ncols=min(3, len(models)))
+    return Drawing(
+        "profile",
+        "Performance profile",
+        f"Each pair of training seed and {study.task_kind} task counts once, its roll-outs averaged. A curve "
+        "further up and to the right is better; where curves cross, a single mean hides part of the result. "
+        "Bands, of the best model and the reference: 95% bootstrap intervals, point by point."
+        + left_out(len(study.scored) - len(models), "References and best models"),
+        "Step chart of the share of seeds and tasks above each return. " + _profile_sentence(study),
+        ("profile",),
+        *render(figure, "profile", hover),
+    )
+
+
+SECTION = Section(
+    "learning-in-context",
+    "Does it learn in context?",
+    sentences=(_learning_sentence, _profile_sentence),
+    figures=(_draw_learning, _draw_profile),
+    data_tables=(learning_tables, profile_tables),
+)

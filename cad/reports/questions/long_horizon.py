@@ -1,0 +1,191 @@
+"""Does it last?  Returns beyond the episodes that training saw, and by the number of compressions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cad.reports.data import (
+    LAST_EPISODES,
+    FloatArray,
+    ModelResult,
+    Study,
+    compressing,
+    compression_tables,
+    is_long,
+    mean_by_compressions,
+    plural,
+)
+from cad.reports.plotting import (
+    DOTTED,
+    LEGEND_WIDTH,
+    MUTED,
+    Drawing,
+    Hover,
+    LineStyle,
+    featured_styles,
+    new_figure,
+    render,
+    wrap,
+)
+from cad.reports.questions.section import Section, left_out
+
+_MOST_MODELS = 6
+_BLOCK = 10  # episodes that one point of a long roll-out averages
+_LONG = 100  # number of episodes from which on blocks are drawn
+_TICKS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def sentence(study: Study) -> str:
+    """The return after the episodes and the compressions that training saw."""
+    lead = study.lead
+    if lead is None or lead.score is None:
+        return ""
+    texts = []
+    for model in dict.fromkeys([lead, *study.references]) if is_long(study) else ():
+        returns, within = model.returns, model.returns.history_scores
+        if within is not None:
+            episodes, start = returns.units.shape[2], max(1, returns.history - LAST_EPISODES + 1)
+            texts.append(
+                f"{model.label}: {within.mean():.2f} of the optimum over episodes "
+                f"{start} to {returns.history}, where source histories end, {returns.scores.mean():.2f} over "
+                f"episodes {episodes - LAST_EPISODES + 1} to {episodes}."
+            )
+    depth = lead.facts.depth
+    if lead in compressing(study) and depth:
+        points = mean_by_compressions(lead)
+        inside = [value for count, value in points if count <= depth]
+        late = points[-max(1, len(points) // 4) :]
+        if inside and late[-1][0] > depth:
+            texts.append(
+                f"Trained with {plural(depth, 'compression')} in a row, "
+                f"{lead.label} compresses up to {late[-1][0]} times: its return is {inside[-1]:.2f} after "
+                f"{depth} and {np.mean([value for _, value in late]):.2f} after {late[0][0]} to "
+                f"{late[-1][0]}."
+            )
+    return " ".join(texts)
+
+
+def _draw(study: Study) -> Drawing | None:
+    """Returns by episode and by compressions; None where roll-outs are short and nothing compresses."""
+    if not study.comparable:
+        return None
+    long, featured = is_long(study), study.featured(_MOST_MODELS)
+    counted = tuple(model for model in featured if model in compressing(study))
+    if not long and not counted:
+        return None
+    hover = Hover()
+    figure = _panels(study, featured if long else counted, counted, long, hover)
+    by_episode = (
+        f"Return by episode, means over blocks of {_BLOCK} episodes in long roll-outs; the shaded part "
+        "is beyond the end of a source history, which training never saw, and the scale is chosen for it; "
+        "triangles: how many episodes one training window shows. "
+    )
+    by_compressions = (
+        "Return of an episode by the number of compressions before it, means over roll-outs, then tasks, "
+        "then seeds; the mark is the depth that training unrolled. Scale: linear to 10, then logarithmic."
+    )
+    return Drawing(
+        "lasting",
+        "Beyond what training saw",
+        (by_episode if long else "")
+        + (by_compressions if counted else "")
+        + left_out(len(study.scored) - len(featured), "References and best models"),
+        "Line charts of return by episode and by number of compressions. " + sentence(study),
+        ("return_by_episode", *(("return_by_compressions",) if counted else ())),
+        *render(figure, "lasting", hover),
+    )
+
+
+def _panels(
+    study: Study, models: tuple[ModelResult, ...], counted: tuple[ModelResult, ...], long: bool, hover: Hover
+) -> Figure:
+    """A panel by episode where roll-outs are ``long``, one by compressions where those are ``counted``."""
+    figure = new_figure(3.35)
+    axes = list(figure.subplots(1, int(long) + bool(counted), squeeze=False)[0])
+    styles = featured_styles(study, models)
+    top = max(1.05, *(1.02 * float(model.returns.curve.max()) for model in models))
+    for ax in axes:
+        ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
+        ax.set_ylim(0, top)
+        ax.set_ylabel("return / optimum")
+    if long:
+        axes[0].set_ylim(_lowest(models), top)
+        _draw_episodes(axes[0], hover, models, styles)
+    if counted:
+        _draw_compressions(axes[-1], hover, counted, styles)
+    handles = [
+        axes[0].plot([], [], color=styles[model.label].colour, linestyle=styles[model.label].dash)[0]
+        for model in models
+    ]
+    labels = [wrap(model.label, LEGEND_WIDTH) for model in models]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _blocks(curve: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
+    """Middles (episodes from 1) and means of whole blocks of ``n`` episodes."""
+    whole = len(curve) // n
+    middles: FloatArray = np.arange(whole, dtype=np.float64) * n + (n + 1) / 2
+    means: FloatArray = curve[: whole * n].reshape(whole, n).mean(axis=1)
+    return middles, means
+
+
+def _lowest(models: tuple[ModelResult, ...]) -> float:
+    """A lower limit that shows what happens after the history's end; the rise before has its own figure."""
+    late = [_blocks(model.returns.curve[model.returns.history :], 10)[1] for model in models]
+    least = min((float(means.min()) for means in late if len(means)), default=0.0)
+    return max(0.0, math.floor(10 * least) / 10 - 0.1)
+
+
+def _draw_episodes(
+    ax: Axes, hover: Hover, models: tuple[ModelResult, ...], styles: dict[str, LineStyle]
+) -> None:
+    n_episodes = max(model.returns.n_episodes for model in models)
+    history = min(model.returns.history for model in models)
+    ax.axvspan(history, n_episodes, color=MUTED, alpha=0.10, linewidth=0)
+    ax.set_xlim(0, n_episodes)
+    ax.set_xlabel("episode in context")
+    for model in models:
+        style, curve = styles[model.label], model.returns.curve
+        n = _BLOCK if len(curve) >= _LONG else 1
+        at, means = _blocks(curve, n)
+        low, high = (_blocks(end, n)[1] for end in model.returns.band)
+        ax.fill_between(at, low, high, color=style.colour, alpha=0.10, linewidth=0)
+        ax.plot(at, means, color=style.colour, linestyle=style.dash, linewidth=1.1)
+        window = model.facts.training_window / model.config.env.steps_per_episode
+        ax.plot(window, _lowest(models), "^", color=style.colour, markersize=4.7, clip_on=False)
+        names = {"x_name": "episode in context", "y_name": "return / optimum"}
+        hover.points(ax, at, means, name=model.label, **names)
+
+
+def _draw_compressions(
+    ax: Axes, hover: Hover, models: tuple[ModelResult, ...], styles: dict[str, LineStyle]
+) -> None:
+    curves = [(model, dict(mean_by_compressions(model))) for model in models]
+    most = max(max(curve) for _, curve in curves)
+    ticks = [tick for tick in _TICKS if tick <= most]
+    ax.set_xscale("symlog", linthresh=10)
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(0, most)
+    ax.set_xlabel("compressions before the episode")
+    for model, curve in curves:
+        style, depth = styles[model.label], model.facts.depth
+        ax.plot(list(curve), list(curve.values()), color=style.colour, linewidth=0.95)
+        if depth in curve:
+            ax.plot(depth, curve[depth], style.marker, color=style.colour, markersize=6.2)
+        names = {"x_name": "compressions before the episode", "y_name": "return / optimum"}
+        hover.points(ax, curve, curve.values(), name=model.label, **names)
+
+
+SECTION = Section(
+    "does-it-last",
+    "Does it last?",
+    sentences=(sentence,),
+    figures=(_draw,),
+    data_tables=(compression_tables,),
+)

@@ -1,0 +1,9 @@
+"""All sections of settings together: the config of a cell and that of an experiment."""
+
+from __future__ import annotations
+
+from cad.schema.cell import Config
+from cad.schema.experiment import Arm, ExperimentConfig, ReportConfig
+from cad.schema.stored import stored_config
+
+__all__ = ["Arm", "Config", "ExperimentConfig", "ReportConfig", "stored_config"]

@@ -1,0 +1,157 @@
+"""The config of one cell: all sections together, and the rules between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from cad.config import apply_overrides
+from cad.config.evaluation import EvaluationConfig
+from cad.config.section import NonNegativeInt, Section
+from cad.config.source import SourceConfig
+from cad.config.training import PretrainConfig, TrainConfig
+from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig
+from cad.envs.split import split_tasks
+from cad.models.registry import DEFAULT_MODEL, MODELS, AnyModelConfig, spec_of
+from cad.models.spec import AnySpec, Sections
+
+
+class Config(Section):
+    """One cell: everything that determines its numbers."""
+
+    seed: NonNegativeInt = Field(0, description="Seed of initial weights, sampling and dropout.")
+    env: AnyEnvConfig = Field(DEFAULT_ENV, description="Tasks and their split.")
+    source: SourceConfig = Field(SourceConfig(), description="PPO, which writes the histories.")
+    model: AnyModelConfig = Field(DEFAULT_MODEL, description="The sequence model.")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="Pre-training of the encoder.")
+    train: TrainConfig = Field(TrainConfig(), description="Training.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out roll-outs.")
+
+    @property
+    def spec(self) -> AnySpec:
+        """What the kind of the model brings."""
+        return spec_of(self.model)
+
+    @property
+    def others(self) -> Sections:
+        """The sections that a model's spec looks at beside its own."""
+        return Sections(self.source, self.train, self.pretrain)
+
+    @property
+    def n_evaluated(self) -> int:
+        """Number of tasks that the evaluation puts the model into."""
+        return self.env.n_validation if self.evaluation.tasks == "validation" else self.env.total_heldout
+
+    @property
+    def evaluated_tasks(self) -> tuple[int, ...]:
+        """The tasks that the evaluation puts the model into."""
+        split = split_tasks(self.env)
+        return split.validation if self.evaluation.tasks == "validation" else split.heldout
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether action training leaves encoder and step embedding as they were loaded."""
+        return self.train.freeze_encoder or (self.pretrain.enabled and self.pretrain.freeze)
+
+    @property
+    def pretraining_seed(self) -> int:
+        """``pretrain.seed`` with its default filled in."""
+        return self.seed if self.pretrain.seed is None else self.pretrain.seed
+
+    def with_overrides(self, settings: Mapping[str, object], where: str) -> Config:
+        """This config with dotted keys replaced, validated again; ``where`` is named in errors.
+
+        Where another kind of model or task family is chosen, the settings that only the old one has are
+        left behind.  Raises :class:`~cad.errors.UsageError`.
+        """
+        data = self.model_dump(mode="json")
+        for section, tag, classes in (
+            ("model", "kind", {kind: spec.config_class for kind, spec in MODELS.items()}),
+            ("env", "name", {name: family.config_class for name, family in FAMILIES.items()}),
+        ):
+            chosen = _chosen(settings, section, tag)
+            if chosen in classes and chosen != data[section][tag]:
+                kept = classes[chosen].model_fields
+                data[section] = {key: value for key, value in data[section].items() if key in kept}
+        return apply_overrides(type(self), data, settings, where)
+
+    @model_validator(mode="after")
+    def _histories_fit(self) -> Config:
+        horizon = self.env.steps_per_episode
+        if self.source.steps_per_stream % horizon:
+            raise ValueError(
+                f"source.steps_per_stream={self.source.steps_per_stream} is not a whole number of "
+                f"episodes of env.horizon={horizon} steps"
+            )
+        rollout = self.source.n_steps * self.source.n_streams
+        if self.source.batch_size > rollout:
+            raise ValueError(
+                f"source.batch_size={self.source.batch_size} is more than one PPO roll-out holds "
+                f"(n_steps x n_streams = {rollout})"
+            )
+        needed = self.spec.training_window(self.model)
+        if needed > self.source.steps_per_stream:
+            raise ValueError(
+                f"a training window needs {needed} steps (n_transit, segments x longest segment, "
+                "or regions x compress_interval), but a history has "
+                f"source.steps_per_stream={self.source.steps_per_stream}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _model_fits(self) -> Config:
+        for key in sorted(frozenset().union(*(spec.other_settings for spec in MODELS.values()))):
+            section, _, name = key.partition(".")
+            values = getattr(self, section)
+            default = type(values).model_fields[name].default
+            if key not in self.spec.other_settings and getattr(values, name) != default:
+                kinds = " or ".join(kind for kind, spec in MODELS.items() if key in spec.other_settings)
+                raise ValueError(f"{key} is for model.kind={kinds}")
+        self.spec.check(self.model, self.others)
+        return self
+
+    @model_validator(mode="after")
+    def _intervals_fit(self) -> Config:
+        for key, every, log_every in (
+            ("train.validate_every", self.train.validate_every, self.train.log_every),
+            ("train.checkpoint_every", self.train.checkpoint_every, self.train.log_every),
+            ("pretrain.checkpoint_every", self.pretrain.checkpoint_every, self.pretrain.log_every),
+        ):
+            if every % log_every:
+                section = key.partition(".")[0]
+                raise ValueError(f"{key}={every} is not a multiple of {section}.log_every={log_every}")
+        if self.train.validate_every and not self.env.n_validation:
+            raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
+        if self.evaluation.tasks == "validation" and not self.env.n_validation:
+            raise ValueError("evaluation.tasks=validation needs env.n_validation of at least 1")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_come_from_one_place(self) -> Config:
+        pretrain, train = self.pretrain, self.train
+        if train.init_from_ad is not None and (pretrain.enabled or train.pretrained_encoder_path is not None):
+            raise ValueError(
+                "train.init_from_ad and a pre-trained encoder (pretrain.enabled or "
+                "train.pretrained_encoder_path) both bring a step embedding; choose one"
+            )
+        if pretrain.enabled and train.pretrained_encoder_path is not None:
+            raise ValueError(
+                "pretrain.enabled and train.pretrained_encoder_path both name an encoder; choose one"
+            )
+        if train.freeze_encoder and train.pretrained_encoder_path is None:
+            raise ValueError(
+                "train.freeze_encoder needs train.pretrained_encoder_path (for an encoder that a stage "
+                "pre-trains, set pretrain.freeze)"
+            )
+        if pretrain.enabled and pretrain.batch_size == 1:
+            raise ValueError("pretrain.batch_size=1 leaves nothing to compare: the collapse check needs two")
+        return self
+
+
+def _chosen(settings: Mapping[str, object], section: str, tag: str) -> Any:
+    """The kind that overrides choose for a section, written as a dotted key or inside the section."""
+    whole = settings.get(section)
+    inside = whole.get(tag) if isinstance(whole, Mapping) else None
+    return settings.get(f"{section}.{tag}", inside)

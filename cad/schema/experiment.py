@@ -1,0 +1,56 @@
+"""An experiment: a grid of cells over seeds, and a report."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from cad.config.section import NonNegativeInt, Section
+from cad.schema.cell import Config
+
+
+class Arm(Section):
+    """One family of cells of an experiment: fixed settings and a grid over others."""
+
+    name: str = Field(description="What figures call it; the grid's values are appended.")
+    set: dict[str, object] = Field({}, description="Dotted config keys with one value.")
+    grid: dict[str, tuple[object, ...]] = Field({}, description="Dotted config keys with several values.")
+    seeds: tuple[NonNegativeInt, ...] | None = Field(
+        None, min_length=1, description="Training seeds of this arm's cells; default the experiment's."
+    )
+
+
+class ReportConfig(Section):
+    """What the report says of itself."""
+
+    title: str = Field("", description="Heading; default: the experiment's name.")
+    question: str = Field("", description="A sentence under the heading.")
+    reference: str | None = Field(
+        None, description="Label of a model that all others are compared with, beside the best AD."
+    )
+
+
+class ExperimentConfig(Section):
+    """A grid of cells over seeds, and a report."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder under runs/: letters, digits, dot, dash, underscore.",
+    )
+    description: str = Field("", description="What the experiment is for.")
+    base: Config = Field(Config(), description="Settings that every cell shares.")
+    arms: tuple[Arm, ...] = Field(min_length=1, description="Families of cells.")
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        (0,), min_length=1, description="Training seeds of every cell, but for arms that have their own."
+    )
+    report: ReportConfig = Field(ReportConfig(), description="The report.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ExperimentConfig:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two arms share a name: {sorted(n for n in set(names) if names.count(n) > 1)}")
+        owners = [("", self.seeds), *((f"arm {arm.name!r}: ", arm.seeds or ()) for arm in self.arms)]
+        for owner, seeds in owners:
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f"{owner}a seed stands twice in seeds={list(seeds)}")
+        return self

@@ -1,0 +1,127 @@
+"""What a training is made of, from a cell's config: model, sampler, objective.
+
+Stages, calibration and ``cad doctor`` all train what is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cad.config.training import LoopConfig
+from cad.envs.registry import task_family
+from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.interrupt import StopFlag
+from cad.models import registry
+from cad.models.network import SequenceModel
+from cad.models.objective import Objective
+from cad.models.spec import HistoryShape
+from cad.schema import Config
+from cad.training.loop import Progress, TrainingSummary, Validation, train
+from cad.training.ranks import SINGLE_PROCESS, Ranks
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A fresh model with what trains it."""
+
+    config: Config
+    settings: LoopConfig
+    """The section of the config that holds the loop's settings."""
+    seed: int
+    model: SequenceModel
+    """What the training is for."""
+    trained: nn.Module
+    """The model, or a module around it with parts that only help it learn."""
+    sampler: WindowSampler
+    objective: Objective
+
+    def fit(
+        self,
+        folder: Path,
+        *,
+        run_id: str,
+        device: torch.device,
+        stop: StopFlag,
+        validate: Callable[[], float] | None = None,
+        progress: Progress | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
+    ) -> TrainingSummary:
+        """Train, with checkpoints and metrics in ``folder``; see :func:`cad.training.loop.train`.
+
+        ``validate`` gives the model's return on the validation tasks; ``train.validate_every`` says when.
+        """
+        every = self.config.train.validate_every
+        return train(
+            self.settings,
+            self.trained,
+            self.sampler,
+            folder,
+            objective=self.objective,
+            seed=self.seed,
+            run_id=run_id,
+            device=device,
+            stop=stop,
+            validation=Validation(lambda _: validate(), every) if validate and every else None,
+            unused_parameters=self.settings.leaves_weights_unused,
+            progress=progress,
+            ranks=ranks,
+            origin={"config": self.config.model_dump(mode="json")},
+        )
+
+
+def build_model(config: Config) -> SequenceModel:
+    """The model of a cell, with weights drawn from torch's global generator."""
+    return registry.build_model(config.model, task_family(config.env).spaces)
+
+
+def training_sampler(config: Config, arrays: HistoryArrays) -> WindowSampler:
+    """Draws the batches of action training."""
+    windows = config.spec.windows(config.model, config.train, _history_shape(arrays))
+    return WindowSampler(arrays, windows, seed=config.seed, batch_size=config.train.batch_size)
+
+
+def training_objective(config: Config) -> Objective:
+    """What action training minimises."""
+    return config.spec.objective(config.model, config.others, task_family(config.env).spaces)
+
+
+def build_training(config: Config, arrays: HistoryArrays) -> Learner:
+    """What trains the model that ``config`` describes; equal weights for equal seeds."""
+    torch.manual_seed(config.seed)
+    model = build_model(config)
+    return Learner(
+        config,
+        config.train,
+        config.seed,
+        model,
+        config.spec.learner(model, config.others),
+        training_sampler(config, arrays),
+        training_objective(config),
+    )
+
+
+def build_pretraining(config: Config, arrays: HistoryArrays) -> Learner:
+    """What pre-trains a part of the model that ``config`` describes, for kinds that have a pre-training."""
+    pretraining, settings, seed = config.spec.pretraining, config.pretrain, config.pretraining_seed
+    assert pretraining is not None  # the config's rules see to it
+    windows = pretraining.windows(config.model, settings, _history_shape(arrays))
+    torch.manual_seed(seed)
+    model = pretraining.build(config.model, settings, task_family(config.env).spaces)
+    return Learner(
+        config,
+        settings,
+        seed,
+        model,
+        model,
+        WindowSampler(arrays, windows, seed=seed, batch_size=settings.batch_size),
+        pretraining.objective(config.model, settings, model.spaces),
+    )
+
+
+def _history_shape(arrays: HistoryArrays) -> HistoryShape:
+    return HistoryShape(arrays.actions.shape[-1], arrays.horizon)

@@ -1,0 +1,59 @@
+"""Help and tables come at once: they load no numerical library, and take little CPU time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ["torch", "matplotlib", "scipy", "h5py", "stable_baselines3", "gymnasium", "submitit"]
+CPU_SECONDS, TRIES = 0.5, 10
+BARE_SECONDS = 0.033  # of `python -c pass` where the limit was set
+QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
+
+CALL = """
+import atexit, json, sys
+heavy = sys.argv.pop(1).split()
+atexit.register(lambda: print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr))
+from cad.cli import main
+main()
+"""
+
+
+@pytest.fixture(params=["help", "status"])
+def words(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    return {"help": ["--help"], "status": ["status", str(QUICKSTART), "--root", str(tmp_path)]}[request.param]
+
+
+def test_nothing_heavy_is_loaded(words: list[str]) -> None:
+    command = [sys.executable, "-c", CALL, " ".join(HEAVY), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == []
+    assert len(done.stdout.splitlines()) > 5
+
+
+def cpu_seconds(*words: str) -> float:
+    """CPU time, user and system, of a Python process of its own."""
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+    _, code, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(code)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_the_answer_takes_little_time(words: list[str]) -> None:
+    """One of several runs is quick enough, as others on the machine slow single runs down.
+
+    On a slow or busy machine the limit grows as much as the start of Python does.
+    """
+    bare, seconds = [], []
+    for _ in range(TRIES):
+        bare.append(cpu_seconds("-c", "pass"))
+        seconds.append(cpu_seconds("-m", "cad.cli", *words))
+        if min(seconds) < CPU_SECONDS * max(1, min(bare) / BARE_SECONDS):
+            return
+    pytest.fail(f"{seconds} s of CPU; Python alone: {bare}")

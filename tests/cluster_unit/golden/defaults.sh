@@ -1,0 +1,74 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-3%4
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency=aftercorr:12
+#SBATCH --job-name=cad-small-train
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=4096M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/scratch/my runs;x/small/jobs/1/%A_%a_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=240
+#SBATCH --wckey=submitit
+
+# setup
+# Signals are for the worker; this script survives them to decide what comes next.
+trap : TERM USR2
+export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+export OMP_NUM_THREADS=1
+cache=/tmp/cad-$(id -u) && mkdir -p -m 700 "$cache"
+export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
+log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
+log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
+note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
+note started
+again() {
+    # Named by its index: the job id of one task of an array can be the id of the whole array.
+    # Not after scancel, nor when Slurm itself has requeued the job.
+    case "$(scontrol --oneliner show job "$task")" in
+    *JobState=RUNNING*|*Reason=TimeLimit*) ;;
+    *) note ended; return ;;
+    esac
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge 50 ]; then note too-many-requeues; return; fi
+    note "$1"
+    scontrol requeue "$task"
+}
+at_limit() {
+    case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
+    exit
+}
+# When a task does not save in time, Slurm ends it and this script, which waits for it: a process of
+# its own has to act at once.
+(trap at_limit TERM; while :; do sleep 5 & wait $!; done) &
+watcher=$!
+disown
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --cpus-per-task=1 /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+
+
+# teardown
+code=$?
+kill -KILL "$watcher"
+memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
+crashes=$(grep -c ' crashed$' "$attempts")
+if [ "$code" = 0 ]; then
+    note done
+elif [ "$code" = 75 ] || [ "$code" = 140 ] || [ "$code" = 143 ]; then
+    again saved
+elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
+    note out-of-memory
+elif [ "$code" -gt 128 ]; then
+    if [ "$crashes" -lt 2 ]; then again crashed; else note too-many-crashes; fi
+else
+    note failed
+fi
+exit "$code"

@@ -1,0 +1,91 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='me & co'
+#SBATCH --constraint='a100|h100'
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency=afterok:1:2_3
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=cad-small-train
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --mem=3072M
+#SBATCH --nice=10
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/scratch/my runs;x/small/jobs/1/%j_0_log.out'
+#SBATCH --partition=gpu
+#SBATCH --qos=low
+#SBATCH --requeue
+#SBATCH --reservation='a; rm -rf /'
+#SBATCH --signal=USR2@60
+#SBATCH --time=90
+#SBATCH --wckey=submitit
+
+# setup
+# Signals are for the worker; this script survives them to decide what comes next.
+trap : TERM USR2
+module load python/3.11
+module load 'x; y'
+export GREETING='it'"'"'s $HOME'
+export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code' PYTHONSAFEPATH=1
+export OMP_NUM_THREADS=1
+cache='/local scratch'/cad-$(id -u) && mkdir -p -m 700 "$cache"
+export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
+log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
+log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
+note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
+note started
+if [ /images/cad.sif -nt '/scratch/my runs;x/small/jobs/1/image.sha256' ] || [ /images/cad.sif -ot '/scratch/my runs;x/small/jobs/1/image.sha256' ]; then
+    if ! sha256sum --check --status '/scratch/my runs;x/small/jobs/1/image.sha256'; then
+        echo /images/cad.sif "has changed since the submission (image.sha256); submit again"
+        note image-changed
+        exit 1
+    fi
+fi
+again() {
+    # Named by its index: the job id of one task of an array can be the id of the whole array.
+    # Not after scancel, nor when Slurm itself has requeued the job.
+    case "$(scontrol --oneliner show job "$task")" in
+    *JobState=RUNNING*|*Reason=TimeLimit*) ;;
+    *) note ended; return ;;
+    esac
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ]; then note too-many-requeues; return; fi
+    note "$1"
+    scontrol requeue "$task"
+}
+at_limit() {
+    case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
+    exit
+}
+# When a task does not save in time, Slurm ends it and this script, which waits for it: a process of
+# its own has to act at once.
+(trap at_limit TERM; while :; do sleep 5 & wait $!; done) &
+watcher=$!
+disown
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%j_%t_log.out' --cpus-per-task=4 apptainer exec --nv --bind '/scratch/my runs;x' --bind '/data one' --bind "$cache" /images/cad.sif /opt/venv/bin/python3 -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+
+
+# teardown
+code=$?
+kill -KILL "$watcher"
+memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
+crashes=$(grep -c ' crashed$' "$attempts")
+if [ "$code" = 0 ]; then
+    note done
+elif [ "$code" = 75 ] || [ "$code" = 140 ] || [ "$code" = 143 ]; then
+    again saved
+elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
+    note out-of-memory
+elif [ "$code" -gt 128 ]; then
+    if [ "$crashes" -lt 1 ]; then again crashed; else note too-many-crashes; fi
+else
+    note failed
+fi
+exit "$code"

@@ -1,0 +1,122 @@
+"""Which stages go into which array, and what each waits for."""
+
+from __future__ import annotations
+
+import pytest
+
+from cad.cluster.arrays import Planned, ResourceMultiplier, dependency, fitting, plan_arrays
+from cad.config import from_mapping
+from cad.experiments.plan.cells import distinct_stages, expand
+from cad.experiments.plan.stage import Stage
+from cad.schema import ExperimentConfig
+
+
+@pytest.fixture
+def stages() -> tuple[Stage, ...]:
+    """One collection, five trainings, five evaluations."""
+    data = {"name": "e", "arms": [{"name": "a", "grid": {"model.n_latent": [1, 2, 3, 4, 5]}}]}
+    return distinct_stages(expand(from_mapping(ExperimentConfig, data, "e"), "e"))
+
+
+def of_kind(stages, kind):
+    return [stage for stage in stages if stage.kind == kind]
+
+
+def shape(arrays):
+    return [(a.kind, len(a.stages), a.after, a.pairwise) for a in arrays]
+
+
+def test_one_array_a_kind_chained(stages):
+    arrays = plan_arrays(stages, {}, 100)
+    assert shape(arrays) == [
+        ("histories", 1, (), None),
+        ("train", 5, (Planned(0, 0),), None),
+        ("evaluate", 5, (), 1),
+    ]
+    ids: list[str] = []
+    words = []
+    for number, array in enumerate(arrays):
+        words.append(dependency(array, arrays, ids))
+        ids.append(str(10 + number))
+    assert words == [None, "afterok:10", "aftercorr:11"]
+
+
+def test_pairs_are_pairs(stages):
+    train, evaluate = plan_arrays(stages, {}, 100)[1:]
+    assert [stage.inputs[0].name for stage in evaluate.stages] == [stage.name for stage in train.stages]
+
+
+def test_split_at_the_largest_array(stages):
+    arrays = plan_arrays(stages, {}, 2)
+    assert [(a.kind, len(a.stages)) for a in arrays] == [
+        ("histories", 1), ("train", 2), ("train", 2), ("train", 1),
+        ("evaluate", 2), ("evaluate", 2), ("evaluate", 1),
+    ]  # fmt: skip
+    assert [a.pairwise for a in arrays[4:]] == [1, 2, None]
+    # The last pair is of ordinary jobs, which have no index.
+    assert arrays[6].after == (Planned(3, 0),)
+    assert dependency(arrays[6], arrays, ["10", "11", "12", "13", "14", "15"]) == "afterok:13"
+
+
+def test_what_there_is_no_room_for_is_left_over(stages):
+    assert fitting(stages, None) == stages and fitting(stages, 0) == ()
+    for room in range(1, len(stages)):
+        now = {stage.name for stage in fitting(stages, room)}
+        assert len(now) == room
+        assert all(needed.name in now for stage in stages if stage.name in now for needed in stage.inputs)
+    # Whole cells: the histories, two trainings, two evaluations.
+    assert [stage.kind for stage in fitting(stages, 5)].count("evaluate") == 2
+
+
+def test_every_stage_once_whatever_the_size(stages):
+    for size in range(1, 8):
+        names = [stage.name for array in plan_arrays(stages, {}, size) for stage in array.stages]
+        assert sorted(names) == sorted(stage.name for stage in stages)
+
+
+def test_finished_inputs_are_not_waited_for(stages):
+    wanted = tuple(stage for stage in stages if stage.kind != "histories")
+    assert shape(plan_arrays(wanted, {}, 100)) == [("train", 5, (), None), ("evaluate", 5, (), 0)]
+
+
+def test_running_inputs_are_joined(stages):
+    wanted = tuple(stage for stage in stages if stage.kind == "evaluate")
+    alive = {stage.name: f"7_{i}" for i, stage in enumerate(of_kind(stages, "train"))}
+    arrays = plan_arrays(wanted, alive, 100)
+    assert sorted(dependency(a, arrays, []) for a in arrays) == [f"afterok:7_{i}" for i in range(5)]
+
+
+def test_some_done_some_running_some_to_do(stages):
+    train, evaluate = of_kind(stages, "train"), of_kind(stages, "evaluate")
+    wanted = (*train[2:], *evaluate)  # 0 is done, 1 is running
+    arrays = plan_arrays(wanted, {train[1].name: "7"}, 100)
+    ids = [str(20 + number) for number in range(len(arrays))]
+    waits_for = {stage.name: dependency(array, arrays, ids) for array in arrays for stage in array.stages}
+    assert waits_for[evaluate[0].name] is None
+    assert waits_for[evaluate[1].name] == "afterok:7"
+    assert {waits_for[stage.name] for stage in evaluate[2:]} == {"aftercorr:20"}
+
+
+def test_a_stage_with_other_resources_has_an_array_of_its_own(stages):
+    hungry = of_kind(stages, "train")[2].name
+    arrays = plan_arrays(
+        stages, {}, 100, lambda stage: ResourceMultiplier(memory=2.0 if stage.name == hungry else 1.0)
+    )
+    train = [a for a in arrays if a.kind == "train"]
+    assert sorted((len(a.stages), a.multiplier.memory) for a in train) == [(1, 2.0), (4, 1.0)]
+    ids = [str(20 + number) for number in range(len(arrays))]
+    later = next(a for a in arrays if a.kind == "evaluate" and a.stages[0].inputs[0].name == hungry)
+    number = next(n for n, a in enumerate(arrays) if a.stages[0].name == hungry)
+    assert dependency(later, arrays, ids) == f"afterok:{ids[number]}"
+
+
+def test_a_training_that_starts_from_another_one_waits_for_it():
+    arms = [{"name": "a", "set": {"train.init_from_ad": "stage"}, "grid": {"model.n_latent": [1, 2]}}]
+    data = {"name": "e", "arms": arms}
+    wanted = distinct_stages(expand(from_mapping(ExperimentConfig, data, "e"), "e"))
+    assert shape(plan_arrays(wanted, {}, 100)) == [
+        ("histories", 1, (), None),
+        ("train", 1, (Planned(0, 0),), None),
+        ("train", 2, (Planned(1, 0),), None),
+        ("evaluate", 2, (), 2),
+    ]

@@ -1,0 +1,139 @@
+"""Where a stage stands, by its directory and by Slurm."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cad.cluster.queue import QueuedJob, parse_sacct, parse_squeue
+from cad.cluster.retry import factor
+from cad.cluster.status import StageStatus, stage_status, stage_statuses
+from cad.cluster.table import CellStatus, status_table
+from cad.errors import UsageError
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.job_records import JobNote
+
+NOTE = JobNote("12_3", "cad-e-train", "e", "me", "e/jobs/1", 0.0, 1.0, 1.0)
+JOB = QueuedJob("12_3", "RUNNING", "node1", "None", "cad-e-train")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "stages" / "train-0123456789ab"
+    path.mkdir(parents=True)
+    (tmp_path / "e/jobs/1").mkdir(parents=True)
+    return path
+
+
+def status(folder, note=NOTE, queue=None, ended=None):
+    stage = StageDirectory(folder.parents[1], folder.name)
+    return stage_status(stage, note, {} if queue is None else queue, ended or {})
+
+
+def attempts(folder, *events):
+    lines = "".join(f"{number} node2 {event}\n" for number, event in enumerate(events))
+    (folder.parents[1] / "e/jobs/1/12_3.attempts").write_text(lines)
+
+
+def test_running_with_progress_and_time_left(folder):
+    now = time.time()
+    note = {"done": 60, "total": 100, "time": now, "first_done": 40, "first_time": now - 10, "loss": 1.5}
+    (folder / "progress.json").write_text(json.dumps(note))
+    stands = status(folder, queue={"12_3": JOB})
+    assert (stands.state, stands.node, stands.done_share) == ("running", "node1", 0.6)
+    assert stands.seconds_left == pytest.approx(20)  # went on at 40: 20 steps in 10 s, 40 to go
+    assert stands.latest == {"loss": 1.5}
+
+
+def test_queued_wins_over_an_old_failure(folder):
+    (folder / "FAILED").write_text('{"message": "before"}')
+    waiting = replace(JOB, state="PENDING", node="", reason="Dependency")
+    stands = status(folder, queue={"12_3": waiting})
+    assert (stands.state, stands.reason) == ("queued", "Dependency")
+
+
+def test_failed_by_its_marker(folder):
+    (folder / "FAILED").write_text('{"message": "training diverged"}')
+    assert (status(folder).state, status(folder).reason) == ("failed", "training diverged")
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ((), "before it started"),
+        (("started",), "without reporting an error"),
+        (("started", "saved", "started", "ended"), "cancelled"),
+        (("started", "out-of-memory"), "out of memory"),
+        (("started", "too-many-requeues"), "time limit"),
+    ],
+)
+def test_dead_without_accounting(folder, events, words):
+    attempts(folder, *events)
+    stands = status(folder)
+    assert stands.state == "dead" and words in stands.reason
+    assert stands.out_of_memory == ("out-of-memory" in events)
+
+
+def test_dead_with_accounting(folder):
+    attempts(folder, "started")
+    assert status(folder, ended={"12_3": "OUT_OF_MEMORY"}).out_of_memory
+    assert status(folder, ended={"12_3": "TIMEOUT"}).timed_out
+
+
+def test_another_cluster_s_job_of_the_same_number_is_not_ours(folder):
+    assert status(folder, queue={"12_3": replace(JOB, name="wrap")}).state == "dead"
+
+
+def test_without_slurm_the_directory_is_all_there_is(folder):
+    assert stage_status(StageDirectory(folder.parents[1], folder.name), NOTE, None, {}).state == "unknown"
+    (folder / "DONE").write_text("{}")
+    assert stage_statuses(folder.parents[1], [folder.name])[folder.name].state == "done"
+
+
+def test_a_local_run_is_seen_by_its_lock(folder):
+    assert status(folder, note=None).state == "waiting"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert status(folder, note=None).state == "running"
+
+
+def test_a_note_that_cannot_be_read_is_no_note(folder):
+    (folder / "job.json").write_text('{"from": "the future"}')
+    assert StageDirectory(folder.parents[1], folder.name).job() is None
+
+
+def test_table_points_to_the_log_that_matters(tmp_path):
+    def stage(kind, state, log=None):
+        return StageStatus(f"{kind}-1", kind, state, log=log and str(tmp_path / log))
+
+    cells = (
+        CellStatus(1, "a", 0, (stage("train", "running", "e/1.out"), stage("evaluate", "queued", "e/2.out"))),
+        CellStatus(2, "b", 0, (stage("train", "failed", "e/3.out"), stage("evaluate", "dead", "e/4.out"))),
+        CellStatus(3, "c", 0, (stage("train", "done"), stage("evaluate", "queued", "e/5.out"))),
+    )
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(status_table(cells, tmp_path))
+    shown = console.export_text()
+    assert re.findall(r"e/\d.out", shown) == ["e/1.out", "e/3.out"]
+    assert "logs are under" in shown
+
+
+def test_squeue_and_sacct_rows():
+    rows = parse_squeue("12_3|RUNNING|node1|None|cad-e-train\n13|PENDING||Resources|a|b\n\n")
+    assert rows == [JOB, QueuedJob("13", "PENDING", "", "Resources", "a|b")]
+    assert parse_sacct("12_3|CANCELLED by 0\n13|TIMEOUT\n") == {"12_3": "CANCELLED", "13": "TIMEOUT"}
+
+
+@pytest.mark.parametrize("text", ["2", "x", "x0", "x-1", "twice"])
+def test_factors(text):
+    assert factor("x1.5", "--mem") == 1.5
+    with pytest.raises(UsageError, match="--mem"):
+        factor(text, "--mem")

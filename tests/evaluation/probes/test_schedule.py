@@ -1,0 +1,14 @@
+"""Which cells are probed."""
+
+from __future__ import annotations
+
+from cad.evaluation.probes.schedule import why_no_probe
+
+
+def test_what_has_nothing_to_probe(tiny_config):
+    assert why_no_probe(tiny_config("ad")) == "no latents"
+    assert why_no_probe(tiny_config(model={"max_compression_depth": 0})) == "no latents"
+    assert "region_ad" in (why_no_probe(tiny_config("region_ad")) or "")
+    short = tiny_config(evaluation={"n_episodes": 3})
+    assert "3 episodes never decode a whole window" in (why_no_probe(short) or "")
+    assert why_no_probe(tiny_config(evaluation={"n_episodes": 4})) is None

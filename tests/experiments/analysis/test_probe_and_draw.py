@@ -1,0 +1,157 @@
+"""`cad probe` and `cad watch-rollout` on real, small cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import pytest
+from typer.testing import CliRunner
+
+from cad.cli.app import build
+from cad.envs.split import Split, split_tasks
+from cad.errors import CadError, UsageError
+from cad.experiments.analysis.draw_rollout import draw_rollout
+from cad.experiments.analysis.probe import probe_cell
+from cad.experiments.plan.experiment import open_experiment
+from cad.interrupt import StopFlag
+
+SETTINGS = """
+name: probed
+base:
+  env: {size: 5, horizon: 10, n_tasks: 9, n_heldout: 2, n_validation: 1}
+  source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
+           learning_rate: 0.003}
+  model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2,
+          max_compression_depth: 1}
+  train: {n_updates: 2, batch_size: 4, validate_every: 0, watchdog_share: null}
+  evaluation: {n_episodes: 7, n_rollouts: 2}
+arms:
+  - name: AD
+    set: {model.kind: ad}
+  - name: CompressedAD
+    set: {model.kind: compressed_ad}
+"""
+
+
+def cad(*words: object) -> str:
+    done = CliRunner().invoke(build(), [str(word) for word in words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("probed") / "probed.yaml"
+    path.write_text(SETTINGS)
+    cad("run", path, "--root", path.parent / "runs", "--inline", "--device", "cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(experiment):
+    return open_experiment(experiment, [], experiment.parent / "runs")
+
+
+@pytest.fixture(scope="module")
+def evaluated(opened) -> Path:
+    return opened.root / "stages" / opened.cells[1].evaluation.name
+
+
+def split(opened) -> Split:
+    return split_tasks(opened.cells[0].config.env)
+
+
+def test_every_cell_is_probed_once_and_the_report_shows_it(experiment, opened, evaluated):
+    words = ("probe", experiment, "--root", opened.root, "--device", "cpu")
+    report = opened.folder / "report/report.html"
+    assert "What a roll-out looks like" in report.read_text()
+    assert "What is in the latents?" not in report.read_text()
+    lines = [line for line in cad(*words).splitlines() if line.startswith("cell ")]
+    assert lines == ["cell 1, AD, seed 0: skipped: no latents", "cell 2, CompressedAD, seed 0: probed"]
+    file, actions = evaluated / "probe.json", evaluated / "actions.h5"
+    first, before = file.read_bytes(), actions.read_bytes()
+    stamp = file.stat().st_mtime_ns
+    assert "cell 2, CompressedAD, seed 0: done before" in cad(*words)
+    assert file.stat().st_mtime_ns == stamp
+    # An evaluation without stored actions is run again for them; same bits.
+    file.unlink()
+    actions.unlink()
+    cad(*words)
+    assert (file.read_bytes(), actions.read_bytes()) == (first, before)
+    cad("report", experiment, "--root", opened.root)
+    assert "What is in the latents?" in report.read_text()
+    # Actions of other roll-outs are detected.
+    file.unlink()
+    results = evaluated / "returns.h5"
+    kept = results.read_bytes()
+    with h5py.File(results, "a") as stored:
+        stored["returns"][0, 0, 0] += 1
+    with pytest.raises(CadError, match=r"actions\.h5 does not belong to returns\.h5"):
+        probe_cell(opened.root, opened.cells[1], "cpu", StopFlag())
+    actions.unlink()
+    with pytest.raises(CadError, match="its roll-outs cannot be reproduced here"):
+        probe_cell(opened.root, opened.cells[1], "cpu", StopFlag())
+    assert not file.exists()
+    results.write_bytes(kept)
+    actions.write_bytes(before)
+    file.write_bytes(first)
+
+
+def test_cells_that_are_not_there_yet_are_skipped(opened, tmp_path):
+    assert probe_cell(tmp_path, opened.cells[1], "cpu", StopFlag()) == "skipped: not evaluated yet"
+    with pytest.raises(CadError, match="is not trained yet"):
+        draw_rollout(tmp_path, opened.cells[0], split(opened).heldout[0], 1, None, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_roll_outs_and_those_made_again_look_alike(opened, evaluated, tmp_path):
+    cell, actions = opened.cells[1], evaluated / "actions.h5"
+    task = int(h5py.File(evaluated / "returns.h5")["task_ids"][1])
+    stored, origin = draw_rollout(opened.root, cell, task, 2, None, tmp_path / "stored.png")
+    assert origin == "from the evaluation"
+    assert stored.compression_steps == (20, 40, 60)
+    kept = actions.read_bytes()
+    actions.unlink()
+    again, origin = draw_rollout(opened.root, cell, task, 2, None, tmp_path / "again.png")
+    actions.write_bytes(kept)
+    assert origin == "rolled out now; the same returns as in the evaluation"
+    assert again.compression_steps == stored.compression_steps
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "stored.png").read_bytes()
+    longer, origin = draw_rollout(opened.root, cell, task, 2, 9, tmp_path / "longer.png")
+    assert origin == "rolled out now; the same returns as in the evaluation"
+    assert list(longer.returns[:7]) == list(stored.returns)
+    shorter, origin = draw_rollout(opened.root, cell, task, 2, 3, tmp_path / "shorter.png")
+    assert (list(shorter.returns), shorter.compression_steps) == (list(stored.returns[:3]), (20,))
+
+
+def test_the_command_draws_any_task_of_any_cell(experiment, opened):
+    output = cad("watch-rollout", experiment, 1, "--root", opened.root, "--episodes", 2).splitlines()
+    first = int(output[0].partition("task ")[2].partition(",")[0])
+    assert output[0].endswith(", held out; roll-out 1: from the evaluation")
+    gif = opened.folder / f"rollouts/cell-1-task-{first}-rollout-1.gif"
+    assert output[-1] == str(gif)
+    assert gif.read_bytes().startswith(b"GIF89a")
+    trained = split(opened).train[0]
+    target = gif.with_name("strip.png")
+    output = cad("watch-rollout", experiment, 2, "--task", trained, "--root", opened.root, "--out", target)
+    assert "training; roll-out 1: rolled out now" in output
+    for words, message in (
+        ((2, "--task", 99), r"--task 99: not a task of darkroom with these settings; held out are \d+, \d+"),
+        ((2, "--out", "a.mp4"), r"--out a\.mp4: the name must end in \.gif or \.png"),
+        ((3,), "there is no cell 3"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            cad("watch-rollout", experiment, *words, "--root", opened.root)
+
+
+def test_settings_are_chosen_without_a_look_at_held_out_tasks(experiment):
+    overrides = ["name=chosen", "base.evaluation.tasks=validation"]
+    cad("run", experiment, *overrides, "--root", experiment.parent / "runs", "--inline", "--device", "cpu")
+    opened = open_experiment(experiment, overrides, experiment.parent / "runs")
+    report = (opened.folder / "report" / "report.md").read_text()
+    assert "on 1 validation goal" in report and "Return on each validation goal" in report
+    with h5py.File(opened.root / "stages" / opened.cells[1].evaluation.name / "returns.h5") as file:
+        assert tuple(file["task_ids"][:]) == split_tasks(opened.cells[1].config.env).validation

@@ -1,0 +1,191 @@
+"""What stages will cost: from measured rates, of finished stages or of a moment's calibration."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cad.errors import CadError
+from cad.experiments.cost import calibration
+from cad.experiments.cost.estimate import (
+    Allocation,
+    Estimate,
+    Rate,
+    Rates,
+    estimate,
+    rate_key,
+    steps_of,
+    work_of,
+)
+from cad.experiments.durations import duration_in_words
+from cad.experiments.plan.cells import Cell, distinct_stages
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.experiment import open_experiment
+from cad.experiments.run.attempt import StageAttempt
+
+
+@pytest.fixture
+def training(tiny_config):
+    """``training(depth, latents)``: a CompressedAD's training."""
+
+    def make(depth=2, latents=3, **sections):
+        model = {"max_compression_depth": depth, "n_latent": latents}
+        return Cell("", "", tiny_config(model=model, **sections)).training
+
+    return make
+
+
+def rate(stage, seconds, factor=1.0):
+    """One of the stage's kind whose steps, of ``factor`` times the work, took ``seconds`` each."""
+    return Rate(rate_key(stage, "cpu"), factor * work_of(stage), 1 / seconds, "finished")
+
+
+def seconds_a_step(rates, stage):
+    return 1 / Rates(rates).of(stage, "cpu").steps_per_second
+
+
+def test_the_last_of_a_chain_under_a_throttle(tiny_config):
+    cells = [Cell("", "", tiny_config(seed=seed)) for seed in range(5)]
+    stages = distinct_stages(tuple(cells))
+    lengths = {"histories": 10, "train": 5, "evaluate": 1}
+    rates = Rates(rate(stage, lengths[stage.kind] / steps_of(stage)) for stage in stages)
+
+    def seconds(limits):
+        return estimate(stages, lambda stage: Allocation(pool=stage.kind), rates, limits).seconds
+
+    # Three rounds of two trainings, then the last one's evaluation.
+    assert seconds({"histories": 1, "train": 2, "evaluate": 9}) == pytest.approx(10 + 3 * 5 + 1)
+    assert seconds({}) == pytest.approx(10 + 5 + 1)
+    assert estimate([], lambda _: Allocation(), rates, {}).seconds == 0
+
+
+def test_work_grows_with_depth_latents_and_batch(training):
+    assert work_of(training(depth=0)) < work_of(training(depth=1)) < work_of(training(depth=2))
+    assert work_of(training(latents=2)) < work_of(training(latents=8))
+    assert work_of(training(train={"batch_size": 16})) == 2 * work_of(training(train={"batch_size": 8}))
+
+
+def test_a_rate_is_exact_where_measured_and_in_proportion_elsewhere(training):
+    stage = training()
+    measured = [rate(stage, 3.0), rate(stage, 9.0), rate(stage, 2.0)]
+    assert seconds_a_step(measured, stage) == pytest.approx(3.0)
+    assert seconds_a_step([rate(stage, 3.0, factor=2)], stage) == pytest.approx(1.5)
+    assert seconds_a_step([rate(stage, 3.0, factor=0.5)], stage) == pytest.approx(6)
+    assert seconds_a_step([rate(stage, 1.0, factor=0.5), rate(stage, 4.5, factor=1.5)], stage) == (
+        pytest.approx(3)  # from the nearer one
+    )
+
+
+def test_what_says_nothing_of_a_stage_is_not_used(training):
+    stage = training()
+    assert Rates([rate(stage, 3.0, factor=5)]).of(stage, "cpu") is None
+    assert Rates([rate(stage, 3.0)]).of(stage, "cuda") is None
+    other = training(train={"optimizer": "adamw"})
+    assert Rates([rate(other, 3.0)]).of(stage, "cpu") is None
+
+
+def test_hours_by_kind_and_by_device(tiny_config):
+    cell = Cell("", "", tiny_config())
+    histories, train, evaluate = cell.stages
+    rates = [Rate(rate_key(train, "cuda"), work_of(train), 1 / 180, "finished"), rate(histories, 0.25)]
+    given = {
+        "histories": Allocation(cores=10, workers=10),
+        "train": Allocation("cuda", cores=8, gpus=4, ranks=4),
+        "evaluate": Allocation(),
+    }
+    found = estimate(cell.stages, lambda stage: given[stage.kind], Rates(rates), {})
+    # 25 tasks on 10 workers: three rounds of 100 streams x 60 steps.
+    assert found.core_hours == {"histories": pytest.approx(10 * 3 * 6000 * 0.25 / 3600)}
+    assert found.gpu_hours == {"train": pytest.approx(4 * 20 * 180 / 4 / 3600)}
+    assert found.seconds == pytest.approx(3 * 6000 * 0.25 + 20 * 180 / 4)
+    assert found.unknown == {"evaluate": 1} and found.sources == ("finished",)
+    assert steps_of(evaluate) == 50 * 5
+    assert str(found) == (
+        "1 GPU-hours (train 1) and 12 core-hours (histories 12) and 1 evaluate that could not be measured; "
+        "done in 1 h 30 min without queueing (rates: finished)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "above"),
+    [
+        (Estimate({"train": 3}, {"train": 4}, 1, (), {}), {3.9: True, 4.0: False}),
+        (Estimate({"train": 3, "evaluate": 2}, {}, 1, (), {}), {4.9: True, 5.0: False}),
+        (Estimate({}, {}, 0, (), {"train": 1}), {1e9: True}),
+    ],
+)
+def test_above_a_number_of_hours(found, above):
+    assert {hours: found.exceeds(hours) for hours in above} == above
+
+
+def test_durations_in_words():
+    found = [duration_in_words(seconds) for seconds in (0.2, 89, 91, 89 * 60, 2 * 3600, 50 * 3600)]
+    assert found == ["1 s", "89 s", "2 min", "89 min", "2 h 00 min", "2 d 2 h"]
+
+
+def test_finished_stages_tell_their_own_time(small, finished, monkeypatch):
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("nothing is left to measure"))
+    stages = distinct_stages(open_experiment(small, ["seeds=[0,1]"], finished).cells)
+    assert len(stages) == 1 + 2 * 6
+    rates = calibration.measured_rates(finished, stages, lambda _: "cpu")
+    stored = calibration.finished_rates(finished)
+    assert len(stored) == 7 and {rate.source for rate in stored} == {"finished"}
+    ad = next(stage for stage in stages if stage.kind == "train" and stage.config.model.kind == "ad")
+    record = StageDirectory(finished, ad.name).record()
+    expected = steps_of(ad) / rates.of(ad, "cpu").steps_per_second
+    assert expected == pytest.approx(record["train_seconds"])
+
+
+def test_markers_of_other_versions_are_passed_over(tmp_path, training):
+    for number, marker in enumerate(["", "{}", '{"train_seconds": 1}', '{"train_seconds": 1, "updates": 0}']):
+        attempt = StageAttempt(tmp_path, training(latents=1 + number))
+        attempt.claim()
+        attempt.file(StageFile.DONE).write_text(marker)
+    assert calibration.finished_rates(tmp_path) == []
+
+
+KINDS = {
+    "compressed_ad": {"train": {"validate_every": 5, "validation_episodes": 2, "validation_rollouts": 1},
+                      "pretrain": {"enabled": True}},
+    "region_ad": {},
+    "ad": {"train": {"learning_rate": 1e30}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_path, caplog, kind):
+    monkeypatch.setattr(calibration, "_SECONDS", 0.02)
+    stages = Cell("", "", tiny_config(kind, **KINDS[kind])).stages
+    rates = calibration.measured_rates(tmp_path, stages, lambda _: "cpu")
+    assert "cannot be measured" not in caplog.text
+    assert all(0.1 < rates.of(stage, "cpu").steps_per_second < 1e8 for stage in stages)
+    found = estimate(stages, lambda _: Allocation(), rates, {})
+    assert found.sources == ("calibration",)
+    assert set(found.core_hours) == {stage.kind for stage in stages} and not found.unknown
+
+
+def test_no_watchdog_judges_a_calibration(tiny_config, monkeypatch):
+    """What it learns from is made up: it stays at chance level for as long as it is measured."""
+    monkeypatch.setattr(calibration, "_SECONDS", 0.2)
+    training = Cell("", "", tiny_config("ad", train={"n_updates": 5, "watchdog_share": 0.2})).training
+    assert calibration.calibrate(training, "cpu").steps_per_second > 0
+
+
+def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch, tmp_path, caplog):
+    def fails(*_):
+        raise CadError("too large")
+
+    monkeypatch.setattr(calibration, "calibrate", fails)
+    rates = calibration.measured_rates(tmp_path, [training()], lambda _: "cpu")
+    assert estimate([training()], lambda _: Allocation(), rates, {}).unknown == {"train": 1}
+    assert f"how long {training().name} takes cannot be measured here: too large" in caplog.text
+
+
+def test_a_dry_run_says_what_is_left_to_pay(cad, small, finished):
+    done = cad("run", small, "--root", finished, "--dry-run")
+    assert "estimate" not in done.stdout
+    more = cad("run", small, "seeds=[0,1]", "--root", finished, "--dry-run")
+    line = next(line for line in more.stdout.splitlines() if line.startswith("estimate: "))
+    assert "core-hours (train " in line and "(rates: finished)" in line
+    assert not json.loads((finished / "small/experiment.json").read_text())["experiment"]["seeds"][1:]

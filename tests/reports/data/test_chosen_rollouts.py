@@ -1,0 +1,57 @@
+"""Which roll-outs are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from cad.envs.registry import task_family
+from cad.evaluation.replay import replay_actions
+from cad.reports import (
+    CellResult,
+    make_study,
+)
+from cad.reports.data import (
+    chosen_rollouts,
+    rollout_tables,
+)
+
+Make = Callable[..., CellResult]
+
+
+def actions(task: int) -> np.ndarray:
+    """Eight roll-outs of 50 episodes; the odd ones stay where they are."""
+    rng = np.random.default_rng(task)
+    drawn = rng.integers(0, 5, (8, 1000), dtype=np.uint8)
+    drawn[1::2] = 4
+    return drawn
+
+
+def consistent(cell: Make, **changes: object) -> CellResult:
+    """A cell whose returns are those of its actions."""
+    result = cell(depth=1, n_latent=4, **changes)
+    family = task_family(result.config.env)
+    returns = [replay_actions(family, [task] * 8, actions(task)).returns for task in result.task_ids]
+    compression_steps = np.tile(np.arange(40, 1000, 40, dtype=np.int32), (8, 8, 1))
+    return replace(result, returns=np.array(returns), actions=actions, compression_steps=compression_steps)
+
+
+def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(cell: Make) -> None:
+    best = consistent(cell)
+    study = make_study("s", "", "", [best, cell(0.0, kind="ad", actions=actions)], None)
+    chosen = chosen_rollouts(study)
+    model = study.best(ad=False)
+    assert model is not None
+    scores = model.done[0].normalised[:, :, -10:].mean(axis=2)
+    order = scores.mean(axis=1).argsort(kind="stable")
+    assert [c.task_id for c in chosen] == [best.task_ids[order[-1]], best.task_ids[order[0]]]
+    for entry, task in zip(chosen, (order[-1], order[0]), strict=True):
+        assert scores[task, entry.rollout] == np.sort(scores[task])[3]
+        np.testing.assert_array_equal(entry.watched.returns, best.returns[task, entry.rollout])
+        assert entry.watched.compression_steps == tuple(range(40, 1000, 40))
+    rows = rollout_tables(study)["rollouts"].rows
+    assert len(rows) == 2 * 1000
+    assert sum(row[-2] for row in rows[:1000]) == chosen[0].watched.returns.sum()
+    assert sum(row[-1] for row in rows) == 2 * 24

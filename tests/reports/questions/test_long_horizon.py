@@ -1,0 +1,53 @@
+"""Returns beyond the history and by compressions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cad.reports import (
+    CellResult,
+    Study,
+    make_study,
+)
+from cad.reports.questions import (
+    long_horizon,
+)
+
+Make = Callable[..., CellResult]
+
+
+def study_of(cells: list[CellResult], **how: Any) -> Study:
+    return make_study("s", "", "", cells, None, **how)
+
+
+def long_cell(cell: Make, **changes: Any) -> CellResult:
+    """120 episodes of 20 steps, compressed every 40 steps; the return is the number of compressions / 100."""
+    compression_steps = np.broadcast_to(np.arange(40, 2400, 40, dtype=np.int32), (8, 2, 59))
+    returns = np.minimum(np.arange(120) // 2, 59) / 100 * np.ones((8, 2, 1))
+    one = cell(
+        shape=(8, 2, 120),
+        compression_steps=compression_steps,
+        chosen=np.zeros(compression_steps.shape, dtype=bool),
+        **changes,
+    )
+    return dataclasses.replace(one, returns=returns * np.array(one.optimal)[:, None, None])
+
+
+def test_return_by_compressions_and_beyond_the_history(cell: Make) -> None:
+    study = study_of([long_cell(cell)])
+    points = study.cells[0].by_compressions
+    assert [k for k, _, _ in points] == list(range(60))
+    assert [value for _, value, _ in points] == pytest.approx([k / 100 for k in range(60)])
+    assert {n for _, _, n in points} == {2 * 16}
+    within = np.minimum(np.arange(40, 50) // 2, 59).mean() / 100
+    assert study.cells[0].normalised_history10 == pytest.approx(within)
+    text = long_horizon.sentence(study)
+    assert f"{within:.2f} of the optimum over episodes 41 to 50, where source histories end" in text
+    assert "0.57 over episodes 111 to 120" in text
+    assert "compresses up to 59 times: its return is 0.03 after 3" in text
+    assert study_of([cell(shape=(8, 8, 20))]).cells[0].normalised_history10 is None
