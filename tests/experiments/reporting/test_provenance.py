@@ -51,7 +51,7 @@ def test_stages_say_what_made_them(small, finished):
 
 def test_the_public_learns_no_machine(cad, small, copy):
     for folder in (copy / "stages").glob("train-*"):
-        StageDirectory(copy, folder.name).note_job(job_note("4711_0", "small/jobs/x"))
+        StageDirectory(copy, folder.name).note_job(job_note("471108154711_0", "small/jobs/x"))
     done = cad("report", small, "--root", copy, "--public")
     assert done.returncode == 0, done.stderr
     made = [
@@ -60,9 +60,9 @@ def test_the_public_learns_no_machine(cad, small, copy):
     text = "".join(path.read_text() for path in made)
     found = machine()
     assert f"{found['architecture']}, {found['cores']} cores" in text
-    for secret in (found["processor"], "4711", str(small.parent), str(copy)):
+    for secret in (found["processor"], "471108154711", str(small.parent), str(copy)):
         assert not secret or secret not in text, secret
-    assert "4711_0" in str(gather_provenance(open_experiment(small, [], copy)))
+    assert "471108154711_0" in str(gather_provenance(open_experiment(small, [], copy)))
 
 
 def test_a_submission_says_what_its_frozen_code_cannot(small, copy):
