@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cad.cli import app
+from cad.cli.app import build
 from cad.errors import UsageError
 from cad.reports import publish
 
@@ -81,7 +81,7 @@ def test_the_option_publishes_a_public_report(tmp_path):
     file.write_text("name: small\narms: [{name: AD, set: {model.kind: ad}}]\n")
 
     def report(*options):
-        return CliRunner().invoke(app, ["report", str(file), "--root", str(tmp_path / "runs"), *options])
+        return CliRunner().invoke(build(), ["report", str(file), "--root", str(tmp_path / "runs"), *options])
 
     done = report("--publish", str(folder))
     assert done.exit_code == 0, done.output
