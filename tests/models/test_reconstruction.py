@@ -83,7 +83,7 @@ def test_the_auxiliary_decoder_leaves_the_logits_alone(tiny_config, random_batch
 
 def test_decoder_n_layer_sets_the_depth_of_the_reconstruction_decoder(tiny_config):
     def n_parameters(part: str, layers: int) -> int:
-        model = EncoderPretraining(tiny_config(pretrain={"decoder_n_layer": layers}))
+        model = pretraining_of(tiny_config(pretrain={"decoder_n_layer": layers}))
         return sum(parameter.numel() for parameter in getattr(model, part).parameters())
 
     one, two, four = (n_parameters("reconstruction", layers) for layers in (1, 2, 4))
