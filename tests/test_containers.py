@@ -17,9 +17,9 @@ def lock():
 
 def test_the_lock_file_is_that_of_the_constraints(lock):
     expected = lock((REPOSITORY / "constraints.txt").read_text())
-    found = (REPOSITORY / "containers" / "requirements.lock").read_text()
-    assert found == expected, "run: .venv/bin/python containers/lock.py"
-    assert "torch==" in found and "pytest==" not in found
+    actual = (REPOSITORY / "containers" / "requirements.lock").read_text()
+    assert actual == expected, "run: .venv/bin/python containers/lock.py"
+    assert "torch==" in actual and "pytest==" not in actual
 
 
 def test_a_package_without_a_version_is_refused(lock):

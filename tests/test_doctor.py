@@ -113,9 +113,9 @@ def test_a_checkpoint_that_differs_is_noticed(tiny_config, monkeypatch):
     read = checkpoint._load
 
     def altered(path, run_id):
-        found = read(path, run_id)
-        found.tensors["model/decoder.head.bias"] += 1
-        return found
+        actual = read(path, run_id)
+        actual.tensors["model/decoder.head.bias"] += 1
+        return actual
 
     monkeypatch.setattr(checkpoint, "_load", altered)
     with pytest.raises(CadError, match=r"does not give back decoder\.head\.bias"):

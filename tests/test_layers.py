@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("cad", "cad.errors", "cad.storage", "cad.process", "cad.interrupt")
+GROUND = ("cad", "cad.errors", "cad.storage", "cad.process", "cad.interrupt", "cad.packages")
 # Within a folder of the map, too, imports go one way.
 INSIDE = {
     "cad.experiments": ("plan", "reporting", "run", "cost", "analysis"),
@@ -23,8 +23,8 @@ FACES = {"cad.reports"}
 def map_entries() -> list[str]:
     """Packages and modules of the map, in its order: ``cad/config/`` is ``cad.config``."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"^    (cad/[a-z_]+)(?:/|\.py) ", text[text.index("## The map") :], flags=re.M)
-    return [path.replace("/", ".") for path in found]
+    actual = re.findall(r"^    (cad/[a-z_]+)(?:/|\.py) ", text[text.index("## The map") :], flags=re.M)
+    return [path.replace("/", ".") for path in actual]
 
 
 def modules() -> dict[str, Path]:

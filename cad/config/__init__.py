@@ -1,6 +1,6 @@
 """Typed, frozen settings: sections that belong to no kind, and how settings are read and shown.
 
-The sections of models and task families stand beside their code; :mod:`cad.schema` puts all of them
+The sections of models and task families are beside their code; :mod:`cad.schema` puts all of them
 together.  ``load`` and ``show`` are the functions; the modules of these names are reached by ``from``
 imports.
 """

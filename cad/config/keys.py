@@ -131,7 +131,7 @@ class Keys:
         return list(dict.fromkeys(names))
 
     def takes_mapping(self, schema: Schema) -> bool:
-        """Whether anything can stand below this key."""
+        """Whether anything can be below this key."""
         return any(option.get("type", "object") == "object" for option in self.options(schema))
 
     def words(self, schema: Schema) -> str:
@@ -193,9 +193,9 @@ class Keys:
         if not close and not same:
             leaves = difflib.get_close_matches(name, {key[-1] for key in self.paths}, n=1, cutoff=0.75)
             same = [dotted(key) for key in self.paths if key[-1] in leaves]
-        found = list(dict.fromkeys(close + same))[:3]
-        if found:
-            return f"did you mean {', '.join(found[:-1])}{' or ' if len(found) > 1 else ''}{found[-1]}?"
+        matches = list(dict.fromkeys(close + same))[:3]
+        if matches:
+            return f"did you mean {', '.join(matches[:-1])}{' or ' if len(matches) > 1 else ''}{matches[-1]}?"
         return f"allowed here: {', '.join(allowed)}"
 
     def named(self, name: str, section: Path) -> tuple[str | int, ...] | None:

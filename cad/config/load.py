@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 
 from cad.config.keys import Keys, dotted, keys_of, short
 from cad.config.yaml_source import Sourced, YamlReader, merge, sourced
@@ -56,8 +57,8 @@ def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = (
     problems = reader.problems
     for text in overrides:
         tree = _apply_text(tree, model_cls, text, reader)
-    value, found = _validate(model_cls, tree, whole=whole, origins=True)
-    problems = [*problems, *found]
+    value, further = _validate(model_cls, tree, whole=whole, origins=True)
+    problems = [*problems, *further]
     if problems or value is None:
         raise UsageError(_listed(problems, "the configuration"))
     origin = {}
@@ -98,8 +99,8 @@ def apply_overrides(
 
 
 def flatten(value: BaseModel) -> dict[str, object]:
-    """Dotted key to value, in the model's order; lists and free mappings are single values."""
-    return {dotted(path): item for path, item in _leaves(value)}
+    """Dotted key to value as in JSON, in the model's order; lists and free mappings are single values."""
+    return {dotted(path): to_jsonable_python(item) for path, item in _leaves(value)}
 
 
 def _leaves(value: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -157,8 +158,8 @@ def _put(tree: Sourced, model_cls: type[BaseModel], key: str, item: Sourced) -> 
 
 
 def _required(model_cls: type[T], tree: Sourced, problems: list[str], where: str) -> T:
-    value, found = _validate(model_cls, tree, whole=not problems, origins=False)
-    problems = [*problems, *found]
+    value, further = _validate(model_cls, tree, whole=not problems, origins=False)
+    problems = [*problems, *further]
     if problems or value is None:
         text = _listed(problems, where)
         raise UsageError(text if len(problems) > 1 else f"{where}: {text}")
@@ -203,14 +204,14 @@ def _problem(detail: Any, keys: Keys, tree: Sourced, origins: bool) -> str:
     elif kind == "json_invalid":
         text = f"cannot be represented: {detail['msg']}"
     else:
-        found = detail["input"]
+        value = detail["input"]
         if kind == "union_tag_invalid":
             # The error is the section's; what is wrong is the key that names its kind.
             tag = keys.tag(schema)
-            path, schema, found = (*path, tag), keys.child(schema, tag) or schema, found.get(tag)
-        text = f"expected {keys.words(schema)}, found {short(found)}"
+            path, schema, value = (*path, tag), keys.child(schema, tag) or schema, value.get(tag)
+        text = f"expected {keys.words(schema)}, found {short(value)}"
         choices = [str(v) for option in keys.options(schema) for v in option.get("enum", [])]
-        close = difflib.get_close_matches(str(found), choices, n=1)
+        close = difflib.get_close_matches(str(value), choices, n=1)
         text += f"; did you mean {close[0]}?" if close else ""
     return f"{_place(path, tree)}{dotted(path)}: {text}" if path else f"{_place(path, tree)}{text}"
 

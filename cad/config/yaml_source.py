@@ -2,7 +2,7 @@
 
 The dialect is YAML 1.2's core schema on PyYAML's :class:`yaml.SafeLoader`: ``1e-3`` is a number,
 ``on``, ``off``, ``yes`` and ``no`` are text (a switch is ``true`` or ``false``), ``1:30:00`` and
-``2026-01-01`` are text.  Keys that stand twice, tags and merge keys are refused.
+``2026-01-01`` are text.  Keys that are defined twice, tags and merge keys are refused.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def sourced(value: object, where: str) -> Sourced:
         return Sourced([sourced(item, where) for item in value], where)
     if value is None or isinstance(value, str | bool | int | float):
         return Sourced(value, where)
-    raise TypeError(f"{type(value).__name__} cannot stand in a config")
+    raise TypeError(f"{type(value).__name__} is not allowed in a config")
 
 
 def merge(old: Sourced, new: Sourced) -> Sourced:
@@ -215,7 +215,7 @@ class _Builder:
     def build(self, node: yaml.Node, where: str | None = None) -> Sourced:
         where = where or self.where(node)
         if any(node is other for other in self.above):
-            self.problem(node, "an alias (*) stands inside its own anchor (&)")
+            self.problem(node, "an alias (*) is inside its own anchor (&)")
             return Sourced(None, where)
         if isinstance(node, yaml.ScalarNode):
             return Sourced(self.scalar(node), where)
@@ -248,7 +248,7 @@ class _Builder:
             elif key == "<<":
                 self.problem(key_node, f"merge keys (<<) are not supported; use {INCLUDE}: FILE")
             elif key in lines:
-                self.problem(key_node, f"{key}: stands twice (first at {lines[key]}); keep one")
+                self.problem(key_node, f"{key}: is defined twice (first at {lines[key]}); keep one")
             else:
                 lines[key] = self.where(key_node)
                 if key == INCLUDE and self.folder is not None:

@@ -18,7 +18,7 @@ class TaskEnv(gym.Env[Observation, np.int64]):
     """One task of a family.
 
     Its observations are a ``MultiDiscrete`` of the fields that the family names, its actions a
-    ``Discrete``.  What they mean, rewards and the start stand in the family's docstring.  An episode
+    ``Discrete``.  What they mean, rewards and the start are in the family's docstring.  An episode
     never terminates; it is truncated after ``horizon`` steps.
 
     Args:

@@ -126,12 +126,12 @@ def _audit_open(
 
 def _check_split(histories: Histories, split: Split, report: AuditReport) -> None:
     for part in fields(Split):
-        found = getattr(histories.provenance.split, part.name)
+        recorded = getattr(histories.provenance.split, part.name)
         wanted = getattr(split, part.name)
-        if found != wanted:
-            changed = sorted(set(found) ^ set(wanted))
+        if recorded != wanted:
+            changed = sorted(set(recorded) ^ set(wanted))
             report.problems.append(
-                f"the split's {part.name} tasks differ from the config's: file {_some(found)}, "
+                f"the split's {part.name} tasks differ from the config's: file {_some(recorded)}, "
                 f"config {_some(wanted)}"
                 + (f"; in one only: {_some(changed)}" if changed else "; other order")
             )
@@ -146,9 +146,11 @@ def _check_task(
         ("goal", family.goal(task_id)),
         ("optimal_return", family.optimal_return(task_id)),
     ):
-        found: Any = attributes.get(name)
-        if found is None or not np.array_equal(np.asarray(found), np.asarray(wanted)):
-            report.problems.append(f"{task_name(task_id)}: attribute {name} is {found}, it must be {wanted}")
+        recorded: Any = attributes.get(name)
+        if recorded is None or not np.array_equal(np.asarray(recorded), np.asarray(wanted)):
+            report.problems.append(
+                f"{task_name(task_id)}: attribute {name} is {recorded}, it must be {wanted}"
+            )
     history = histories.task(task_id)
     source = histories.provenance.source
     shape = (source.n_streams, source.steps_per_stream)
@@ -192,27 +194,27 @@ class _Faults:
     where: str
     problems: list[str]
 
-    def compare(self, what: str, found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> None:
+    def compare(self, what: str, recorded: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> None:
         """Report where (streams, steps[, 2]) arrays differ: the first place and how many there are."""
-        differs = found != wanted
+        differs = recorded != wanted
         if differs.ndim == 3:
             differs = differs.any(axis=2)
         count = int(differs.sum())
         if count:
             stream, step = (int(index) for index in np.argwhere(differs)[0])
             self.problems.append(
-                f"{self.where}, stream {stream}, step {step}: {what} is {_value(found[stream, step])}, "
+                f"{self.where}, stream {stream}, step {step}: {what} is {_value(recorded[stream, step])}, "
                 f"it must be {_value(wanted[stream, step])}" + (f" ({count} such faults in this task)")
             )
 
-    def limit(self, what: str, found: npt.NDArray[Any], most: int) -> bool:
+    def limit(self, what: str, recorded: npt.NDArray[Any], most: int) -> bool:
         """Report values above ``most``; True when there are none."""
-        too_large = found > most
+        too_large = recorded > most
         count = int(too_large.sum())
         if count:
             place = np.argwhere(too_large)[0]
             self.problems.append(
-                f"{self.where}, stream {place[0]}, step {place[1]}: {what} is {found[tuple(place)]}, "
+                f"{self.where}, stream {place[0]}, step {place[1]}: {what} is {recorded[tuple(place)]}, "
                 f"it must be in 0..{most} ({count} such faults in this task)"
             )
         return not count

@@ -9,13 +9,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import multiprocessing.connection
-import platform
 import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -28,9 +26,9 @@ from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
 from cad.interrupt import STOP_SIGNALS
+from cad.packages import COLLECTION_PACKAGES, package_versions
 from cad.storage import atomic_path, disk_error, folder_lock, sha256_json
 
-_PACKAGES = ("torch", "stable-baselines3", "numpy", "gymnasium", "h5py")
 _POLL_SECONDS = 1.0
 
 
@@ -58,8 +56,7 @@ def collect(
     """
     if workers < 1:
         raise UsageError(f"workers={workers}: at least one process has to collect")
-    versions = {"python": platform.python_version(), "cad": __version__}
-    versions |= {package: version(package) for package in _PACKAGES}
+    versions = {"cad": __version__} | package_versions(COLLECTION_PACKAGES)
     settings = {"schema": SCHEMA_VERSION, "env": env.model_dump(), "source": source.model_dump()}
     fingerprint = sha256_json(settings | {"versions": versions})
     tasks = task_family(env).task_ids

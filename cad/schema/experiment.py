@@ -52,5 +52,5 @@ class ExperimentConfig(Section):
         owners = [("", self.seeds), *((f"arm {arm.name!r}: ", arm.seeds or ()) for arm in self.arms)]
         for owner, seeds in owners:
             if len(set(seeds)) != len(seeds):
-                raise ValueError(f"{owner}a seed stands twice in seeds={list(seeds)}")
+                raise ValueError(f"{owner}a seed is listed twice in seeds={list(seeds)}")
         return self

@@ -319,7 +319,7 @@ def limited(
     folder = tmp_path_factory.mktemp("limited")
     (folder / "deaf").mkdir()
     (folder / "deaf/sitecustomize.py").write_text(DEAF)
-    found = {}
+    actual = {}
     for depth, name, requeues in ((0, "warned", 50), (1, "deaf", 0)):
         settings = yaml.safe_load(grid.read_text()) | {"name": name, "seeds": [0]}
         settings["arms"][0]["grid"] = {"model.max_compression_depth": [depth]}
@@ -333,8 +333,8 @@ def limited(
         )
         root = with_histories(folder / f"runs-{name}")
         cell = open_experiment(file, [], root).cells[0]
-        found[name] = Limited(file, root, cell.training.name, cell.evaluation.name)
+        actual[name] = Limited(file, root, cell.training.name, cell.evaluation.name)
         stage = root / "stages" / cell.training.name
         Pauser(stage, root / name / "jobs", until_warned=name == "warned").start()
         accounted.cad("submit", file, "--profile", profile, "--root", root)
-    return found
+    return actual

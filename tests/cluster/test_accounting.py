@@ -104,14 +104,14 @@ def users(accounted, shared) -> tuple[User, User]:
         pytest.skip(
             "needs a Python, an environment and a checkout that other users can read: move them out of /root"
         )
-    found = []
+    actual = []
     for name in NAMES:
         accounted.call("sacctmgr", "-i", "-Q", "add", "user", name, "account=root")
         home = shared / f"home-{name}"
         home.mkdir()
         os.chown(home, pwd.getpwnam(name).pw_uid, -1)
-        found.append(User(name, accounted, home, python))
-    return found[0], found[1]
+        actual.append(User(name, accounted, home, python))
+    return actual[0], actual[1]
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def jobs_of(cluster, user):
     return cluster.call("squeue", "-h", "--array", "-u", user, "-o", "%i").stdout.split()
 
 
-def told(cluster, limit):
+def warned(cluster, limit):
     """Whether the controller knows of a limit of nobody's."""
     return lambda: (
         f"MaxSubmitJobs={limit}(" in cluster.call("scontrol", "show", "assoc_mgr", "users=nobody").stdout
@@ -146,7 +146,7 @@ def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, s
     file, held = make("crowded", [0, 1, 2])
     set_limit = ("sacctmgr", "-i", "-Q", "modify", "user", user.name, "set")
     accounted.call(*set_limit, "MaxSubmitJobs=4")
-    wait_for(told(accounted, 4), 60)
+    wait_for(warned(accounted, 4), 60)
     planned = user.submit(file, root, held, "--dry-run").stdout
     first = user.submit(file, root, held).stdout
     for said in (planned, first):
@@ -163,7 +163,7 @@ def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, s
     full = user.submit(file, root, held, check=False)
     assert full.returncode == 1 and "MaxSubmitJobs" in full.stderr
     accounted.call(*set_limit, "MaxSubmitJobs=7")
-    wait_for(told(accounted, 7), 60)
+    wait_for(warned(accounted, 7), 60)
     rest = user.submit(file, root, held).stdout
     assert "joined: 4 stages" in rest and "not submitted" not in rest
     assert len(jobs_of(accounted, user.name)) == 7
@@ -200,8 +200,8 @@ def test_two_users_share_histories_and_nothing_else(accounted, users, make, shar
         accounted.call("scontrol", "release", job)
 
     def finished(user, file):
-        found = json.loads(user.cad("status", file, "--root", root, "--json").stdout)
-        return all(stage["state"] == "done" for cell in found for stage in cell["stages"])
+        actual = json.loads(user.cad("status", file, "--root", root, "--json").stdout)
+        return all(stage["state"] == "done" for cell in actual for stage in cell["stages"])
 
     wait_for(lambda: finished(one, mine) and finished(two, theirs), 600, every=1)
     for user, file, name in ((one, mine, "mine"), (two, theirs, "theirs")):

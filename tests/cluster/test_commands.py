@@ -112,8 +112,8 @@ def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path
     assert "cancelled 2 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
     wait_for(settled(cluster, one_cell, root), 90)
     cluster.settle()
-    found = cluster.stages(one_cell, root)
-    assert {stage["kind"]: stage["state"] for stage in found.values()} == {
+    actual = cluster.stages(one_cell, root)
+    assert {stage["kind"]: stage["state"] for stage in actual.values()} == {
         "histories": "done", "train": "dead", "evaluate": "dead",
     }  # fmt: skip
     wrong = cluster.cad("retry", one_cell, "--root", root, "--mem", "more", check=False)
@@ -170,10 +170,10 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
     answered = []
     for _ in range(3):
         before = cpu_seconds()
-        found = json.loads(cluster.cad("status", one_cell, "--root", root, "--json").stdout)
+        actual = json.loads(cluster.cad("status", one_cell, "--root", root, "--json").stdout)
         answered.append(cpu_seconds() - before)
-    assert len(found) == 1000
-    assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in found)
+    assert len(actual) == 1000
+    assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in actual)
     assert took < 30 and min(answered) < 2
     assert "cancelled 2000 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
 

@@ -79,8 +79,8 @@ def signalled(process: int) -> bool:
         return True
     status = dict(line.split(":\t", 1) for line in lines)
     waiting = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
-    told = any(waiting >> (number - 1) & 1 for number in (signal.SIGUSR2, signal.SIGTERM))
-    return told or not status["State"].startswith("T")
+    warned = any(waiting >> (number - 1) & 1 for number in (signal.SIGUSR2, signal.SIGTERM))
+    return warned or not status["State"].startswith("T")
 
 
 def job_of(root: Path, stage: str) -> str:

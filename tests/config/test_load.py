@@ -228,7 +228,7 @@ def test_a_key_that_stands_twice_is_an_error() -> None:
     message = refused(
         load, Config, [write("a.yaml", "model:\n  n_latent: 1\n  n_head: 4\n  n_latent: 2\n")], []
     )
-    assert message == "a.yaml:4: n_latent: stands twice (first at a.yaml:2); keep one"
+    assert message == "a.yaml:4: n_latent: is defined twice (first at a.yaml:2); keep one"
 
 
 def test_anchors_work_and_merge_keys_and_loops_are_refused() -> None:
@@ -263,10 +263,12 @@ def test_a_byte_order_mark_is_harmless() -> None:
     assert load(Config, [write("a.yaml", b"\xef\xbb\xbfseed: 3\n")], []).value.seed == 3
 
 
-@pytest.mark.parametrize(("text", "found"), [("- a\n- b\n", "a list"), ("seed\n", "the single value 'seed'")])
-def test_not_a_mapping(text: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "actual"), [("- a\n- b\n", "a list"), ("seed\n", "the single value 'seed'")]
+)
+def test_not_a_mapping(text: str, actual: str) -> None:
     message = refused(load, Config, [write("a.yaml", text)], [])
-    assert message == f"a.yaml: expected a mapping (key: value), found {found}"
+    assert message == f"a.yaml: expected a mapping (key: value), found {actual}"
 
 
 @pytest.mark.parametrize(
@@ -407,7 +409,7 @@ def test_all_problems_are_listed_together() -> None:
     assert lines[0] == f"{len(lines) - 1} problems in the configuration:"
     for part in (
         "gone.yaml: no such file",
-        "a.yaml:4: seed: stands twice",
+        "a.yaml:4: seed: is defined twice",
         "override 'nothing'",
         "a.yaml:1: modle",
         "a.yaml:2: seed",
@@ -435,7 +437,7 @@ def test_an_unreadable_file_is_not_blamed_twice() -> None:
         ("model..seed=3", "override 'model..seed=3': 'model..seed' is not a dotted key"),
         ("seed=[1", "override 'seed=[1': not valid YAML"),
         ("seed.x=1", "seed is a whole number at least 0, not a section"),
-        ("seed={a: 1, a: 2}", "a: stands twice"),
+        ("seed={a: 1, a: 2}", "a: is defined twice"),
     ],
 )
 def test_a_wrong_override(override: str, says: str) -> None:
@@ -495,4 +497,4 @@ def test_a_wrong_grid_point_names_its_arm() -> None:
     assert refused(Config().with_overrides, {"seed.x": 3, "env.size": True}, where).startswith(
         f"2 problems in {where}:"
     )
-    assert "object cannot stand in a config" in refused(Config().with_overrides, {"seed": object()}, where)
+    assert "object is not allowed in a config" in refused(Config().with_overrides, {"seed": object()}, where)

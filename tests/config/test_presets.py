@@ -17,8 +17,8 @@ ENVS, MODELS = sorted((CONFIGS / "env").glob("*.yaml")), sorted((CONFIGS / "mode
 
 
 def test_the_presets_are_there() -> None:
-    found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in PRESETS}
-    assert found >= {
+    actual = {str(path.relative_to(CONFIGS).with_suffix("")) for path in PRESETS}
+    assert actual >= {
         "env/darkroom",
         "env/darkroom_permuted",
         "env/dark_key_to_door",

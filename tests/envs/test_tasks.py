@@ -17,7 +17,7 @@ def brute_force_optimum(family: AnyFamily, task_id: int) -> float:
     """Finite-horizon dynamic programming over (row, column, found), rules written out once more."""
     goal, size = family.goal(task_id), family.spaces.field_sizes[0]
 
-    def outcome(row: int, column: int, found: int, action: int) -> tuple[int, tuple[int, int, int]]:
+    def outcome(row: int, column: int, actual: int, action: int) -> tuple[int, tuple[int, int, int]]:
         if family.name == "darkroom_permuted":
             action = goal[action]
         row = min(max(row + MOVES[action][0], 0), size - 1)
@@ -26,8 +26,10 @@ def brute_force_optimum(family: AnyFamily, task_id: int) -> float:
             return int((row, column) == goal), (row, column, 0)
         if family.name == "darkroom_permuted":
             return int((row, column) == (size - 1, size - 1)), (row, column, 0)
-        reward = int((found == 0 and (row, column) == goal[:2]) or (found == 1 and (row, column) == goal[2:]))
-        return reward, (row, column, found + reward)
+        reward = int(
+            (actual == 0 and (row, column) == goal[:2]) or (actual == 1 and (row, column) == goal[2:])
+        )
+        return reward, (row, column, actual + reward)
 
     states = list(itertools.product(range(size), range(size), range(3)))
     value = dict.fromkeys(states, 0)

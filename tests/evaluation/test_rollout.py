@@ -161,8 +161,8 @@ def test_sampled_actions_follow_the_softmax(temperature):
 
 def test_temperature_is_annealed_by_episode():
     evaluation = EvaluationConfig(first_temperature=1.2, temperature=0.8, anneal_episodes=5)
-    found = [evaluation.temperature_at(episode) for episode in range(7)]
-    assert found == pytest.approx([1.2, 1.1, 1.0, 0.9, 0.8, 0.8, 0.8])
+    actual = [evaluation.temperature_at(episode) for episode in range(7)]
+    assert actual == pytest.approx([1.2, 1.1, 1.0, 0.9, 0.8, 0.8, 0.8])
     assert EvaluationConfig(temperature=0.7).temperature_at(30) == 0.7
 
 

@@ -73,10 +73,10 @@ def test_one_changed_number_is_found(
         numbers = file[f"task_{task:05d}/{dataset}"]
         numbers[place] = change(numbers[place])
     problems = audit(copy, env=env).problems
-    found = [problem for problem in problems if message in problem]
-    assert len(found) == 1, problems
-    assert found[0].startswith(f"task {task} (goal (")
-    assert "(1 such faults in this task)" in found[0]
+    actual = [problem for problem in problems if message in problem]
+    assert len(actual) == 1, problems
+    assert actual[0].startswith(f"task {task} (goal (")
+    assert "(1 such faults in this task)" in actual[0]
     with pytest.raises(CadError, match="fails its audit") as error:
         require_sound(copy, env)
     assert message in str(error.value)

@@ -35,15 +35,15 @@ collect(env_config(json.loads(env)), SourceConfig(**json.loads(source)), Path(ou
 
 def living(group: int) -> list[int]:
     """Processes of a process group that are not zombies."""
-    found = []
+    actual = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, process_group = stat.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(process_group) == group and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            actual.append(int(stat.parent.name))
+    return actual
 
 
 def until(condition: object, seconds: float) -> None:

@@ -19,14 +19,14 @@ def pretraining_of(config):
 
 
 def test_every_depth_is_asked_for_every_step_before_it(tiny_config, random_batch):
-    found = pretraining_of(tiny_config())(random_batch(4, DEPTHS * L, L))
-    assert [tuple(output.shape) for output in found.outputs] == [
+    actual = pretraining_of(tiny_config())(random_batch(4, DEPTHS * L, L))
+    assert [tuple(output.shape) for output in actual.outputs] == [
         (4, L, 5 + 5 + 6 + 2),
         (4, 2 * L, 5 + 5 + 6 + 2),
     ]
-    assert found.latents.shape == (4, DEPTHS, 3, 16)
-    assert found.embedded.shape == (4, DEPTHS * L, 16)
-    assert not found.embedded.requires_grad
+    assert actual.latents.shape == (4, DEPTHS, 3, 16)
+    assert actual.embedded.shape == (4, DEPTHS * L, 16)
+    assert not actual.embedded.requires_grad
 
 
 def test_embeddings_are_reconstructed_in_their_width(tiny_config, random_batch):
@@ -45,10 +45,10 @@ def test_only_latents_reach_the_reconstruction(tiny_config, random_batch):
 
 def test_the_newest_step_has_the_first_query_at_every_depth(tiny_config, random_batch):
     model, batch = pretraining_of(tiny_config()), random_batch(4, DEPTHS * L, L)
-    found = model(batch)
+    actual = model(batch)
     grads = [
         torch.autograd.grad(output[:, -1].sum(), model.reconstruction.queries, retain_graph=True)[0]
-        for output in found.outputs
+        for output in actual.outputs
     ]
     assert all(grad[0].abs().sum() > 10 * grad[1:].abs().sum(dim=1).max() for grad in grads)
 
@@ -75,10 +75,10 @@ def test_the_decoder_of_actions_plays_no_part_in_pretraining(tiny_config):
 def test_the_auxiliary_decoder_leaves_the_logits_alone(tiny_config, random_batch):
     config, batch = tiny_config(), random_batch(4, 4 * L, L, 1)
     model = build_model(config)
-    logits, found = WithReconstruction(model, config.pretrain)(batch)
+    logits, actual = WithReconstruction(model, config.pretrain)(batch)
     assert torch.equal(logits[0], model(batch)[0])
-    assert [output.shape[1] for output in found.outputs] == [L, 2 * L]
-    assert torch.equal(found.embedded, model.embed(batch.steps)[:, L : 3 * L])
+    assert [output.shape[1] for output in actual.outputs] == [L, 2 * L]
+    assert torch.equal(actual.embedded, model.embed(batch.steps)[:, L : 3 * L])
 
 
 def test_decoder_n_layer_sets_the_depth_of_the_reconstruction_decoder(tiny_config):

@@ -203,5 +203,5 @@ def test_sampled_returns_and_moments_do_not_depend_on_cache_or_batch(model, tiny
         np.testing.assert_array_equal(getattr(cached, name), getattr(uncached, name))
     alone = roll_out(model, family, [7], **settings)
     np.testing.assert_array_equal(alone.returns, cached.returns[1:2])
-    found = cached.compression_steps[1:2]
-    np.testing.assert_array_equal(alone.compression_steps, found[..., : alone.compression_steps.shape[2]])
+    actual = cached.compression_steps[1:2]
+    np.testing.assert_array_equal(alone.compression_steps, actual[..., : alone.compression_steps.shape[2]])

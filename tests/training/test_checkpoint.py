@@ -31,10 +31,10 @@ def edit_meta(checkpoint: Path, **changes: object) -> None:
 def test_the_newest_comes_back(tmp_path):
     for step in (10, 9_999_999, 20):
         save(tmp_path, step)
-    found = load_newest(tmp_path, "run")
-    assert (found.step, found.seconds) == (9_999_999, 9_999_999 / 2)
-    assert torch.equal(found.tensors["a"], torch.full((50,), 9_999_999.0))
-    assert found.tensors["b"].dtype == torch.int64
+    actual = load_newest(tmp_path, "run")
+    assert (actual.step, actual.seconds) == (9_999_999, 9_999_999 / 2)
+    assert torch.equal(actual.tensors["a"], torch.full((50,), 9_999_999.0))
+    assert actual.tensors["b"].dtype == torch.int64
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):
@@ -109,9 +109,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(damage, tmp_path, ca
     save(tmp_path, 20)
     damage(tmp_path / "00000020")
     with caplog.at_level(logging.WARNING):
-        found = load_newest(tmp_path, "run")
-    assert found.step == 10
-    assert torch.equal(found.tensors["a"], torch.full((50,), 10.0))
+        actual = load_newest(tmp_path, "run")
+    assert actual.step == 10
+    assert torch.equal(actual.tensors["a"], torch.full((50,), 10.0))
     assert "00000020" in caplog.text
     assert "damaged" in caplog.text
 

@@ -101,27 +101,27 @@ def test_scores_are_those_of_the_right_steps(tiny_config, random_batch):
     """Logits made from the truth score 1 at every depth, behind a burn-in too; shifted ones do not."""
     config, batch = tiny_config(), random_batch(4, 3 * L, L, 1)
     judge = reconstruction_loss(config)
-    found = WithReconstruction(build_model(config), config.pretrain)(random_batch(4, 4 * L, L, 1))[1]
+    actual = WithReconstruction(build_model(config), config.pretrain)(random_batch(4, 4 * L, L, 1))[1]
     steps = batch.steps
     fields = [*steps.observation.unbind(-1), steps.previous_action, steps.previous_reward]
     truth = torch.cat(
         [torch.nn.functional.one_hot(f, w) for f, w in zip(fields, (5, 5, 6, 2), strict=True)], dim=-1
     ).float()[:, L:]
-    right = found._replace(outputs=(50 * truth[:, :L], 50 * truth[:, : 2 * L]))
+    right = actual._replace(outputs=(50 * truth[:, :L], 50 * truth[:, : 2 * L]))
     losses, scores = judge(right, batch)
     assert (scores == 1).all() and scores.shape == (4, 2)
     torch.testing.assert_close(losses, torch.zeros(2), atol=1e-6, rtol=0)
-    shifted = found._replace(outputs=tuple(o.roll(1, dims=1) for o in right.outputs))
+    shifted = actual._replace(outputs=tuple(o.roll(1, dims=1) for o in right.outputs))
     assert (judge(shifted, batch)[1] < 0.9).all()
 
 
 def test_a_constant_has_no_correlation(tiny_config, random_batch):
     config = tiny_config(pretrain={"objective": "embeddings"})
     judge, batch = reconstruction_loss(config), random_batch(4, 2 * L, L)
-    found = pretraining(config)(batch)
-    constant = found.embedded.mean(dim=(0, 1)).expand(4, 2 * L, -1)
-    for target, expected in ((found.embedded, 1.0), (constant, 0.0)):
-        scored = found._replace(outputs=(target[:, :L], target))
+    actual = pretraining(config)(batch)
+    constant = actual.embedded.mean(dim=(0, 1)).expand(4, 2 * L, -1)
+    for target, expected in ((actual.embedded, 1.0), (constant, 0.0)):
+        scored = actual._replace(outputs=(target[:, :L], target))
         assert judge(scored, batch)[1][0].tolist() == pytest.approx([expected] * 2, abs=1e-3)
 
 
@@ -155,10 +155,10 @@ def test_a_collapse_stops_the_run(tiny_config, toy_histories, tmp_path, monkeypa
 def test_variances_are_those_between_histories_and_between_steps(tiny_config, random_batch):
     config = tiny_config(pretrain=SHORT | {"collapse_variance": 0.1})
     objective, batch = pretraining_objective(config), random_batch(4, 2 * L, L)
-    found = pretraining(config)(batch)
-    by_history = torch.arange(4.0)[:, None, None, None] * torch.ones(found.latents.shape)
-    by_step = torch.arange(4.0 * 2 * L).view(4, 2 * L, 1) * torch.ones(found.embedded.shape)
-    made = found._replace(latents=by_history, embedded=by_step)
+    actual = pretraining(config)(batch)
+    by_history = torch.arange(4.0)[:, None, None, None] * torch.ones(actual.latents.shape)
+    by_step = torch.arange(4.0 * 2 * L).view(4, 2 * L, 1) * torch.ones(actual.embedded.shape)
+    made = actual._replace(latents=by_history, embedded=by_step)
     values = objective.values(objective(made, batch).columns.tolist())
     assert values["latent_variance"] == values["latent_variance_depth_2"] == pytest.approx(1.25)
     assert values["target_variance"] == pytest.approx((64**2 - 1) / 12)

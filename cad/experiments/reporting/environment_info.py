@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cad
-
-PACKAGES = ("torch", "numpy", "stable-baselines3", "gymnasium", "h5py", "safetensors", "submitit")
+from cad.packages import package_versions
 
 
 def environment_info() -> dict[str, Any]:
@@ -22,13 +20,6 @@ def environment_info() -> dict[str, Any]:
         "code_differs_from_commit": dirty,
         "packages": package_versions(),
         "machine": machine(),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Python's version and those of the packages that results depend on."""
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in PACKAGES
     }
 
 

@@ -19,8 +19,8 @@ from cad.experiments.reporting.environment_info import (
     code_version,
     machine,
     machine_in_words,
-    package_versions,
 )
+from cad.packages import package_versions
 from cad.reports import Provenance, StageRecord
 from cad.schema import Config
 from cad.storage import sha256_file

@@ -35,7 +35,7 @@ from cad.reports.data.differences import (
 )
 from cad.reports.data.family_facts import goal_map_size
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
-from cad.reports.data.grid import Panel, differing_keys, flat_settings, grid_panels, grid_tables
+from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables
 from cad.reports.data.labels import describe, goal_text, last_words, plural, task_word
 from cad.reports.data.learning_curves import is_long, learning_tables, task_tables
 from cad.reports.data.marginals import Marginal, extremes, marginal_tables, marginals, shared_seeds
@@ -119,7 +119,6 @@ __all__ = [
     "finite",
     "first_reward_tables",
     "first_rewards",
-    "flat_settings",
     "front",
     "goal_map_size",
     "goal_text",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from cad.config import flatten
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value, finite
@@ -40,20 +40,9 @@ class Panel:
         return sorted({n_latent for _, n_latent in self.spots})
 
 
-def flat_settings(config: Config) -> dict[str, Any]:
-    """Dotted keys and values of a config."""
-    flat: dict[str, Any] = {}
-    for key, value in config.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{inner}": item for inner, item in value.items()})
-        else:
-            flat[key] = value
-    return flat
-
-
 def differing_keys(configs: Sequence[Config]) -> list[str]:
     """Dotted keys with more than one value among the configs that have them, in the schema's order."""
-    flats = [flat_settings(config) for config in configs]
+    flats = [flatten(config) for config in configs]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     return [key for key in keys if len({repr(flat[key]) for flat in flats if key in flat}) > 1]
 
@@ -64,7 +53,7 @@ def grid_panels(study: Study) -> list[Panel]:
     for model in study.models:
         if model.facts.depth is None or model.facts.n_latent is None:
             continue
-        rest = repr([(key, value) for key, value in flat_settings(model.config).items() if key not in _AXES])
+        rest = repr([(key, value) for key, value in flatten(model.config).items() if key not in _AXES])
         spot = (model.facts.depth, model.facts.n_latent)
         for key, _, panel in panels:
             if key == (model.arm, rest) and spot not in panel.spots:
@@ -75,7 +64,7 @@ def grid_panels(study: Study) -> list[Panel]:
     named = []
     for (arm, _), config, panel in panels:  # the arm's name is enough, unless it has several panels
         differ = differing_keys([other for (its_arm, _), other, _ in panels if its_arm == arm])
-        values = (f"{key}={flat_settings(config).get(key)}" for key in differ if key not in _AXES)
+        values = (f"{key}={flatten(config).get(key)}" for key in differ if key not in _AXES)
         named.append(Panel(", ".join([panel.title, *values]), panel.spots))
     return named
 

@@ -94,34 +94,34 @@ def test_hours_by_kind_and_by_device(tiny_config):
         "train": Allocation("cuda", cores=8, gpus=4, ranks=4),
         "evaluate": Allocation(),
     }
-    found = estimate(cell.stages, lambda stage: given[stage.kind], Rates(rates), {})
+    actual = estimate(cell.stages, lambda stage: given[stage.kind], Rates(rates), {})
     # 25 tasks on 10 workers: three rounds of 100 streams x 60 steps.
-    assert found.core_hours == {"histories": pytest.approx(10 * 3 * 6000 * 0.25 / 3600)}
-    assert found.gpu_hours == {"train": pytest.approx(4 * 20 * 180 / 4 / 3600)}
-    assert found.seconds == pytest.approx(3 * 6000 * 0.25 + 20 * 180 / 4)
-    assert found.unknown == {"evaluate": 1} and found.sources == ("finished",)
+    assert actual.core_hours == {"histories": pytest.approx(10 * 3 * 6000 * 0.25 / 3600)}
+    assert actual.gpu_hours == {"train": pytest.approx(4 * 20 * 180 / 4 / 3600)}
+    assert actual.seconds == pytest.approx(3 * 6000 * 0.25 + 20 * 180 / 4)
+    assert actual.unknown == {"evaluate": 1} and actual.sources == ("finished",)
     assert steps_of(evaluate) == 50 * 5
-    assert str(found) == (
+    assert str(actual) == (
         "1 GPU-hours (train 1) and 12 core-hours (histories 12) and 1 evaluate that could not be measured; "
         "done in 1 h 30 min without queueing (rates: finished)"
     )
 
 
 @pytest.mark.parametrize(
-    ("found", "above"),
+    ("actual", "above"),
     [
         (Estimate({"train": 3}, {"train": 4}, 1, (), {}), {3.9: True, 4.0: False}),
         (Estimate({"train": 3, "evaluate": 2}, {}, 1, (), {}), {4.9: True, 5.0: False}),
         (Estimate({}, {}, 0, (), {"train": 1}), {1e9: True}),
     ],
 )
-def test_above_a_number_of_hours(found, above):
-    assert {hours: found.exceeds(hours) for hours in above} == above
+def test_above_a_number_of_hours(actual, above):
+    assert {hours: actual.exceeds(hours) for hours in above} == above
 
 
 def test_durations_in_words():
-    found = [duration_in_words(seconds) for seconds in (0.2, 89, 91, 89 * 60, 2 * 3600, 50 * 3600)]
-    assert found == ["1 s", "89 s", "2 min", "89 min", "2 h 00 min", "2 d 2 h"]
+    actual = [duration_in_words(seconds) for seconds in (0.2, 89, 91, 89 * 60, 2 * 3600, 50 * 3600)]
+    assert actual == ["1 s", "89 s", "2 min", "89 min", "2 h 00 min", "2 d 2 h"]
 
 
 def test_finished_stages_tell_their_own_time(small, finished, monkeypatch):
@@ -160,9 +160,9 @@ def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_
     rates = calibration.measured_rates(tmp_path, stages, lambda _: "cpu")
     assert "cannot be measured" not in caplog.text
     assert all(0.1 < rates.of(stage, "cpu").steps_per_second < 1e8 for stage in stages)
-    found = estimate(stages, lambda _: Allocation(), rates, {})
-    assert found.sources == ("calibration",)
-    assert set(found.core_hours) == {stage.kind for stage in stages} and not found.unknown
+    actual = estimate(stages, lambda _: Allocation(), rates, {})
+    assert actual.sources == ("calibration",)
+    assert set(actual.core_hours) == {stage.kind for stage in stages} and not actual.unknown
 
 
 def test_no_watchdog_judges_a_calibration(tiny_config, monkeypatch):

@@ -21,9 +21,9 @@ NOTE = JobNote("12_3", "cad-e-train", "e", "me", "e/jobs/1", 0.0, 1.0, 2.0)
 
 @pytest.fixture
 def directory(tmp_path) -> StageDirectory:
-    found = StageDirectory(tmp_path, NAME)
-    found.path.mkdir(parents=True)
-    return found
+    actual = StageDirectory(tmp_path, NAME)
+    actual.path.mkdir(parents=True)
+    return actual
 
 
 def test_an_empty_directory_says_nothing(directory):

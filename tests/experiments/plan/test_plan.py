@@ -16,8 +16,8 @@ def cell(**overrides: object) -> Cell:
     return Cell("", "", Config().with_overrides(settings, "test"))
 
 
-def kinds(found: Cell) -> list[str]:
-    return [stage.kind for stage in found.stages]
+def kinds(actual: Cell) -> list[str]:
+    return [stage.kind for stage in actual.stages]
 
 
 def test_by_default_nothing_is_pretrained():
@@ -25,10 +25,10 @@ def test_by_default_nothing_is_pretrained():
 
 
 def test_pretraining_is_a_stage_before_training():
-    found = cell(pretrain__enabled=True)
-    assert kinds(found) == ["histories", "pretrain", "train", "evaluate"]
-    assert found.training.inputs == (found.histories, found.pretraining)
-    assert found.training.name != cell().training.name
+    actual = cell(pretrain__enabled=True)
+    assert kinds(actual) == ["histories", "pretrain", "train", "evaluate"]
+    assert actual.training.inputs == (actual.histories, actual.pretraining)
+    assert actual.training.name != cell().training.name
 
 
 SAME_ENCODER = {"model__n_layer": 2, "train__n_updates": 7, "train__learning_rate": 0.1,
@@ -127,7 +127,7 @@ def test_an_arm_may_have_its_own_seeds():
         ("claimed", 0), ("claimed", 1), ("claimed", 2), ("looked at", 4),
     ]  # fmt: skip
     arms[0]["seeds"] = [1, 1]
-    with pytest.raises(ValueError, match=r"arm 'claimed': a seed stands twice in seeds=\[1, 1\]"):
+    with pytest.raises(ValueError, match=r"arm 'claimed': a seed is listed twice in seeds=\[1, 1\]"):
         ExperimentConfig.model_validate({"name": "x", "arms": arms})
 
 

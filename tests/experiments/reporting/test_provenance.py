@@ -58,9 +58,9 @@ def test_the_public_learns_no_machine(cad, small, copy):
         copy / "small/report" / name for name in ("report.html", "report.md", "report.json", "csv/stages.csv")
     ]
     text = "".join(path.read_text() for path in made)
-    found = machine()
-    assert f"{found['architecture']}, {found['cores']} cores" in text
-    for secret in (found["processor"], "471108154711", str(small.parent), str(copy)):
+    actual = machine()
+    assert f"{actual['architecture']}, {actual['cores']} cores" in text
+    for secret in (actual["processor"], "471108154711", str(small.parent), str(copy)):
         assert not secret or secret not in text, secret
     assert "471108154711_0" in str(gather_provenance(open_experiment(small, [], copy)))
 

@@ -157,8 +157,8 @@ def test_tensorboard_shows_the_runs(small, finished, tmp_path):
         deadline = time.time() + 120
         while len(runs) < 3 and time.time() < deadline and process.poll() is None:
             time.sleep(0.3)
-            if found := re.search(r"http://localhost:\d+/", log.read_text()):
-                with urllib.request.urlopen(f"{found[0]}data/runs", timeout=60) as answer:
+            if actual := re.search(r"http://localhost:\d+/", log.read_text()):
+                with urllib.request.urlopen(f"{actual[0]}data/runs", timeout=60) as answer:
                     runs = json.load(answer)
         assert sorted(runs) == [
             "AD, seed 0",

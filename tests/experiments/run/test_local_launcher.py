@@ -41,8 +41,8 @@ def cell(tmp_path: Path) -> Path:
 
 
 def stage(root: Path, kind: str) -> Path:
-    (found,) = (root / "stages").glob(f"{kind}-*")
-    return found
+    (actual,) = (root / "stages").glob(f"{kind}-*")
+    return actual
 
 
 def steps_in(root: Path) -> int:

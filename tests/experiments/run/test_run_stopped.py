@@ -74,12 +74,12 @@ def test_workers_end_when_their_runner_is_killed(small, collected):
 
 
 def _members(group: int) -> list[int]:
-    found = []
+    actual = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            actual.append(int(stat.parent.name))
+    return actual

@@ -66,11 +66,11 @@ class Chromium:
             assert received, "Chromium has ended"
             self._buffer += received
         message, _, self._buffer = self._buffer.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        if "method" in found:
-            self._events.append(found)
-            self._judge(found["method"], found.get("params", {}))
-        return found
+        actual: dict[str, Any] = json.loads(message)
+        if "method" in actual:
+            self._events.append(actual)
+            self._judge(actual["method"], actual.get("params", {}))
+        return actual
 
     def _judge(self, method: str, said: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
@@ -136,13 +136,13 @@ class Chromium:
 
     def middle(self, selector: str) -> tuple[float, float]:
         """Where the middle of an element is, after scrolling to it."""
-        found = self.js(
+        actual = self.js(
             f"""(() => {{ const found = document.querySelector({json.dumps(selector)});
             found.scrollIntoView({{ block: "center", behavior: "instant" }});
             const box = found.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"""
         )
-        return found[0], found[1]
+        return actual[0], actual[1]
 
     def picture(self) -> bytes:
         """PNG of the whole page."""

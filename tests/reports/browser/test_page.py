@@ -49,11 +49,11 @@ def opened(browser: Chromium, page: Path) -> Iterator[Chromium]:
 
 
 def column(browser: Chromium, number: int) -> list[str]:
-    found = browser.js(
+    actual = browser.js(
         f"[...document.querySelectorAll('#results tbody tr')].map(row => row.cells[{number}].innerText)"
     )
-    assert isinstance(found, list)
-    return found
+    assert isinstance(actual, list)
+    return actual
 
 
 def test_names_are_text(opened: Chromium) -> None:

@@ -59,10 +59,10 @@ def test_a_planted_difference_is_covered_and_found() -> None:
 
 @pytest.mark.parametrize("n_seeds", [4, 5, 10])
 def test_no_difference_is_not_called_one(n_seeds: int) -> None:
-    found = p_values(sweeps(n_seeds, 0.03, 0.03, 0.03) - sweeps(n_seeds, 0.03, 0.03, 0.03, rng_seed=9))
-    assert np.mean(found < 0.05) < 0.07
+    actual = p_values(sweeps(n_seeds, 0.03, 0.03, 0.03) - sweeps(n_seeds, 0.03, 0.03, 0.03, rng_seed=9))
+    assert np.mean(actual < 0.05) < 0.07
     # Twelve models against one reference: how often is any of them called different?
-    families = found.reshape(-1, 12)
+    families = actual.reshape(-1, 12)
     assert np.mean([min(holm(list(family))) < 0.05 for family in families]) < 0.1
 
 

@@ -54,8 +54,8 @@ def test_provenance_is_in_every_format(
     stage = dataclasses.replace(
         origin.stages[0], image="e" * 64, packages={"torch": "9.9"}, hardware="<b>chip</b>, 4 cores"
     )
-    told = dataclasses.replace(origin, stages=(stage, *origin.stages[1:]))
-    page = write_report("x", ReportConfig(), [cell(metrics=None)], None, told, tmp_path).read_text()
+    warned = dataclasses.replace(origin, stages=(stage, *origin.stages[1:]))
+    page = write_report("x", ReportConfig(), [cell(metrics=None)], None, warned, tmp_path).read_text()
     markdown = (tmp_path / "report.md").read_text()
     for text in ("e" * 64, "torch 9.9", "7_0", "0.1.0+0123abc, with uncommitted changes", "0.150"):
         assert text in page
@@ -66,7 +66,7 @@ def test_provenance_is_in_every_format(
         and "<b>" not in markdown.replace("\\<", "")
     )
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["tables"]["stages"]["rows"] == [list(row) for row in stage_tables(told)["stages"].rows]
+    assert written["tables"]["stages"]["rows"] == [list(row) for row in stage_tables(warned)["stages"].rows]
     with (tmp_path / "csv" / "stages.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["stage"], row["state"], row["core_hours"]) for row in rows[:2]] == [
@@ -81,9 +81,9 @@ def test_the_fingerprint_ignores_times(
     prints = set()
     for seconds in (1.0, 2.0):
         stages = [dataclasses.replace(stage, wall_seconds=seconds) for stage in origin.stages]
-        told = dataclasses.replace(origin, stages=stages)
+        warned = dataclasses.replace(origin, stages=stages)
         write_report(
-            "x", ReportConfig(), [cell(metrics=None, returns=None, status="missing")], None, told, tmp_path
+            "x", ReportConfig(), [cell(metrics=None, returns=None, status="missing")], None, warned, tmp_path
         )
         prints.add(json.loads((tmp_path / "report.json").read_text())["fingerprint"])
     assert len(prints) == 1
@@ -92,9 +92,9 @@ def test_the_fingerprint_ignores_times(
 @pytest.mark.parametrize("recorded", [True, False])
 def test_unknown_facts_are_named_as_such(origin: Provenance, recorded: bool) -> None:
     known = origin if recorded else dataclasses.replace(origin, stages=(StageRecord("a", "train", "done"),))
-    found = {fact.term: fact.text for fact in facts(known, [0, 1], "f00")}
-    assert found["code of the stages"] == (
+    actual = {fact.term: fact.text for fact in facts(known, [0, 1], "f00")}
+    assert actual["code of the stages"] == (
         "0.1.0+0123abc, with uncommitted changes; 0.1.0+0123abc" if recorded else "not recorded"
     )
-    assert found["hardware of the stages"] == ("a, 2 cores" if recorded else "not recorded")
-    assert found["training seeds"] == "0, 1"
+    assert actual["hardware of the stages"] == ("a, 2 cores" if recorded else "not recorded")
+    assert actual["training seeds"] == "0, 1"

@@ -48,8 +48,8 @@ def test_a_thin_line_keeps_its_colour(report, tmp_path):
     Image.fromarray(pixels).save(report / "figures/grid.png")
     publish(report, tmp_path / "run")
     with Image.open(tmp_path / "run/figures/grid.png") as image:
-        found = np.asarray(image.convert("RGB"))[101, 55:65].astype(int)
-    assert abs(found - line).max() < 16
+        actual = np.asarray(image.convert("RGB"))[101, 55:65].astype(int)
+    assert abs(actual - line).max() < 16
 
 
 def test_an_earlier_report_is_replaced(report, tmp_path):

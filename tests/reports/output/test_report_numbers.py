@@ -252,10 +252,10 @@ def test_report_equals_an_independent_computation_from_stored_returns(
         assert row["mean_at_history_end"] == pytest.approx(mean(history), rel=1e-12)
         assert row["mean_low_95"] < row["mean"] < row["mean_high_95"]
     table = written["tables"]["differences"]
-    found = [dict(zip(table["columns"], values, strict=True)) for values in table["rows"]]
-    assert [d["label"] for d in found] == [f"CompressedAD, depth {k}, 16 latents" for k in (1, 3)]
+    actual = [dict(zip(table["columns"], values, strict=True)) for values in table["rows"]]
+    assert [d["label"] for d in actual] == [f"CompressedAD, depth {k}, 16 latents" for k in (1, 3)]
     p_values = []
-    for d in found:
+    for d in actual:
         pairs = np.array([
             np.subtract(scores(d["label"], seed, 50, 60), scores("AD, window 80", seed, 50, 60))
             for seed in range(5)
@@ -274,7 +274,7 @@ def test_report_equals_an_independent_computation_from_stored_returns(
         half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
         assert (d["high_95"] - d["low_95"]) / 2 == pytest.approx(half, rel=0.15)
     low, high = sorted(p_values)
-    assert sorted(d["p_holm"] for d in found) == pytest.approx(
+    assert sorted(d["p_holm"] for d in actual) == pytest.approx(
         sorted([min(1, 2 * low), max(high, min(1, 2 * low))])
     )
     curve = [row for row in written["tables"]["return_by_episode"]["rows"]

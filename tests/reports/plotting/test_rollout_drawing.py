@@ -35,10 +35,10 @@ def test_strips_and_animations_of_every_family(name: str, cell: Make) -> None:
 def test_episodes_of_a_strip(cell: Make) -> None:
     family = task_family(cell().config.env)
 
-    def episodes(n: int, found: int | None) -> list[int]:
+    def episodes(n: int, actual: int | None) -> list[int]:
         moves = np.full((1, n * 20), 4, dtype=np.uint8)  # stays at (4, 4)
-        if found is not None:
-            moves[0, 20 * found] = 0
+        if actual is not None:
+            moves[0, 20 * actual] = 0
         replayed = replay_actions(family, [5 * 9 + 4], moves)
         return [episode + 1 for episode in strip_episodes(WatchedRollout("", replayed, ()))]
 

@@ -48,8 +48,8 @@ def test_compression_times_are_described_and_drawn(tmp_path: Path, cell: Make, o
         "80 to 80); it was trained on regions of 80."
     )
     assert text in page.read_text()
-    found = [(c["window"], c["max_compression_depth"], c["n_latent"]) for c in written["cells"]]
-    assert found == [(160, None, None), (160, 3, 7), (80, None, None)]
+    actual = [(c["window"], c["max_compression_depth"], c["n_latent"]) for c in written["cells"]]
+    assert actual == [(160, None, None), (160, 3, 7), (80, None, None)]
     assert "with window 160" in written["headline"] or "window 160, depth 3, 7 latents" in written["headline"]
 
 

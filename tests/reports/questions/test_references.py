@@ -44,8 +44,8 @@ def planted(cell: Make, effect: float, n_seeds: int, noise: float = 0.03) -> lis
 
 
 def test_a_planted_difference_is_claimed_with_many_seeds_only(cell: Make) -> None:
-    (found,) = all_differences(study_of(planted(cell, 0.12, 6)))
-    assert found.low < 0.12 < found.high and found.claimed and found.p_holm is not None
+    (actual,) = all_differences(study_of(planted(cell, 0.12, 6)))
+    assert actual.low < 0.12 < actual.high and actual.claimed and actual.p_holm is not None
     (few,) = all_differences(study_of(planted(cell, 0.12, 3)))
     assert few.low < few.mean < few.high and few.p_holm is None and not few.claimed
     assert "no significance is claimed" in references.sentence(study_of(planted(cell, 0.12, 3)))
@@ -64,9 +64,9 @@ def test_differences_pair_the_seeds_and_the_tasks_that_both_have(cell: Make) -> 
         optimal=turned.optimal[::-1],
     )  # fmt: skip
     study = study_of(cells)
-    found = [d for d in all_differences(study) if d.model.label.startswith("CompressedAD")]
-    assert sorted(seed for d in found for seed in d.seeds) == [0, 2]
-    for d in found:
+    actual = [d for d in all_differences(study) if d.model.label.startswith("CompressedAD")]
+    assert sorted(seed for d in actual for seed in d.seeds) == [0, 2]
+    for d in actual:
         for seed, stated in zip(d.seeds, d.by_seed, strict=True):
             ad, ours = (c for c in study.cells if c.result.config.seed == seed)
             assert stated == pytest.approx(ours.normalised_last10 - ad.normalised_last10)
