@@ -7,7 +7,17 @@ PYTEST := $(BIN)/python -m pytest
 # One thread a process: stages run side by side, and results do not depend on the number of cores.
 export OMP_NUM_THREADS = 1
 
-.PHONY: quickstart test test-fast check format benchmark image clean help
+# Tests on a cluster mostly wait, so they run beside the rest, two files at a time, in which what a
+# file's tests share is made once.
+define run_tests
+	@mkdir -p build
+	@$(PYTEST) -m "$(SELECTED)" --durations 12 tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
+	$(PYTEST) -m "$(SELECTED)" -n 2 --dist loadfile --no-loadscope-reorder --durations 12 \
+	    --ignore tests/cluster; rest=$$?; \
+	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
+endef
+
+.PHONY: quickstart test test-exhaustive test-fast check format benchmark image clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -15,13 +25,13 @@ help:            ## what there is to make
 quickstart: $(READY)  ## from nothing to an ablation report: runs/quickstart/report/report.html
 	$(BIN)/cad run experiments/quickstart.yaml
 
-test: $(READY)   ## every test, a small end-to-end experiment included
-# Tests on a cluster mostly wait, so they run beside the rest, two files at a time, in which what a
-# file's tests share is made once.
-	@mkdir -p build
-	@$(PYTEST) --durations 12 tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 12 --ignore tests/cluster; rest=$$?; \
-	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
+test: SELECTED = not exhaustive
+test: $(READY)   ## the tests, a small end-to-end experiment and a real cluster included
+	$(run_tests)
+
+test-exhaustive: SELECTED = exhaustive
+test-exhaustive: $(READY)  ## every engine, several users of a cluster, 1,000 cells: CI runs them after `make test`
+	$(run_tests)
 
 test-fast: $(READY)  ## the quick tests of every layer, to run often
 	$(PYTEST) -n 2 --dist loadfile -q -m "not slow"

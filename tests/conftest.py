@@ -66,14 +66,28 @@ SLOW = (
 )
 
 
+# Left to `make test-exhaustive`, which CI runs after `make test`: combinations and sizes, of which `make
+# test` has one each.
+EXHAUSTIVE = (
+    "cluster/test_accounting.py",
+    "cluster/test_commands.py::test_a_thousand_cells",
+    "cluster/test_ranks.py",
+    "experiments/test_nothing_changed.py::test_every_kind_and_way_of_training_gives_the_recorded_numbers",
+    "training/engines/test_engines.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order above; slow ones are marked."""
+    """Long files first, in the order above; slow and exhaustive ones are marked."""
     ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
     for item in items:
-        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+        name = f"{item.path.relative_to(tests).as_posix()}::{item.name}"
+        if name.startswith(SLOW):
             item.add_marker("slow")
+        if name.startswith(EXHAUSTIVE):
+            item.add_marker("exhaustive")
 
 
 MakeConfig = Callable[..., Config]

@@ -6,11 +6,11 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import run_cli
 
 from cad.storage import write_text
 
@@ -18,8 +18,8 @@ SMALL = """
 name: small
 base:
   env: {size: 5, horizon: 10, n_tasks: 12, n_heldout: 3, n_validation: 2}
-  source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
-           learning_rate: 0.003}
+  source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 100, n_epochs: 5,
+           learning_rate: 0.006}
   model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2}
   train: {n_updates: 120, batch_size: 8, num_warmup_steps: 5, log_every: 5, checkpoint_every: 10,
           validate_every: 60, validation_episodes: 4, validation_rollouts: 2, max_episode_gap: 3,
@@ -41,11 +41,7 @@ def cad() -> Cad:
     """Run the command line in a process of its own."""
 
     def call(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cad.cli", *map(str, words)]
-        environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=480, check=False
-        )
+        return run_cli([str(word) for word in words], cwd)
 
     return call
 

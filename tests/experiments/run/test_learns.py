@@ -11,16 +11,15 @@ LEARNS = """
 name: learns
 base:
   env: {size: 5, horizon: 10, n_heldout: 3, n_validation: 2}
-  source: {n_streams: 20, steps_per_stream: 400, n_steps: 20, batch_size: 200, n_epochs: 8}
+  source: {n_streams: 20, steps_per_stream: 400, n_steps: 20, batch_size: 200, n_epochs: 5}
   model: {n_embd: 32, n_layer: 2, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 4,
           max_compression_depth: 2}
-  train: {n_updates: 600, batch_size: 32, num_warmup_steps: 20, validate_every: 200, checkpoint_every: 200}
+  train: {n_updates: 450, batch_size: 32, num_warmup_steps: 20, validate_every: 200, checkpoint_every: 200}
   evaluation: {n_episodes: 30, n_rollouts: 8}
 arms:
   - name: CompressedAD
   - name: RegionAD
-    set: {model.kind: region_ad, model.compress_interval: 20, model.n_transit: 88, train.n_updates: 300}
-    grid: {model.on_compress: [drop, latents]}
+    set: {model.kind: region_ad, model.compress_interval: 20, model.n_transit: 88, train.n_updates: 300, model.on_compress: latents}
 """
 
 
@@ -44,11 +43,10 @@ def test_learns_in_context(cells):
     assert cell["compressions"] == 30 * 10 // 20 - 1
 
 
-@pytest.mark.parametrize("which", [1, 2], ids=["drop", "latents"])
-def test_learns_in_context_and_when_to_compress(which, cells):
-    cell = cells[0][which]
+def test_learns_in_context_and_when_to_compress(cells):
+    cell = cells[0][1]
     first = cell["return_first_episode"] / 8.3
-    # Measured 0.79 and 0.82.
+    # Measured 0.80; with on_compress=drop, which experiments/region_ad.yaml trains, 0.79.
     assert cell["normalised_last10"] > 0.5
     assert cell["normalised_last10"] > first + 0.3
     report = cells[1] / "learns/report"
@@ -57,7 +55,7 @@ def test_learns_in_context_and_when_to_compress(which, cells):
         rows = [row for row in csv.DictReader(file) if row["label"] == cell["label"]]
     by_model = {int(row["length"]): int(row["closed_by_model"]) for row in rows}
     full = sum(int(row["closed_with_full_window"]) for row in rows)
-    # Measured 0.77 and 0.91 after these 300 updates (0.99 after 600): the rest waited for a full window.
+    # Measured 0.91 after these 300 updates (0.99 after 600): the rest waited for a full window.
     assert sum(by_model.values()) / (sum(by_model.values()) + full) > 0.5
     # It was trained on regions of 20, and has room for 42.
     assert by_model[20] > 0.8 * sum(by_model.values())

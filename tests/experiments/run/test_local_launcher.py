@@ -22,8 +22,8 @@ pytestmark = pytest.mark.timeout(1500)
 # Environment and source are those of the small experiment, whose histories are there already.
 CELL = """
 env: {size: 5, horizon: 10, n_tasks: 12, n_heldout: 3, n_validation: 2}
-source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
-         learning_rate: 0.003}
+source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 100, n_epochs: 5,
+         learning_rate: 0.006}
 model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2, dropout: 0.1,
         max_compression_depth: 2}
 train: {n_updates: 150, batch_size: 8, num_warmup_steps: 5, log_every: 5, checkpoint_every: 50,

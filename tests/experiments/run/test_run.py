@@ -49,12 +49,6 @@ def test_running_again_does_nothing_new(cad, small, copy):
     assert report_of(copy)["fingerprint"] == fingerprint
 
 
-def test_inline_gives_the_same_numbers(cad, small, finished, tmp_path):
-    inline = cad("run", small, "--root", tmp_path, "--inline")
-    assert inline.returncode == 0, inline.stderr
-    assert report_of(tmp_path)["fingerprint"] == report_of(finished)["fingerprint"]
-
-
 def test_a_failing_cell_is_reported_and_the_others_finish(cad, small, collected, tmp_path):
     settings = yaml.safe_load(small.read_text())
     settings["arms"] = [

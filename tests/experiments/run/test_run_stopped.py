@@ -25,7 +25,7 @@ def start(small: Path, root: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def test_killed_at_random_moments_ends_with_the_same_numbers(small, finished, tmp_path):
     moments = random.Random(5)
-    for _ in range(3):
+    for _ in range(2):
         process = start(small, tmp_path, "--workers", "2")
         try:
             process.wait(timeout=moments.uniform(3, 12))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +14,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import engine_rank
 import pytest
 import safetensors.torch
 import torch
 
 from cad.training.metrics import read_metrics
 
-RANK = Path(__file__).with_name("rank.py")
+# torch and DeepSpeed take most of a short rank's time to import: one process does, and forks the ranks.
+_RANKS = multiprocessing.get_context("forkserver")
+_RANKS.set_forkserver_preload(["engine_rank"])
+
+
+class RankProcess:
+    """One rank, with the methods of :class:`subprocess.Popen` that tests use."""
+
+    def __init__(self, jobs_file: Path, rank: int) -> None:
+        self._output = jobs_file.with_name(f"{jobs_file.stem}-{rank}.txt")
+        self._process = _RANKS.Process(
+            target=engine_rank.run, args=(str(jobs_file), str(rank), str(self._output))
+        )
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(["rank"], timeout or 0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        self.wait(timeout)
+        return self._output.read_text(), ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +78,7 @@ class Trainings:
         self.folder = folder
         self._arrays = arrays
 
-    def start(self, size: int, jobs: list[Job]) -> list[subprocess.Popen[str]]:
+    def start(self, size: int, jobs: list[Job]) -> list[RankProcess]:
         file = self.folder / f"{uuid.uuid4().hex}.json"
         listed = [
             {
@@ -54,17 +92,7 @@ class Trainings:
         ]
         shared = {"size": size, "folder": str(self.folder), "arrays": str(self._arrays), "jobs": listed}
         file.write_text(json.dumps(shared))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return [
-            subprocess.Popen(
-                [sys.executable, str(RANK), str(file), str(rank)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=environment,
-            )
-            for rank in range(size)
-        ]
+        return [RankProcess(file, rank) for rank in range(size)]
 
     def run(self, size: int, jobs: list[Job]) -> None:
         ranks = self.start(size, jobs)

@@ -14,6 +14,13 @@ import torch
 pytestmark = pytest.mark.timeout(1800)
 
 KINDS = ("ad", "compressed_ad", "pretrain")
+# Every engine with the model that needs most of it, and the two that differ most with every kind.
+COMBINATIONS = [
+    (engine, kind)
+    for engine in ("accelerate", *(f"zero{stage}" for stage in range(4)))
+    for kind in KINDS
+    if kind == "compressed_ad" or engine in ("accelerate", "zero3")
+]
 ENGINES = {"accelerate": {"engine": "accelerate"}} | {
     f"zero{stage}": {"engine": "deepspeed", "zero_stage": stage} for stage in range(4)
 }
@@ -24,9 +31,8 @@ OTHERS = {
 }
 EXACT = {
     "muon": OTHERS["muon"],
-    "zero0": ENGINES["zero0"],
     "zero3": ENGINES["zero3"],
-    **{f"zero{s}-bf16": {"engine": "deepspeed", "zero_stage": s, "precision": "bf16"} for s in (1, 2, 3)},
+    **{f"zero{s}-bf16": {"engine": "deepspeed", "zero_stage": s, "precision": "bf16"} for s in (1, 3)},
 }
 STOP = 3
 DAMAGED = "zero3"  # whose newest checkpoint is cut short
@@ -36,10 +42,10 @@ LOSS, WEIGHTS = 2e-6, 1e-5
 
 @pytest.fixture(scope="module")
 def config_of(tiny_config):
-    """``config_of(kind, settings)``: fp32, 50 updates, no dropout."""
+    """``config_of(kind, settings)``: fp32, 16 updates, no dropout."""
 
     def make(kind, settings, dropout=0.0, depth=2, **more):
-        train = {"n_updates": 50, "checkpoint_every": 50, "log_every": 1, "optimizer": "adamw"}
+        train = {"n_updates": 16, "checkpoint_every": 16, "log_every": 1, "optimizer": "adamw"}
         train |= {"learning_rate": 3e-3, **settings, **more}
         sections = {"train": train | {"watchdog_share": None}}
         if kind == "pretrain":
@@ -70,20 +76,19 @@ def trained(new_trainings, job, config_of, exact_config):
     """All trainings of this file, in four runs."""
     trainings = new_trainings()
     pairs = [
-        job(f"{kind}-{name}", config_of(kind, settings), pretrain=kind == "pretrain")
-        for name, settings in ENGINES.items()
-        for kind in KINDS
+        job(f"{kind}-{engine}", config_of(kind, ENGINES[engine]), pretrain=kind == "pretrain")
+        for engine, kind in COMBINATIONS
     ]
     pairs += [
-        job(name, config_of("compressed_ad", settings, n_updates=12)) for name, settings in OTHERS.items()
+        job(name, config_of("compressed_ad", settings, n_updates=6)) for name, settings in OTHERS.items()
     ]
     # Parameters without gradient, separate heads, modules called from outside their forward.
     zero3 = ENGINES["zero3"]
     pairs += [
-        job("depth0-accelerate", config_of("compressed_ad", ENGINES["accelerate"], depth=0, n_updates=12)),
-        job("depth0-zero3", config_of("compressed_ad", zero3, depth=0, n_updates=12)),
-        job("region_ad-zero3", config_of("region_ad", zero3, n_updates=12)),
-        job("auxiliary-zero3", config_of("compressed_ad", zero3, n_updates=12, reconstruction_weight=0.1)),
+        job("depth0-accelerate", config_of("compressed_ad", ENGINES["accelerate"], depth=0, n_updates=6)),
+        job("depth0-zero3", config_of("compressed_ad", zero3, depth=0, n_updates=6)),
+        job("region_ad-zero3", config_of("region_ad", zero3, n_updates=6)),
+        job("auxiliary-zero3", config_of("compressed_ad", zero3, n_updates=6, reconstruction_weight=0.1)),
     ]
     for name, settings in EXACT.items():
         pairs.append(job(f"whole-{name}", exact_config(settings)))
@@ -91,7 +96,7 @@ def trained(new_trainings, job, config_of, exact_config):
     pretraining = exact_config(ENGINES["zero2"], "pretrain")
     pairs.append(job("whole-pretrain", pretraining, pretrain=True))
     pairs.append(job("stopped-pretrain", pretraining, pretrain=True, stop_at=STOP))
-    short = {"n_updates": 12}
+    short = {"n_updates": 6}
     zero2 = config_of("compressed_ad", ENGINES["zero2"], **short)
     pairs.append(job("elastic", zero2, stop_at=STOP, stopped_rank=0))
     trainings.run(2, pairs)
@@ -107,11 +112,11 @@ def trained(new_trainings, job, config_of, exact_config):
     plain = {"engine": "plain"}
     alone = [job(f"{kind}-plain", config_of(kind, plain), pretrain=kind == "pretrain") for kind in KINDS]
     alone += [
-        job("muon-plain", config_of("compressed_ad", plain, n_updates=12, optimizer="muon")),
-        job("short-plain", config_of("compressed_ad", plain, n_updates=12)),
-        job("depth0-plain", config_of("compressed_ad", plain, depth=0, n_updates=12)),
-        job("region_ad-plain", config_of("region_ad", plain, n_updates=12)),
-        job("auxiliary-plain", config_of("compressed_ad", plain, n_updates=12, reconstruction_weight=0.1)),
+        job("muon-plain", config_of("compressed_ad", plain, n_updates=6, optimizer="muon")),
+        job("short-plain", config_of("compressed_ad", plain, n_updates=6)),
+        job("depth0-plain", config_of("compressed_ad", plain, depth=0, n_updates=6)),
+        job("region_ad-plain", config_of("region_ad", plain, n_updates=6)),
+        job("auxiliary-plain", config_of("compressed_ad", plain, n_updates=6, reconstruction_weight=0.1)),
         job("elastic-plain", config_of("compressed_ad", plain, **short)),
         job("elastic-one", config_of("compressed_ad", ENGINES["zero1"], **short)),
     ]
@@ -132,8 +137,7 @@ def assert_close(trainings, name, reference, loss=LOSS, tolerance=WEIGHTS):
     assert max(worst.values()) < tolerance, max(worst.items(), key=lambda item: item[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "kind"), COMBINATIONS)
 def test_two_ranks_learn_what_one_process_learns(trained, engine, kind):
     assert_close(trained, f"{kind}-{engine}", f"{kind}-plain")
 
@@ -195,6 +199,6 @@ def test_engines_write_the_same_checkpoints(trained):
 
     for name in ENGINES:
         assert shapes(name) == shapes("plain")
-    folder = trained.folder / "compressed_ad-zero2" / "checkpoints" / "00000050"
+    folder = trained.folder / "compressed_ad-zero2" / "checkpoints" / "00000016"
     origin = json.loads((folder / "meta.json").read_text())["origin"]
     assert (origin["engine"], origin["ranks"]) == ("deepspeed", 2)

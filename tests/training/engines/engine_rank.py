@@ -1,13 +1,16 @@
-"""One rank of the engines' tests: `python rank.py JOBS.json RANK` trains all of JOBS, one after the other."""
+"""One rank of the engines' tests: a process that trains all of a file's jobs, one after the other."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
 
+import accelerate  # noqa: F401 - imported once, for all ranks
+import deepspeed as _  # noqa: F401
 import numpy as np
 import safetensors.torch
 import torch
@@ -78,9 +81,13 @@ def main(jobs_file: str, rank: str) -> None:
             train_one(job, histories, ranks)
 
 
-if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+def run(jobs_file: str, rank: str, output: str) -> None:
+    """Begin here in a new process, with everything imported; ``output`` takes what it prints."""
+    with open(output, "w", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            main(jobs_file, rank)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)

@@ -1,0 +1,93 @@
+"""The command line in a forked child: a process of its own, without importing torch once more."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+ENVIRONMENT = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+# What commands import, so that children find it imported.
+_HEAVY = ("cad.experiments.reporting.report", "cad.experiments.run.stages", "cad.training.learner")
+
+
+def run_cli(
+    words: Sequence[str], cwd: Path | None = None, timeout: float = 480
+) -> subprocess.CompletedProcess[str]:
+    """``cad *words`` in a child of this process; raises ``TimeoutExpired`` as :mod:`subprocess` does."""
+    for module in _HEAVY:
+        importlib.import_module(module)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        gc.freeze()
+        child = os.fork()
+        if child == 0:
+            _become_cli(list(words), cwd, out.fileno(), err.fileno())
+        code = _wait(child, words, timeout)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+    return subprocess.CompletedProcess(["cad", *words], code, *texts)
+
+
+def _wait(child: int, words: Sequence[str], timeout: float) -> int:
+    deadline = time.monotonic() + timeout
+    ended = False
+    try:
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                ended = True
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        raise subprocess.TimeoutExpired(["cad", *words], timeout)
+    finally:
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _become_cli(words: list[str], cwd: Path | None, out: int, err: int) -> None:
+    """Run the command line and end the process; never returns."""
+    code = 1
+    try:
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - to the end
+        os.environ.update(ENVIRONMENT)
+        if cwd is not None:
+            os.chdir(cwd)
+        sys.argv = ["cad", *words]
+        # What pytest captures of warnings and logs goes to standard error again.
+        importlib.reload(warnings)
+        logging.getLogger().handlers.clear()
+        # Processes that it spawns would import pytest again.
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        # Consoles read the environment when they are made.
+        for name in [name for name in sys.modules if name == "cad.cli" or name.startswith("cad.cli.")]:
+            del sys.modules[name]
+        importlib.import_module("cad.cli").main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
