@@ -23,7 +23,7 @@ _HEAVY = ("cad.experiments.reporting.report", "cad.experiments.run.stages", "cad
 
 
 def run_cli(
-    words: Sequence[str], cwd: Path | None = None, timeout: float = 480
+    words: Sequence[str], cwd: Path | None = None, timeout: float = 800
 ) -> subprocess.CompletedProcess[str]:
     """``cad *words`` in a child of this process; raises ``TimeoutExpired`` as :mod:`subprocess` does."""
     for module in _HEAVY:

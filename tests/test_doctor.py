@@ -131,7 +131,7 @@ def test_the_command_ends_with_1_where_something_is_broken(tmp_path, presets):
     (presets / "model" / "wrong.yaml").write_text("model: {n_embd: 15}\n")
     done = subprocess.run(
         [sys.executable, "-m", "cad.cli", "doctor", "--presets", str(presets), "--root", str(tmp_path)],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=120, check=False,
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "broken: model wrong" in done.stderr and "Traceback" not in done.stderr

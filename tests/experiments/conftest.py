@@ -9,9 +9,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from forked import run_cli
 
+from cad.evaluation.results import load_results
 from cad.storage import write_text
 
 SMALL = """
@@ -74,6 +77,36 @@ def finished(cad: Cad, small: Path, shared: Path) -> Path:
             done = cad("run", small, "--root", root)
             assert done.returncode == 0, done.stdout + done.stderr
     return root
+
+
+@pytest.fixture(scope="session")
+def one(small: Path, shared: Path) -> Path:
+    """The last cell of the small experiment alone: what is stopped and started again needs no more."""
+    settings = yaml.safe_load(small.read_text(encoding="utf-8"))
+    settings["arms"] = settings["arms"][1:]
+    settings["arms"][0]["grid"] = {"model.max_compression_depth": [2]}
+    path = shared / "one.yaml"
+    write_text(path, yaml.safe_dump(settings | {"name": "one"}))
+    return path
+
+
+def _same_results(root: Path, finished: Path) -> None:
+    evaluations = list((root / "stages").glob("evaluate-*"))
+    assert evaluations
+    for folder in evaluations:
+        other = finished / "stages" / folder.name
+        ours, theirs = (load_results(path / "returns.h5") for path in (folder, other))
+        assert np.array_equal(ours.returns, theirs.returns)
+        assert np.array_equal(ours.compressions, theirs.compressions)
+    for folder in (root / "stages").glob("train-*"):
+        model = "model.safetensors"
+        assert (folder / model).read_bytes() == (finished / "stages" / folder.name / model).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def same_results() -> Callable[[Path, Path], None]:
+    """``same_results(root, finished)``: models and returns under ``root`` are those of an undisturbed run."""
+    return _same_results
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_the_command_rewrites_and_ends(small, finished, unfinished):
         assert "Unfinished: 4 of 7 stages are done, 0 failed, 3 missing." in early["notices"]
         for folder in (unfinished / "stages").glob("evaluate-*"):
             finish(folder)
-        rest, _ = process.communicate(timeout=120)
+        rest, _ = process.communicate(timeout=400)
     finally:
         process.kill()
     assert process.returncode == 0
@@ -154,7 +154,7 @@ def test_tensorboard_shows_the_runs(small, finished, tmp_path):
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
         runs: list[str] = []
-        deadline = time.time() + 120
+        deadline = time.time() + 400
         while len(runs) < 3 and time.time() < deadline and process.poll() is None:
             time.sleep(0.3)
             if actual := re.search(r"http://localhost:\d+/", log.read_text()):

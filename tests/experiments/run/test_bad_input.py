@@ -78,7 +78,7 @@ def test_tampered_histories_stop_the_training(cad, small, copy):
         group["rewards"][2, 7] = 1 - group["rewards"][2, 7]
     kept = file.read_bytes()
     shutil.rmtree(stage(copy, "train"))
-    refused(cad("run", small, "--root", copy, "--inline"), 1, "histories.h5", "reward")
+    refused(cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "histories.h5", "reward")
     assert file.read_bytes() == kept
 
 
@@ -86,7 +86,7 @@ def test_truncated_histories_stop_the_training(cad, small, copy):
     file = stage(copy, "histories") / "histories.h5"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     shutil.rmtree(stage(copy, "train"))
-    refused(cad("run", small, "--root", copy, "--inline"), 1, "histories.h5")
+    refused(cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "histories.h5")
 
 
 def test_directory_of_another_config(cad, small, copy):
@@ -95,7 +95,9 @@ def test_directory_of_another_config(cad, small, copy):
     identity = json.loads((train / "stage.json").read_text())
     identity["config"]["seed"] = 77
     (train / "stage.json").write_text(json.dumps(identity))
-    refused(cad("run", small, "--root", copy, "--inline"), 1, "stage.json", "another config")
+    refused(
+        cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "stage.json", "another config"
+    )
 
 
 def test_directory_of_a_newer_version(cad, small, copy):
@@ -104,7 +106,7 @@ def test_directory_of_a_newer_version(cad, small, copy):
     identity = json.loads((train / "stage.json").read_text())
     identity["version"] = 10_000
     (train / "stage.json").write_text(json.dumps(identity))
-    refused(cad("run", small, "--root", copy, "--inline"), 1, "newer version")
+    refused(cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "newer version")
 
 
 def test_checkpoint_cut_short(cad, small, finished, copy):
@@ -128,7 +130,7 @@ def test_read_only_disk(cad, small):
 
 
 @needs_mount
-def test_full_disk_loses_nothing(cad, small, finished, tmp_path):
+def test_full_disk_loses_nothing(cad, one, finished, same_results, tmp_path):
     """On a tmpfs that is too small the run ends with one message; with room again it resumes.
 
     It runs in this process, so that this is also the proof that `--inline` gives the same numbers.
@@ -137,14 +139,10 @@ def test_full_disk_loses_nothing(cad, small, finished, tmp_path):
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(disk)], check=True)
     try:
-        refused(cad("run", small, "--root", disk / "runs", "--inline"), 1, "disk is full")
+        refused(cad("run", one, "--root", disk / "runs", "--inline"), 1, "disk is full")
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
-        done = cad("run", small, "--root", disk / "runs", "--inline")
+        done = cad("run", one, "--root", disk / "runs", "--inline")
         assert done.returncode == 0, done.stderr
-
-        def fingerprint(root: Path) -> str:
-            return json.loads((root / "small/report/report.json").read_text())["fingerprint"]
-
-        assert fingerprint(disk / "runs") == fingerprint(finished)
+        same_results(disk / "runs", finished)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

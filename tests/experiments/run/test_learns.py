@@ -19,7 +19,8 @@ base:
 arms:
   - name: CompressedAD
   - name: RegionAD
-    set: {model.kind: region_ad, model.compress_interval: 20, model.n_transit: 88, train.n_updates: 300, model.on_compress: latents}
+    set: {model.kind: region_ad, model.compress_interval: 20, model.n_transit: 88,
+          model.on_compress: latents, train.n_updates: 300}
 """
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -13,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import engine_rank
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -40,11 +38,12 @@ class RankProcess:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def poll(self) -> int | None:
         return self._process.exitcode
-
-    def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         self._process.kill()

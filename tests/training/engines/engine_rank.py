@@ -83,7 +83,7 @@ def main(jobs_file: str, rank: str) -> None:
 
 def run(jobs_file: str, rank: str, output: str) -> None:
     """Begin here in a new process, with everything imported; ``output`` takes what it prints."""
-    with open(output, "w", buffering=1) as file:
+    with Path(output).open("w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:

@@ -69,8 +69,8 @@ def test_a_killed_rank_ends_the_other(killed, new_trainings, job, tiny_config):
             time.sleep(0.1)
         os.kill(ranks[killed].pid, signal.SIGKILL)
         begun = time.monotonic()
-        output = ranks[1 - killed].communicate(timeout=60)[0]
-        assert time.monotonic() - begun < 60
+        output = ranks[1 - killed].communicate(timeout=120)[0]
+        assert time.monotonic() - begun < 120
         assert ranks[1 - killed].returncode not in (0, 130)
         assert f"rank {killed} of 2" in output
     finally:
