@@ -13,7 +13,7 @@ from cad.errors import UsageError
 
 
 def collect(words: ConfigWords = None, root: Root = RUNS, workers: Workers = CORES) -> None:
-    """Let PPO learn every task and keep its learning histories (HDF5)."""
+    """Let the source agents learn every task and keep their learning histories (HDF5)."""
     _run_cell(words, "histories", root, workers, "cpu", 1)
 
 

@@ -12,14 +12,16 @@ from cad.config.keys import KeyRow, describe, json_schema
 from cad.config.load import Loaded, apply_overrides, flatten, from_mapping, load
 from cad.config.section import Section
 from cad.config.show import show
-from cad.config.source import SourceConfig
+from cad.config.source import LearnerConfig, PPOConfig, SourceConfig, source_config
 from cad.config.training import LoopConfig, PretrainConfig, TrainConfig
 
 __all__ = [
     "EvaluationConfig",
     "KeyRow",
+    "LearnerConfig",
     "Loaded",
     "LoopConfig",
+    "PPOConfig",
     "PretrainConfig",
     "Section",
     "SourceConfig",
@@ -31,4 +33,5 @@ __all__ = [
     "json_schema",
     "load",
     "show",
+    "source_config",
 ]

@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, model_validator
 
-from cad.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from cad.config.kinds import section_by_kind
+from cad.config.section import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+)
 
 
 class SourceConfig(Section):
-    """The PPO agents whose learning histories are kept (stable-baselines3 names)."""
+    """What source agents of all kinds have."""
 
+    AGENT: ClassVar[str]
+    """What reports call the agents."""
+
+    kind: str
     n_streams: PositiveInt = Field(100, description="Parallel streams (histories) a task.")
     steps_per_stream: PositiveInt = Field(1000, description="Environment steps kept of each stream.")
+    loads: tuple[PositiveInt, ...] | None = Field(
+        None,
+        description="For tasks of several facts (cues): each stream meets a random subset of them, its size "
+        "drawn from these; default: all facts.",
+    )
+    seed: NonNegativeInt = Field(0, description="Seed; task k learns with a seed derived from it and k.")
+
+    @property
+    def iteration_steps(self) -> int:
+        """Steps of a stream in which an agent does everything that takes time once."""
+        raise NotImplementedError
+
+    @property
+    def rate_settings(self) -> tuple[object, ...]:
+        """What the time of a step depends on."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the histories, as JSON data."""
+        data = self.model_dump(mode="json")
+        # These came later: directories of before stay valid.
+        if data["kind"] == "ppo":
+            del data["kind"]
+        if data["loads"] is None:
+            del data["loads"]
+        return data
+
+
+class PPOConfig(SourceConfig):
+    """PPO agents that learn from scratch (stable-baselines3 names)."""
+
+    AGENT: ClassVar[str] = "PPO"
+
+    kind: Literal["ppo"] = Field("ppo", description="PPO learns each task from scratch.")
     n_steps: PositiveInt = Field(80, description="Steps a stream between two PPO updates.")
     batch_size: PositiveInt = Field(1000, description="PPO minibatch size, in transitions.")
     n_epochs: PositiveInt = Field(5, description="Passes over the data in one PPO update.")
@@ -23,4 +70,57 @@ class SourceConfig(Section):
     clip_range: PositiveFloat = Field(0.3, description="PPO clip range.")
     ent_coef: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
     hidden: PositiveInt = Field(64, description="Width of the two hidden layers of policy and value.")
-    seed: NonNegativeInt = Field(0, description="Seed; task k learns with a seed derived from it and k.")
+
+    @property
+    def iteration_steps(self) -> int:
+        """Steps between two updates."""
+        return self.n_steps
+
+    @property
+    def rate_settings(self) -> tuple[object, ...]:
+        """See :attr:`SourceConfig.rate_settings`."""
+        return (self.n_streams, self.batch_size, self.n_steps, self.n_epochs, self.hidden)
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> PPOConfig:
+        rollout = self.n_steps * self.n_streams
+        if self.batch_size > rollout:
+            raise ValueError(
+                f"source.batch_size={self.batch_size} is more than one PPO roll-out holds "
+                f"(n_steps x n_streams = {rollout})"
+            )
+        return self
+
+
+class LearnerConfig(SourceConfig):
+    """The family's own scripted learner: explores until it knows, then exploits what it knows."""
+
+    AGENT: ClassVar[str] = "scripted learner"
+
+    kind: Literal["learner"] = Field(description="The task family's own scripted learner.")
+    epsilon: Probability = Field(0.03, description="Share of random actions.")
+
+    @property
+    def iteration_steps(self) -> int:
+        """All steps are alike: enough of them to be timed."""
+        return 100
+
+    @property
+    def rate_settings(self) -> tuple[object, ...]:
+        """See :attr:`SourceConfig.rate_settings`."""
+        return (self.kind, self.n_streams)
+
+
+SOURCES: dict[str, type[SourceConfig]] = {"ppo": PPOConfig, "learner": LearnerConfig}
+DEFAULT_SOURCE = PPOConfig()
+
+if TYPE_CHECKING:
+    AnySourceConfig = SourceConfig
+else:
+    AnySourceConfig = section_by_kind(SOURCES, "kind", DEFAULT_SOURCE.kind)
+
+
+def source_config(settings: object) -> SourceConfig:
+    """The section ``source`` of plain data; raises pydantic's ``ValidationError``, a ``ValueError``."""
+    config: SourceConfig = TypeAdapter(AnySourceConfig).validate_python(settings)
+    return config

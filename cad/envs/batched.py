@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from cad.envs.arrays import FlagArray, FloatArray, IntArray
 from cad.envs.family import AnyFamily
+from cad.envs.noise import Keys, derive, noise_keys, permutations, uniform
+
+# What a key's derived keys are for.
+_EPISODES, _ORDER, _LOAD = range(3)
+
+
+class FactDraws:
+    """Which fact each episode needs: drawn uniformly from all facts of a task, or from some of them.
+
+    Args:
+        n_facts: facts of a task.
+        keys: (n,) of the environments.
+        loads: each environment meets a random subset of its task's facts, whose size is drawn from
+            these; None: all facts.
+    """
+
+    def __init__(self, n_facts: int, keys: Keys, loads: Sequence[int] | None = None) -> None:
+        self._n_facts = n_facts
+        self._episodes = derive(keys, _EPISODES)
+        self._order = permutations(derive(keys, _ORDER), n_facts)
+        self._load = np.full(len(keys), n_facts)
+        if loads is not None:
+            drawn = uniform(derive(keys, _LOAD), 0)
+            self._load = np.array(loads)[(drawn * len(loads)).astype(np.int64)]
+
+    def draw(self, episode: int) -> IntArray:
+        """The facts (n,) that the episodes of this number need."""
+        if self._n_facts == 1:
+            return np.zeros(len(self._episodes), dtype=np.int64)
+        place = (uniform(self._episodes, episode) * self._load).astype(np.int64)
+        facts: IntArray = self._order[np.arange(len(place)), place]
+        return facts
 
 
 class BatchedEnv:
@@ -18,15 +52,30 @@ class BatchedEnv:
     Args:
         family: the rules.
         task_ids: (B,) canonical task id of each environment; repeats are fine.
+        keys: (B,) of :mod:`cad.envs.noise`: what is random in each; default: of its place in the batch.
+        loads: see :class:`FactDraws`.
     """
 
-    def __init__(self, family: AnyFamily, task_ids: npt.ArrayLike) -> None:
+    def __init__(
+        self,
+        family: AnyFamily,
+        task_ids: npt.ArrayLike,
+        keys: Keys | None = None,
+        loads: Sequence[int] | None = None,
+    ) -> None:
         self.family = family
         self.task_ids: IntArray = np.asarray(task_ids, dtype=np.int64).ravel()
-        self._goals = family.goals(self.task_ids)
-        self._steps_taken = 0
-        self._states = family.initial_states(len(self))
-        self._hidden: FlagArray = np.zeros(len(self), dtype=np.uint8)
+        self.goals = family.goals(self.task_ids)
+        if keys is None:
+            keys = noise_keys("batch", 0, self.task_ids, np.arange(len(self.task_ids)))
+        self._draws = FactDraws(family.n_facts, keys, loads)
+        self._episode = self._steps_taken = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.facts = self._draws.draw(self._episode)
+        """(B,) the fact that the episode needs."""
+        self._states, self._hidden = self.family.begin(self.goals, self.facts)
 
     def __len__(self) -> int:
         """Number of environments."""
@@ -38,10 +87,13 @@ class BatchedEnv:
         return self._hidden
 
     def reset(self) -> IntArray:
-        """Start an episode everywhere; returns the observations, (B, fields) int64."""
+        """Start the next episode everywhere; returns the observations, (B, fields) int64.
+
+        An episode in which no step was taken starts again.
+        """
+        self._episode += self._steps_taken > 0
         self._steps_taken = 0
-        self._states = self.family.initial_states(len(self))
-        self._hidden = np.zeros(len(self), dtype=np.uint8)
+        self._begin()
         return self._states
 
     def step(self, actions: IntArray) -> tuple[IntArray, FloatArray, bool]:
@@ -59,7 +111,7 @@ class BatchedEnv:
         if self._steps_taken >= self.family.horizon:
             raise RuntimeError("the episode is over; call reset()")
         self._states, rewards, self._hidden = self.family.transition(
-            self._goals, self._states, self._hidden, actions
+            self.goals, self._states, self._hidden, actions
         )
         self._steps_taken += 1
         return self._states, rewards, self._steps_taken == self.family.horizon

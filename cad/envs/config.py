@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from cad.config.section import NonNegativeInt, PositiveInt, Section
 
+_MOST_TASKS = 100_000
 _SPLIT = ("n_tasks", "split_seed", "n_heldout", "n_validation")
 
 
@@ -61,6 +62,11 @@ class EnvConfig(Section):
     def _split_fits(self) -> EnvConfig:
         if self.total_tasks > self.family_size:
             raise ValueError(f"n_tasks={self.n_tasks} but {self.in_words()} has {self.family_size} tasks")
+        if self.total_tasks > _MOST_TASKS:
+            raise ValueError(
+                f"{self.in_words()} has {self.total_tasks} tasks, more than anyone collects; set n_tasks "
+                f"(at most {_MOST_TASKS})"
+            )
         if self.total_heldout < 1:
             raise ValueError(
                 f"no held-out task: {self.total_tasks} tasks leave none at the default split; set n_heldout"

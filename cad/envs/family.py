@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from cad.envs.config import EnvConfig
 
@@ -56,8 +56,21 @@ class Spaces:
         return tuple(math.prod(self.field_sizes[i + 1 :]) for i in range(self.n_fields))
 
 
+class ScriptedLearner(Protocol):
+    """A program that learns the tasks of a family as an agent would: from what it sees, does and gets."""
+
+    def act(self, states: IntArray) -> IntArray:
+        """Actions (n,) in the states (n, fields)."""
+
+    def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:
+        """Take in what followed: rewards (n,) and the states after (n, fields)."""
+
+
 class TaskFamily(ABC, Generic[C]):
-    """Base of all families.  Episodes always last ``horizon`` steps, and dynamics are deterministic.
+    """Base of all families.  Episodes always last ``horizon`` steps.
+
+    A task may consist of several *facts*, such as the goals of several cues: each episode needs one of
+    them, drawn uniformly when it begins.  Everything else follows from the actions.
 
     Args:
         config: the family's section ``env``.
@@ -73,6 +86,9 @@ class TaskFamily(ABC, Generic[C]):
     """Places that the agent has to find: the part of :meth:`goal` that is the row and column of each."""
     n_hidden_states: ClassVar[int] = 1
     """Values of the part of the state that no observation shows; 1 where there is none."""
+
+    scripted_learner: ClassVar[Callable[..., ScriptedLearner] | None] = None
+    """``scripted_learner(family, n, epsilon, rng)`` learns in ``n`` environments; None: there is none."""
 
     def __init__(self, config: C, task_ids: Sequence[int] | None = None) -> None:
         self.config = config
@@ -94,9 +110,19 @@ class TaskFamily(ABC, Generic[C]):
         """Observations, actions and rewards."""
 
     @property
+    def n_facts(self) -> int:
+        """Facts of a task; an episode needs one of them."""
+        return 1
+
+    @property
+    def bits_to_remember(self) -> float:
+        """Information about a task that an agent has to gather to behave optimally, in bits."""
+        return math.log2(self.config.family_size)
+
+    @property
     @abstractmethod
     def start(self) -> tuple[int, ...]:
-        """First observation of every episode."""
+        """First observation of every episode, but for what shows its fact."""
 
     @abstractmethod
     def goal(self, task_id: int) -> tuple[int, ...]:
@@ -107,7 +133,14 @@ class TaskFamily(ABC, Generic[C]):
 
     @abstractmethod
     def optimal_return(self, task_id: int) -> float:
-        """Greatest possible sum of rewards of one episode."""
+        """Greatest possible sum of rewards of one episode; the mean over a task's facts."""
+
+    def episode_optimum(self, goals: IntArray, facts: IntArray) -> FloatArray:
+        """Greatest possible sums of rewards (n,) of episodes that need ``facts`` (n,), float32.
+
+        Only called for families whose tasks have several facts.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def describe(self, task_id: int) -> str:
@@ -147,11 +180,17 @@ class TaskFamily(ABC, Generic[C]):
         table: IntArray = np.array([self.goal(int(task)) for task in unique], dtype=np.int64)
         return table[inverse.ravel()]
 
-    def initial_states(self, n: int) -> IntArray:
-        """``n`` first states, (n, fields) int64; their hidden part is 0."""
+    def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, FlagArray]:  # noqa: ARG002
+        """First states (n, fields) int64, and their hidden part (n,) uint8, of episodes that need ``facts``.
+
+        Args:
+            goals: (n, numbers in a goal), from :meth:`goals`.
+            facts: (n,) int64 below ``n_facts``.
+        """
         import numpy as np
 
-        return np.tile(np.array(self.start, dtype=np.int64), (n, 1))
+        states = np.tile(np.array(self.start, dtype=np.int64), (len(facts), 1))
+        return states, np.zeros(len(facts), dtype=np.uint8)
 
     def shuffled(self, seed: int) -> list[int]:
         """The tasks in use in the order by which they are split.

@@ -34,7 +34,9 @@ class TaskEnv(gym.Env[Observation, np.int64]):
         self.render_mode = render_mode
         kind = FAMILIES[family]
         # Held-out tasks mean nothing here: one, whatever the family's size.
-        config = kind.config_class.model_validate({**settings, "n_heldout": 1, "n_validation": 0})
+        config = kind.config_class.model_validate(
+            {**settings, "n_tasks": 2, "n_heldout": 1, "n_validation": 0}
+        )
         rules = kind(config, (task_id,))
         self._env = BatchedEnv(rules, [task_id])
         self.observation_space = gym.spaces.MultiDiscrete(list(rules.spaces.field_sizes))
@@ -43,8 +45,10 @@ class TaskEnv(gym.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; deterministic, so ``seed`` changes nothing and ``options`` are unused."""
+        """Start an episode; ``seed`` decides which fact of the task it needs, ``options`` are unused."""
         super().reset(seed=seed, options=options)
+        key = self.np_random.integers(2**64, size=1, dtype=np.uint64)
+        self._env = BatchedEnv(self._env.family, self._env.task_ids, key)
         return self._env.reset()[0], {}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from cad.config.kinds import section_by_kind
 from cad.envs.config import EnvConfig
+from cad.envs.families.cued_darkroom import CuedDarkroom
 from cad.envs.families.dark_key_to_door import DarkKeyToDoor
 from cad.envs.families.darkroom import Darkroom, DarkroomConfig
 from cad.envs.families.darkroom_permuted import DarkroomPermuted
@@ -18,6 +19,7 @@ FAMILIES: dict[str, type[TaskFamily[Any]]] = {
     "darkroom": Darkroom,
     "darkroom_permuted": DarkroomPermuted,
     "dark_key_to_door": DarkKeyToDoor,
+    "cued_darkroom": CuedDarkroom,
 }
 
 DEFAULT_ENV = DarkroomConfig()
@@ -38,9 +40,10 @@ def env_config(settings: object) -> EnvConfig:
 
 def task_family(env: EnvConfig) -> AnyFamily:
     """The family that a config describes; a subset of ``n_tasks`` is drawn with ``split_seed``."""
-    whole = range(env.family_size)
-    ids = tuple(whole)
-    if env.total_tasks < len(whole):
+    if env.total_tasks == env.family_size:
+        ids = tuple(range(env.family_size))
+    else:
+        whole = range(env.family_size)
         # A generator of its own: the split's shuffle must not depend on whether a subset was drawn.
         ids = tuple(sorted(random.Random(f"subset {env.split_seed}").sample(whole, env.total_tasks)))
     return FAMILIES[env.name](env, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,9 +11,10 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from cad.envs.arrays import IntArray
+from cad.envs.arrays import FloatArray, IntArray
 from cad.envs.batched import BatchedEnv
 from cad.envs.family import AnyFamily
+from cad.envs.noise import Keys
 from cad.envs.transitions import Transitions
 
 
@@ -33,10 +35,18 @@ class StreamVecEnv(VecEnv):
         family: the rules.
         task_ids: (B,) canonical task of each stream.
         record_steps: how many steps to keep; :attr:`full` is True once they are recorded.
+        keys, loads: see :class:`~cad.envs.batched.BatchedEnv`.
     """
 
-    def __init__(self, family: AnyFamily, task_ids: npt.ArrayLike, record_steps: int = 0) -> None:
-        self._env = BatchedEnv(family, task_ids)
+    def __init__(
+        self,
+        family: AnyFamily,
+        task_ids: npt.ArrayLike,
+        record_steps: int = 0,
+        keys: Keys | None = None,
+        loads: Sequence[int] | None = None,
+    ) -> None:
+        self._env = BatchedEnv(family, task_ids, keys, loads)
         n, spaces = len(self._env), family.spaces
         self._sees_hidden = family.n_hidden_states > 1
         width = sum(spaces.field_sizes) + family.n_hidden_states * self._sees_hidden
@@ -51,7 +61,7 @@ class StreamVecEnv(VecEnv):
         self._hidden_codes = np.eye(family.n_hidden_states, dtype=np.float32)
         self._no_infos: list[dict[str, Any]] = [{} for _ in range(n)]
         self._actions: IntArray = np.zeros(n, dtype=np.int64)
-        self._states = self._env.reset()
+        self._states: IntArray = self._env.reset()
         self._recorded = 0
         # Time first: one contiguous write a step.
         self._log_states = np.zeros((record_steps, n, spaces.n_fields), dtype=np.uint8)
@@ -91,17 +101,36 @@ class StreamVecEnv(VecEnv):
         """Take the actions, (B,) integers; they are carried out by :meth:`step_wait`."""
         self._actions = actions
 
-    def step_wait(self) -> VecEnvStepReturn:
-        """Step every stream; returns observations, rewards, dones and infos as SB3 wants them."""
-        states, rewards, done = self._env.step(self._actions)
+    @property
+    def states(self) -> IntArray:
+        """(B, fields) what the streams observe now."""
+        return self._states
+
+    def advance(self, actions: IntArray) -> tuple[FloatArray, IntArray]:
+        """Step every stream and begin an episode where one ended.
+
+        Returns rewards (B,) and the true next states (B, fields); for agents that need no codes.
+        """
+        states, rewards, done = self._step(actions)
+        self._states = self._env.reset() if done else states
+        return rewards, states
+
+    def _step(self, actions: IntArray) -> tuple[IntArray, FloatArray, bool]:
+        """Step and record; ``_states`` stays what was observed before."""
+        states, rewards, done = self._env.step(actions)
         if not self.full:
             t = self._recorded
             self._log_states[t] = self._states
-            self._log_actions[t] = self._actions
+            self._log_actions[t] = actions
             self._log_rewards[t] = rewards
             self._log_next[t] = states
             self._log_ends[t] = done
             self._recorded += 1
+        return states, rewards, done
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step every stream; returns observations, rewards, dones and infos as SB3 wants them."""
+        states, rewards, done = self._step(self._actions)
         infos = self._no_infos
         observations = self._observe(states)
         if done:

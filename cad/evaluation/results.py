@@ -13,7 +13,7 @@ from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
 from cad.storage import atomic_path
 
-FORMAT = 2  # format 1 had no compression steps
+FORMAT = 3  # 1 had no compression steps, 2 no facts
 
 
 def save_results(path: Path, result: RolloutResult) -> None:
@@ -21,14 +21,18 @@ def save_results(path: Path, result: RolloutResult) -> None:
     # Built in memory: HDF5 aborts the process if the disk is full when it closes a file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as file:
-        file.attrs["format"] = FORMAT
+        # Without facts a file is as version 0.1 reads it.
+        file.attrs["format"] = FORMAT if result.facts is not None else FORMAT - 1
         file.attrs["horizon"] = result.horizon
         file.attrs["state_bytes"] = result.state_bytes
         file.attrs["seconds"] = result.seconds
         file.create_dataset("task_ids", data=np.array(result.task_ids, dtype=np.int64), fletcher32=True)
         file.create_dataset("returns", data=result.returns, compression="gzip", shuffle=True, fletcher32=True)
         file.create_dataset("compressions", data=result.compressions, fletcher32=True)
-        for name, data in (("compression_steps", result.compression_steps), ("chosen", result.chosen)):
+        for name, data in (
+            ("compression_steps", result.compression_steps), ("chosen", result.chosen),
+            ("facts", result.facts), ("optima", result.optima),
+        ):  # fmt: skip
             # HDF5 allows no filters on empty datasets.
             filters = {"compression": "gzip", "shuffle": True, "fletcher32": True}
             if data is not None:
@@ -52,6 +56,8 @@ def load_results(path: Path) -> RolloutResult:
                 seconds=float(file.attrs["seconds"]),
                 compression_steps=_steps_of_compressions(file),
                 chosen=file["chosen"][:] if "chosen" in file else None,
+                facts=file["facts"][:] if "facts" in file else None,
+                optima=file["optima"][:] if "optima" in file else None,
             )
     except FileNotFoundError as error:
         raise CadError(f"{path} is missing; evaluate the model again") from error

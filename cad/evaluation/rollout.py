@@ -18,6 +18,7 @@ from torch import Tensor
 from cad.envs.batched import BatchedEnv
 from cad.envs.family import AnyFamily
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
+from cad.evaluation.replay import rollout_keys
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
 from cad.models.memory import Memory
@@ -38,7 +39,9 @@ class RolloutResult:
     the roll-out, after which it compressed; ``chosen`` marks the compressions that the model itself
     asked for.  -1 and False fill roll-outs that compressed less often.  Both are None in results
     written before these fields existed.  ``actions`` (tasks, roll-outs, steps) determine everything
-    else (:mod:`cad.evaluation.replay`); None in results read from a file.
+    else (:mod:`cad.evaluation.replay`); None in results read from a file.  ``facts`` and ``optima`` are
+    shaped as ``returns``: the fact of its task that an episode needed, and its greatest possible return;
+    None where tasks have one fact.
     """
 
     task_ids: tuple[int, ...]
@@ -50,6 +53,16 @@ class RolloutResult:
     compression_steps: npt.NDArray[np.int32] | None = None
     chosen: npt.NDArray[np.bool_] | None = None
     actions: npt.NDArray[np.uint8] | None = None
+    facts: npt.NDArray[np.int16] | None = None
+    optima: npt.NDArray[np.float32] | None = None
+
+    def shares(self, family: AnyFamily) -> npt.NDArray[np.float64]:
+        """Returns (tasks, roll-outs, episodes) over the optimum: the episode's, where it has its own."""
+        optima: npt.NDArray[np.floating] | None = self.optima
+        if optima is None:
+            optima = np.array([family.optimal_return(task) for task in self.task_ids])[:, None, None]
+        shares: npt.NDArray[np.float64] = self.returns / optima.astype(np.float64)
+        return shares
 
     @property
     def steps_per_second(self) -> float:
@@ -116,10 +129,14 @@ def roll_out(
     ``stop`` is set.
     """
     device = next(model.parameters()).device
-    env = BatchedEnv(family, np.repeat(np.asarray(task_ids), n_rollouts))
+    env = BatchedEnv(
+        family, np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
+    )
     B = len(env)
     sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy)
     returns = np.zeros((n_episodes, B), dtype=np.float32)
+    facts = np.zeros((n_episodes, B), dtype=np.int16)
+    optima = np.zeros((n_episodes, B), dtype=np.float32)
     actions = np.zeros((n_episodes * family.horizon, B), dtype=np.uint8)
     recorder = CompressionRecorder(task_ids, n_rollouts, family.horizon, on_compress)
     started = time.perf_counter()
@@ -133,6 +150,9 @@ def roll_out(
                 stop.raise_if_set(f"evaluation (episode {episode} of {n_episodes})")
             sampler.start_episode(family.horizon, device, episode)
             observation = env.reset()
+            if family.n_facts > 1:
+                facts[episode] = env.facts
+                optima[episode] = family.episode_optimum(env.goals, env.facts)
             for t in range(family.horizon):
                 current = torch.from_numpy(observation)[:, None].to(device)
                 logits = state.observe(Steps(current, previous_action, previous_reward, first[t == 0]))
@@ -160,4 +180,6 @@ def roll_out(
         compression_steps=compression_steps,
         chosen=chosen,
         actions=np.ascontiguousarray(actions.T).reshape(*shape, -1),
+        facts=np.ascontiguousarray(facts.T).reshape(*shape, -1) if family.n_facts > 1 else None,
+        optima=np.ascontiguousarray(optima.T).reshape(*shape, -1) if family.n_facts > 1 else None,
     )

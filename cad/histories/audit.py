@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cad.envs.arrays import FloatArray, IntArray
+from cad.config import SourceConfig
+from cad.envs.arrays import FlagArray, FloatArray, IntArray
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.registry import task_family
@@ -18,6 +19,7 @@ from cad.envs.split import Split, split_tasks
 from cad.envs.transitions import Transitions
 from cad.errors import CadError
 from cad.histories.file import DATASETS, Histories, open_histories, task_name
+from cad.histories.streams import episode_facts
 
 # Gain of the mean return, as a share of the optimum, below which nothing has been learned.
 _LEAST_GAIN = 0.05
@@ -172,7 +174,8 @@ def _check_task(
         )
         return
     faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
-    _check_transitions(family, task_id, history, faults)
+    starts, hidden = _episode_starts(family, task_id, source, shape[1] // family.horizon)
+    _check_transitions(family, task_id, history, starts, hidden, faults)
     returns = history.rewards.reshape(shape[0], -1, family.horizon).sum(axis=2).mean(axis=0)
     report.transitions += shape[0] * shape[1]
     report.table.append(
@@ -220,7 +223,30 @@ class _Faults:
         return not count
 
 
-def _check_transitions(family: AnyFamily, task_id: int, history: Transitions, faults: _Faults) -> None:
+def _episode_starts(
+    family: AnyFamily, task_id: int, source: SourceConfig, episodes: int
+) -> tuple[IntArray, FlagArray]:
+    """First states (streams, episodes, fields) and their hidden part (streams, episodes)."""
+    facts = episode_facts(family, task_id, source, episodes)
+    goals = _goals(family, task_id, facts.size)
+    states, hidden = family.begin(goals, facts.ravel())
+    return states.reshape(*facts.shape, -1), hidden.reshape(facts.shape)
+
+
+def _goals(family: AnyFamily, task_id: int, n: int) -> IntArray:
+    """The goal of one task for ``n`` environments."""
+    goals = family.goals([task_id])
+    return np.broadcast_to(goals, (n, goals.shape[1]))
+
+
+def _check_transitions(
+    family: AnyFamily,
+    task_id: int,
+    history: Transitions,
+    starts: IntArray,
+    hidden: FlagArray,
+    faults: _Faults,
+) -> None:
     streams, steps = history.actions.shape
     last = np.arange(1, steps + 1) % family.horizon == 0
     ends = np.broadcast_to(last.astype(np.uint8), (streams, steps))
@@ -228,19 +254,21 @@ def _check_transitions(family: AnyFamily, task_id: int, history: Transitions, fa
     # The state each step must start from: the start, or where the step before it ended.
     expected = np.empty_like(history.states)
     expected[:, 1:] = history.next_states[:, :-1]
-    expected[:, :: family.horizon] = family.start
+    expected[:, :: family.horizon] = starts
     faults.compare("state", history.states, expected)
     spaces = family.spaces
     in_range = faults.limit("action", history.actions, spaces.n_actions - 1)
     for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
         in_range &= faults.limit(f"a state's {name}", history.states[..., index], size - 1)
     if in_range:
-        next_states, rewards = _derive(family, task_id, history)
+        next_states, rewards = _derive(family, task_id, history, hidden)
         faults.compare("next state", history.next_states, next_states)
         faults.compare("reward", history.rewards, rewards)
 
 
-def _derive(family: AnyFamily, task_id: int, history: Transitions) -> tuple[IntArray, FloatArray]:
+def _derive(
+    family: AnyFamily, task_id: int, history: Transitions, hidden: FlagArray
+) -> tuple[IntArray, FloatArray]:
     """Next states (streams, steps, fields) and rewards (streams, steps) by the rules.
 
     All episodes side by side, so that the Python loop is only as long as one episode (the hidden
@@ -250,10 +278,10 @@ def _derive(family: AnyFamily, task_id: int, history: Transitions) -> tuple[IntA
     episodes, horizon = streams * steps // family.horizon, family.horizon
     states = history.states.reshape(episodes, horizon, -1)
     actions = history.actions.reshape(episodes, horizon)
-    goals = np.broadcast_to(family.goals([task_id]), (episodes, len(family.goal(task_id))))
+    goals = _goals(family, task_id, episodes)
     next_states = np.empty(states.shape, dtype=np.int64)
     rewards = np.empty((episodes, horizon), dtype=np.float32)
-    hidden = np.zeros(episodes, dtype=np.uint8)
+    hidden = hidden.ravel()
     for step in range(horizon):
         next_states[:, step], rewards[:, step], hidden = family.transition(
             goals, states[:, step].astype(np.int64), hidden, actions[:, step].astype(np.int64)

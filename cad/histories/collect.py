@@ -44,7 +44,7 @@ def collect(
 
     Args:
         env: the tasks.
-        source: PPO's settings; task k learns with a seed derived from ``source.seed`` and k alone.
+        source: the agents' settings; task k learns with a seed derived from ``source.seed`` and k alone.
         out: HDF5 file, see :mod:`cad.histories.file`; it appears when it is complete.
         workers: processes, one thread each; the result does not depend on their number.
         progress: called with (finished tasks, all tasks), first with what an earlier run left,
@@ -57,7 +57,7 @@ def collect(
     if workers < 1:
         raise UsageError(f"workers={workers}: at least one process has to collect")
     versions = {"cad": __version__} | package_versions(COLLECTION_PACKAGES)
-    settings = {"schema": SCHEMA_VERSION, "env": env.model_dump(), "source": source.model_dump()}
+    settings = {"schema": SCHEMA_VERSION, "env": env.model_dump(), "source": source.identity}
     fingerprint = sha256_json(settings | {"versions": versions})
     tasks = task_family(env).task_ids
     parts = out.with_name(out.name + ".parts")

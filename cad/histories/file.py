@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cad.config import SourceConfig
+from cad.config import SourceConfig, source_config
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
 from cad.envs.split import Split
@@ -67,7 +67,7 @@ def write_root(file: h5py.File, provenance: Provenance) -> None:
     split = {part.name: list(getattr(provenance.split, part.name)) for part in fields(Split)}
     for name, value in (
         ("env", provenance.env.model_dump()),
-        ("source", provenance.source.model_dump()),
+        ("source", provenance.source.identity),
         ("split", split),
         ("versions", dict(provenance.versions)),
     ):
@@ -131,7 +131,7 @@ class Histories:
             values = {name: json.loads(str(attributes[name])) for name in _JSON_ATTRIBUTES}
             return Provenance(
                 env=env_config(values["env"]),
-                source=SourceConfig(**values["source"]),
+                source=source_config(values["source"]),
                 split=Split(**{part: tuple(map(int, ids)) for part, ids in values["split"].items()}),
                 versions=values["versions"],
                 created_by=str(attributes["created_by"]),

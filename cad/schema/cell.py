@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from cad.config import apply_overrides
 from cad.config.evaluation import EvaluationConfig
 from cad.config.section import NonNegativeInt, Section
-from cad.config.source import SourceConfig
+from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig
 from cad.envs.split import split_tasks
@@ -23,7 +23,7 @@ class Config(Section):
 
     seed: NonNegativeInt = Field(0, description="Seed of initial weights, sampling and dropout.")
     env: AnyEnvConfig = Field(DEFAULT_ENV, description="Tasks and their split.")
-    source: SourceConfig = Field(SourceConfig(), description="PPO, which writes the histories.")
+    source: AnySourceConfig = Field(DEFAULT_SOURCE, description="The agents that write the histories.")
     model: AnyModelConfig = Field(DEFAULT_MODEL, description="The sequence model.")
     pretrain: PretrainConfig = Field(PretrainConfig(), description="Pre-training of the encoder.")
     train: TrainConfig = Field(TrainConfig(), description="Training.")
@@ -69,6 +69,7 @@ class Config(Section):
         data = self.model_dump(mode="json")
         for section, tag, classes in (
             ("model", "kind", {kind: spec.config_class for kind, spec in MODELS.items()}),
+            ("source", "kind", SOURCES),
             ("env", "name", {name: family.config_class for name, family in FAMILIES.items()}),
         ):
             chosen = _chosen(settings, section, tag)
@@ -85,11 +86,16 @@ class Config(Section):
                 f"source.steps_per_stream={self.source.steps_per_stream} is not a whole number of "
                 f"episodes of env.horizon={horizon} steps"
             )
-        rollout = self.source.n_steps * self.source.n_streams
-        if self.source.batch_size > rollout:
+        family = FAMILIES[self.env.name]
+        if isinstance(self.source, LearnerConfig) and family.scripted_learner is None:
             raise ValueError(
-                f"source.batch_size={self.source.batch_size} is more than one PPO roll-out holds "
-                f"(n_steps x n_streams = {rollout})"
+                f"source.kind=learner: env.name={self.env.name} has no scripted learner; use ppo"
+            )
+        n_facts = family(self.env, ()).n_facts
+        if self.source.loads is not None and max(self.source.loads) > n_facts:
+            raise ValueError(
+                f"source.loads={list(self.source.loads)}: a task of {self.env.in_words()} has {n_facts} "
+                f"fact{'s' * (n_facts > 1)}"
             )
         needed = self.spec.training_window(self.model)
         if needed > self.source.steps_per_stream:

@@ -94,7 +94,7 @@ def test_goals_keeps_order_and_repeats() -> None:
 def test_key_then_door_rewards_once_each() -> None:
     family = task_family(env_config({"name": "dark_key_to_door", "size": 3, "horizon": 9}))
     goals = np.array([[1, 1, 1, 2]])  # the key lies on the start, the door right of it
-    states, hidden = family.initial_states(1), np.zeros(1, dtype=np.uint8)
+    states, hidden = family.begin(goals, np.zeros(1, dtype=np.int64))
     rewards = []
     for action in (2, 3, 4, 2, 2, 3):  # over the door first (no key yet), back to the key, ...
         states, reward, hidden = family.transition(goals, states, hidden, np.array([action]))

@@ -10,7 +10,7 @@ from cad.envs.registry import task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions, save_actions
 from cad.evaluation.probes.latents import as_steps
-from cad.evaluation.replay import replay_actions
+from cad.evaluation.replay import replay_actions, rollout_keys
 from cad.evaluation.results import load_results, save_results
 from cad.evaluation.rollout import roll_out
 from cad.models.registry import new_memory
@@ -44,7 +44,9 @@ def test_actions_determine_returns_and_what_the_model_saw(name, tiny_config, lou
         return memories[-1]
 
     result = roll_out(loud_model(config), family, tasks, n_rollouts=3, n_episodes=4, seed=1, memory=memory)
-    trajectories = replay_actions(family, np.repeat(tasks, 3), result.actions.reshape(6, -1))
+    trajectories = replay_actions(
+        family, np.repeat(tasks, 3), result.actions.reshape(6, -1), rollout_keys(1, tasks, 3)
+    )
     np.testing.assert_array_equal(trajectories.returns.reshape(2, 3, 4), result.returns)
     steps = as_steps(trajectories)
     for field in ("observation", "previous_action", "previous_reward", "first"):
@@ -59,7 +61,7 @@ def test_actions_determine_returns_and_what_the_model_saw(name, tiny_config, lou
 def test_half_an_episode_is_refused(tiny_config):
     family = task_family(tiny_config().env)
     with pytest.raises(ValueError, match="7 steps are not a whole number of episodes of 5"):
-        replay_actions(family, [0], np.zeros((1, 7), dtype=np.uint8))
+        replay_actions(family, [0], np.zeros((1, 7), dtype=np.uint8), rollout_keys(0, [0], 1))
 
 
 @pytest.fixture

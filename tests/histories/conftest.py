@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cad.config import SourceConfig
+from cad.config import PPOConfig
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
 from cad.histories.collect import collect
 
 ENV = env_config({"size": 3, "horizon": 6, "n_tasks": 4, "n_heldout": 1, "n_validation": 1, "split_seed": 1})
-SOURCE = SourceConfig(
+SOURCE = PPOConfig(
     n_streams=12,
     steps_per_stream=240,
     n_steps=20,
@@ -38,5 +38,5 @@ def env() -> EnvConfig:
 
 
 @pytest.fixture
-def source() -> SourceConfig:
+def source() -> PPOConfig:
     return SOURCE

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from cad.config import SourceConfig
+from cad.config import PPOConfig
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
@@ -25,11 +25,11 @@ from cad.storage import folder_lock
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from cad.config import SourceConfig
+from cad.config import PPOConfig
 from cad.envs.registry import env_config
 from cad.histories.collect import collect
 env, source, out = sys.argv[1:]
-collect(env_config(json.loads(env)), SourceConfig(**json.loads(source)), Path(out), workers=1)
+collect(env_config(json.loads(env)), PPOConfig(**json.loads(source)), Path(out), workers=1)
 """
 
 
@@ -53,12 +53,12 @@ def until(condition: object, seconds: float) -> None:
         time.sleep(0.01)
 
 
-def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: SourceConfig) -> None:
+def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: PPOConfig) -> None:
     family, split = task_family(env), split_tasks(env)
     with h5py.File(collected) as file:
         assert file.attrs["schema_version"] == 1
         assert env_config(json.loads(file.attrs["env"])) == env
-        assert SourceConfig(**json.loads(file.attrs["source"])) == source
+        assert PPOConfig(**json.loads(file.attrs["source"])) == source
         assert json.loads(file.attrs["split"])["heldout"] == list(split.heldout)
         assert "torch" in json.loads(file.attrs["versions"])
         assert list(file) == [f"task_{task:05d}" for task in family.task_ids]
@@ -72,7 +72,7 @@ def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: So
 
 
 def test_leaves_no_log_in_the_temporary_folder(
-    env: EnvConfig, source: SourceConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: EnvConfig, source: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -86,7 +86,7 @@ def test_seeds_differ_by_task_and_seed() -> None:
 
 
 def test_workers_and_foreign_or_damaged_parts_change_nothing(
-    collected: Path, env: EnvConfig, source: SourceConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    collected: Path, env: EnvConfig, source: PPOConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out, parts = tmp_path / "histories.h5", tmp_path / "histories.h5.parts"
     parts.mkdir()
@@ -101,7 +101,7 @@ def test_workers_and_foreign_or_damaged_parts_change_nothing(
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_goes_on_after_a_stop(
-    how: str, collected: Path, env: EnvConfig, source: SourceConfig, tmp_path: Path
+    how: str, collected: Path, env: EnvConfig, source: PPOConfig, tmp_path: Path
 ) -> None:
     out = tmp_path / "histories.h5"
     parts = tmp_path / "histories.h5.parts"
@@ -136,7 +136,7 @@ def test_goes_on_after_a_stop(
     assert not parts.exists()
 
 
-def test_progress_can_stop_it(env: EnvConfig, source: SourceConfig, tmp_path: Path) -> None:
+def test_progress_can_stop_it(env: EnvConfig, source: PPOConfig, tmp_path: Path) -> None:
     def stop(done: int, _total: int) -> None:
         if done:
             raise KeyboardInterrupt
@@ -147,7 +147,7 @@ def test_progress_can_stop_it(env: EnvConfig, source: SourceConfig, tmp_path: Pa
     assert not (tmp_path / "h.h5").exists()
 
 
-def test_refusals(env: EnvConfig, source: SourceConfig, tmp_path: Path) -> None:
+def test_refusals(env: EnvConfig, source: PPOConfig, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="workers=0"):
         collect(env, source, tmp_path / "h.h5", workers=0)
     with folder_lock(tmp_path / "h.h5.parts", "x"), pytest.raises(CadError, match="in use"):
@@ -155,7 +155,7 @@ def test_refusals(env: EnvConfig, source: SourceConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"gae_lambda": 0.1}, {"clip_range": 0.01}], ids=lambda s: next(iter(s)))
-def test_settings_of_ppo_change_what_it_does(env: EnvConfig, source: SourceConfig, setting: dict) -> None:
+def test_settings_of_ppo_change_what_it_does(env: EnvConfig, source: PPOConfig, setting: dict) -> None:
     settings = (source, source, source.model_copy(update=setting))
     usual, again, other = (learn(task_family(env), 0, one).actions.tolist() for one in settings)
     assert usual == again

@@ -10,7 +10,7 @@ from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
 from cad.evaluation.actions_file import load_actions
-from cad.evaluation.replay import replay_actions
+from cad.evaluation.replay import replay_actions, rollout_keys
 from cad.evaluation.results import load_results
 from cad.evaluation.rollout import roll_out
 from cad.experiments.plan.cells import Cell
@@ -77,7 +77,12 @@ def _stored(
     compression_steps = result.compression_steps[result.task_ids.index(task), rollout - 1]
     return WatchedRollout(
         title,
-        replay_actions(task_family(cell.config.env), [task], actions[None]),
+        replay_actions(
+            task_family(cell.config.env),
+            [task],
+            actions[None],
+            rollout_keys(settings.seed, [task], 1, rollout - 1),
+        ),
         _within(compression_steps, steps),
     )
 
@@ -110,7 +115,9 @@ def _rolled_out(
     )
     assert result.actions is not None
     assert result.compression_steps is not None
-    paths = replay_actions(family, [task], result.actions[0, -1:])
+    paths = replay_actions(
+        family, [task], result.actions[0, -1:], rollout_keys(settings.seed, [task], 1, rollout - 1)
+    )
     compression_steps = _within(result.compression_steps[0, -1], paths.actions.shape[1])
     return WatchedRollout(title, paths, compression_steps), "rolled out now" + _compared(
         root, cell, task, rollout, paths.returns[0]

@@ -17,7 +17,7 @@ from cad.evaluation.actions_file import load_actions, save_actions
 from cad.evaluation.probes.latent_probe import FIT_ROLLOUTS, FIT_TASKS, probe_latents
 from cad.evaluation.probes.result import load_probe, save_probe
 from cad.evaluation.probes.schedule import fit_episodes, why_no_probe
-from cad.evaluation.replay import Trajectories, replay_actions
+from cad.evaluation.replay import Trajectories, replay_actions, rollout_keys
 from cad.evaluation.results import load_results
 from cad.evaluation.rollout import roll_out
 from cad.experiments.plan.cells import Cell
@@ -81,6 +81,7 @@ def _evaluated(
         task_family(config.env),
         np.repeat(tasks, actions.shape[1]),
         actions.reshape(-1, actions.shape[2]),
+        rollout_keys(config.evaluation.seed, tasks, actions.shape[1]),
     )
     if not np.array_equal(
         paths.returns.reshape(stored.returns[: len(tasks)].shape), stored.returns[: len(tasks)]
@@ -106,5 +107,8 @@ def _rollouts_to_fit(config: Config, model: SequenceModel, stop: StopFlag) -> Tr
     )
     assert result.actions is not None
     return replay_actions(
-        family, np.repeat(tasks, FIT_ROLLOUTS), result.actions.reshape(len(tasks) * FIT_ROLLOUTS, -1)
+        family,
+        np.repeat(tasks, FIT_ROLLOUTS),
+        result.actions.reshape(len(tasks) * FIT_ROLLOUTS, -1),
+        rollout_keys(settings.seed, tasks, FIT_ROLLOUTS),
     )

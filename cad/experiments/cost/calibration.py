@@ -106,13 +106,13 @@ def _histories(config: Config, _device: torch.device) -> float:
 
     def took(iterations: int) -> float:
         begun = time.process_time()
-        short = source.model_copy(update={"steps_per_stream": iterations * source.n_steps})
+        short = source.model_copy(update={"steps_per_stream": iterations * source.iteration_steps})
         learn(family, family.task_ids[0], short)
         return time.process_time() - begun
 
     took(1)
     # The last iteration of a collection has no update: what two more cost is two whole ones.
-    return max(1e-9, took(3) - took(1)) / (2 * source.n_steps * source.n_streams)
+    return max(1e-9, took(3) - took(1)) / (2 * source.iteration_steps * source.n_streams)
 
 
 def _pretrain(config: Config, device: torch.device) -> float:

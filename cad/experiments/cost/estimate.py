@@ -156,9 +156,7 @@ def rate_key(stage: Stage, device: str) -> RateKey:
     """Kind of stage, kind of model, device, and settings that change a rate other than by size."""
     config = stage.config
     if stage.kind == "histories":
-        source = config.source
-        return ("histories", config.env.name, *map(str, (source.n_streams, source.batch_size)),
-                *map(str, (source.n_steps, source.n_epochs, source.hidden)))  # fmt: skip
+        return ("histories", config.env.name, *map(str, config.source.rate_settings))
     if stage.kind == "evaluate":
         return (stage.kind, config.model.kind, device)
     loop = config.train if stage.kind == "train" else config.pretrain

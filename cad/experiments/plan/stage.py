@@ -89,7 +89,7 @@ def expected_steps(stage: Stage) -> int:
 def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     if kind == "histories":
-        return {"env": data["env"], "source": data["source"]}
+        return {"env": data["env"], "source": config.source.identity}
     if kind == "evaluate":
         evaluation = data["evaluation"]
         # These came later, like those below: older directories stay valid.

@@ -17,6 +17,7 @@ from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.histories.file import open_histories
 from cad.histories.sampler import read_arrays
+from cad.histories.streams import episode_facts
 from cad.reports import CellResult, SourceCurve, TrainingPart
 from cad.training.checkpoint import newest_meta
 from cad.training.metrics import read_metrics
@@ -53,6 +54,8 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         metrics=read_metrics(training.file(StageFile.METRICS)) or None,
         compression_steps=result.compression_steps if result else None,
         chosen=result.chosen if result else None,
+        facts=result.facts if result else None,
+        optima=result.optima if result else None,
         probe=load_probe(probe) if result and probe.exists() else None,
         actions=_actions(evaluation.file(StageFile.ACTIONS)) if result else None,
         parts=_training_parts(root, cell),
@@ -103,7 +106,7 @@ def _status(root: Path, cell: Cell) -> str:
 
 
 def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
-    """PPO's own learning on the evaluated tasks; None unless all cells share these and their histories."""
+    """The source agents' own learning on the evaluated tasks; None unless all cells share both."""
     first = cells[0]
     tasks = first.config.evaluated_tasks
     same = all(
@@ -112,10 +115,18 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
         and c.config.evaluation.tasks == first.config.evaluation.tasks
         for c in cells
     )
+    family = task_family(first.config.env)
     directory = StageDirectory(root, first.histories.name)
     if not same or not directory.done:
         return None
     with open_histories(directory.file(StageFile.HISTORIES)) as file:
-        rewards = read_arrays(file, task_family(first.config.env), tasks).rewards
+        rewards = read_arrays(file, family, tasks).rewards
     episodes = rewards.reshape(*rewards.shape[:2], -1, first.config.env.steps_per_episode)
-    return SourceCurve(tasks, episodes.sum(axis=3, dtype=np.float64).mean(axis=1))
+    returns = episodes.sum(axis=3, dtype=np.float64)
+    if family.n_facts > 1:  # each episode has its own optimum
+        source, n_episodes = first.config.source, returns.shape[2]
+        for index, task in enumerate(tasks):
+            facts = episode_facts(family, task, source, n_episodes)
+            optima = family.episode_optimum(family.goals([task] * facts.size), facts.ravel())
+            returns[index] *= family.optimal_return(task) / optima.reshape(facts.shape)
+    return SourceCurve(tasks, returns.mean(axis=1))

@@ -74,7 +74,13 @@ def validation_return(config: Config, model: SequenceModel, ranks: Ranks = SINGL
             n_episodes=config.train.validation_episodes,
             seed=config.seed,
         )
-        late = result.returns[:, :, config.train.validation_episodes // 2 :].mean(axis=(1, 2))
-        for index, value in zip(own, late, strict=True):
-            shares[index] = float(value) / family.optimal_return(tasks[index])
+        late = slice(config.train.validation_episodes // 2, None)
+        if result.optima is None:
+            means = result.returns[:, :, late].mean(axis=(1, 2))
+            values = [
+                float(mean) / family.optimal_return(tasks[i]) for i, mean in zip(own, means, strict=True)
+            ]
+        else:
+            values = result.shares(family)[:, :, late].mean(axis=(1, 2)).tolist()
+        shares[list(own)] = torch.tensor(values, dtype=torch.float64)
     return float(ranks.all_gather(shares).sum(dim=0).numpy().mean())

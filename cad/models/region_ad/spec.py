@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cad.config.source import PPOConfig
 from cad.config.training import TrainConfig
 from cad.models.blocks.costs import blocks_work, cache_bytes, encoder_work, vectors_bytes
 from cad.models.region_ad.config import RegionADConfig
@@ -28,6 +29,8 @@ class RegionADSpec(ModelSpec[RegionADConfig]):
 
     def check(self, config: RegionADConfig, others: Sections) -> None:
         """A region is a PPO iteration."""
+        if not isinstance(others.source, PPOConfig):
+            raise ValueError("model.kind=region_ad needs source.kind=ppo: a region is one PPO iteration")
         if config.compress_interval != others.source.n_steps:
             raise ValueError(
                 f"model.compress_interval={config.compress_interval} is not "

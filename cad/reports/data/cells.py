@@ -33,7 +33,7 @@ class CellSummary:
 
     result: CellResult
     status: str
-    normalised: FloatArray | None  # (tasks, rollouts, episodes), return / optimum of the task
+    normalised: FloatArray | None  # (tasks, rollouts, episodes), return / optimum
     return_first_episode: float | None
     return_last10: float | None
     normalised_last10: float | None
@@ -119,7 +119,8 @@ def summarise_cell(cell: CellResult) -> CellSummary:
     if status != "done" or cell.returns is None:
         return CellSummary(cell, status, None, None, None, None, None, None, (), None, None)
     returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
-    normalised = returns / np.asarray(cell.optimal, dtype=np.float64)[:, None, None]
+    optima = np.asarray(cell.optimal)[:, None, None] if cell.optima is None else cell.optima
+    normalised = returns / optima.astype(np.float64)
     n_episodes = returns.shape[2]
     last = last_episodes(n_episodes)
     task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cad.envs.registry import task_family
-from cad.evaluation.replay import Trajectories, replay_actions
+from cad.evaluation.replay import Trajectories, replay_actions, rollout_keys
 from cad.reports.data.cells import last_episodes
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
@@ -87,7 +87,12 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
         )
         watched = WatchedRollout(
             title,
-            replay_actions(family, [task], result.actions(task)[rollout : rollout + 1]),
+            replay_actions(
+                family,
+                [task],
+                result.actions(task)[rollout : rollout + 1],
+                rollout_keys(result.config.evaluation.seed, [task], 1, rollout),
+            ),
             tuple(step for step in compression_steps if step > 0),
         )
         rollouts.append(ChosenRollout(which, lead, result.config.seed, task, rollout, watched))

@@ -57,6 +57,9 @@ class CellResult:
     actions: Callable[[int], npt.NDArray[np.uint8]] | None = None
     experiment: str = ""  # set where a report compares several; `label` then begins with it and ": "
     parts: tuple[TrainingPart, ...] = ()  # in order, the model's own training last
+    # As `returns`, where tasks have several facts: the fact that an episode needed, and its optimum.
+    facts: npt.NDArray[Any] | None = None
+    optima: npt.NDArray[Any] | None = None
     pretrain_metrics: Sequence[Mapping[str, Any]] | None = None  # lines of the pre-training's metrics.jsonl
 
     @property

@@ -58,7 +58,7 @@ def _learning_sentence(study: Study) -> str:
     if study.source is not None:
         source = study.source.mean(axis=0)[: len(curve)]
         end = source[-last_episodes(len(source)) :].mean()
-        text += f"; source PPO goes from {source[0]:.2f} to {end:.2f} in {len(source)} episodes"
+        text += f"; source {_agent(study)} goes from {source[0]:.2f} to {end:.2f} in {len(source)} episodes"
     return text + "."
 
 
@@ -96,12 +96,20 @@ def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle) ->
     hover.points(ax, episodes, curve, name=model.label, notes=notes, **_AXES)
 
 
+_AGENTS = {"PPO": "reinforcement-learning agents", "scripted learner": "scripted learners"}
+
+
+def _agent(study: Study) -> str:
+    """The algorithm whose histories were learned from."""
+    return study.models[0].config.source.AGENT
+
+
 def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[tuple[float, str, str]]:
-    """Optimum and source PPO; returns (height, text, colour) of their labels."""
+    """Optimum and source agents; returns (height, text, colour) of their labels."""
     ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
     labels = [(1.0, "optimum", MUTED)]
     if study.source is not None:
-        curve, name = study.source.mean(axis=0)[:n_episodes], "source PPO, learning"
+        curve, name = study.source.mean(axis=0)[:n_episodes], f"source {_agent(study)}, learning"
         episodes = np.arange(1, len(curve) + 1)
         ax.plot(episodes, curve, color=MUTED, linewidth=1.0)
         hover.points(ax, episodes, curve, name=name, **_AXES)
@@ -153,7 +161,7 @@ def _draw_learning(study: Study) -> Drawing | None:
         figure = _one_panel(study, hover, n_episodes, top)
     else:
         figure = _many_panels(study, hover, n_episodes, top)
-        how = "Dashed in each panel: the best AD; grey: source PPO; dotted: the optimum."
+        how = f"Dashed in each panel: the best AD; grey: source {_agent(study)}; dotted: the optimum."
         how += left_out(len(models) - _MOST_PANELS, "References and best models") + " "
     curves = [(model.label, model.returns.curve) for model in study.featured(_MOST_PANELS)]
     ends = "; ".join(f"{label}: {curve[0]:.2f} to {curve[:n_episodes][-1]:.2f}" for label, curve in curves)
@@ -167,7 +175,7 @@ def _draw_learning(study: Study) -> Drawing | None:
         + (f"The first {n_episodes} episodes. " if longer else "")
         + _band_words(study)
         + (
-            " Source PPO: how the reinforcement-learning agents learned the same tasks, by their own "
+            f" Source {_agent(study)}: how the {_AGENTS[_agent(study)]} learned the same tasks, by their own "
             "episodes, mean over streams."
             if study.source is not None
             else ""

@@ -13,7 +13,7 @@ from cad.evaluation.probes.latent_probe import probe_latents, probe_place
 from cad.evaluation.probes.latents import as_steps, latents_after
 from cad.evaluation.probes.result import load_probe, save_probe
 from cad.evaluation.probes.schedule import probed_counts
-from cad.evaluation.replay import replay_actions
+from cad.evaluation.replay import replay_actions, rollout_keys
 from cad.evaluation.rollout import roll_out
 from cad.models.compressed_ad.memory import CompressedMemory
 
@@ -22,7 +22,10 @@ def trajectories(config, model, tasks, n_rollouts=2, **options):
     family = task_family(config.env)
     result = roll_out(model, family, tasks, n_rollouts=n_rollouts, n_episodes=8, seed=0, **options)
     return replay_actions(
-        family, np.repeat(tasks, n_rollouts), result.actions.reshape(len(tasks) * n_rollouts, -1)
+        family,
+        np.repeat(tasks, n_rollouts),
+        result.actions.reshape(len(tasks) * n_rollouts, -1),
+        rollout_keys(0, tasks, n_rollouts),
     )
 
 
