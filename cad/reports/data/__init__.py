@@ -43,6 +43,7 @@ from cad.reports.data.model_result import ModelResult
 from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
 from cad.reports.data.profile import THRESHOLDS, profile, profile_tables
+from cad.reports.data.recall import Recall, ages_of_facts, mean_recall, recall_by_age, recall_tables
 from cad.reports.data.results import (
     CellResult,
     FloatArray,
@@ -87,6 +88,7 @@ __all__ = [
     "Panel",
     "ProbedModel",
     "Provenance",
+    "Recall",
     "SharedModel",
     "Shown",
     "ShownTable",
@@ -99,6 +101,7 @@ __all__ = [
     "Unequal",
     "Value",
     "WatchedRollout",
+    "ages_of_facts",
     "all_differences",
     "cell_record",
     "cell_tables",
@@ -135,6 +138,7 @@ __all__ = [
     "mean_by_compressions",
     "mean_compressions",
     "mean_cost",
+    "mean_recall",
     "metric_series",
     "metrics_by_depth",
     "minutes_before",
@@ -145,6 +149,8 @@ __all__ = [
     "probed_models",
     "profile",
     "profile_tables",
+    "recall_by_age",
+    "recall_tables",
     "region_tables",
     "rewarded_by_episode",
     "rollout_tables",

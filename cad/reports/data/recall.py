@@ -1,0 +1,95 @@
+"""How well a fact is recalled by its age, for tasks of which each episode needs one of several facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cad.reports.data.cells import CellSummary
+from cad.reports.data.model_result import ModelResult
+from cad.reports.data.study import Study
+from cad.reports.data.tables import Table, Value, table_if_any
+
+# Ages 1, 2, 3-4, 5-8, ...: lower ends.
+_BINS = (1, 2, 3, 5, 9, 17, 33, 65)
+_COLUMNS = ("label", "seed", "age_from", "age_to", "normalised_return", "episodes")
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Mean normalised return of one cell's episodes whose fact was last needed ``low`` to ``high`` before.
+
+    ``low`` 0 is a fact that the roll-out meets for the first time.
+    """
+
+    low: int
+    high: int
+    mean: float
+    episodes: int
+
+    @property
+    def ages(self) -> str:
+        """The ages in words."""
+        if not self.low:
+            return "first"
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+def ages_of_facts(facts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Episodes since each episode's fact was last needed, (tasks, roll-outs, episodes); 0: never before."""
+    n_episodes = facts.shape[2]
+    flat = facts.reshape(-1, n_episodes).astype(np.int64)
+    rows, last = np.arange(len(flat)), np.full((len(flat), int(flat.max()) + 1), -1)
+    ages = np.zeros_like(flat)
+    for episode in range(n_episodes):
+        before = last[rows, flat[:, episode]]
+        ages[:, episode] = np.where(before < 0, 0, episode - before)
+        last[rows, flat[:, episode]] = episode
+    return ages.reshape(facts.shape)
+
+
+def recall_by_age(cell: CellSummary) -> list[Recall]:
+    """Return by age of the fact, over the second half of the episodes; empty without facts.
+
+    Means over roll-outs and episodes first, then over the tasks that have episodes of an age.
+    """
+    facts, normalised = cell.result.facts, cell.normalised
+    if facts is None or normalised is None:
+        return []
+    late = slice(facts.shape[2] // 2, None)
+    ages, shares = ages_of_facts(facts)[:, :, late], normalised[:, :, late]
+    recalls = []
+    for low, high in ((0, 0), *zip(_BINS, (*(edge - 1 for edge in _BINS[1:]), ages.max()), strict=True)):
+        inside = (ages >= low) & (ages <= high)
+        size = inside.sum(axis=(1, 2))
+        if size.any():
+            total = (shares * inside).sum(axis=(1, 2))
+            mean = float((total[size > 0] / size[size > 0]).mean())
+            recalls.append(Recall(low, int(high), mean, int(size.sum())))
+    return recalls
+
+
+def mean_recall(model: ModelResult) -> list[Recall]:
+    """Means over seeds of :func:`recall_by_age`, for the ages that all seeds have."""
+    by_seed = [{(item.low, item.high): item for item in recall_by_age(cell)} for cell in model.done]
+    if not by_seed:
+        return []
+    lows = [key for key in by_seed[0] if all(key[0] in {low for low, _ in seed} for seed in by_seed)]
+    means = []
+    for low, high in lows:
+        items = [item for seed in by_seed for item in seed.values() if item.low == low]
+        mean = sum(item.mean for item in items) / len(items)
+        means.append(Recall(low, max(high, *(i.high for i in items)), mean, sum(i.episodes for i in items)))
+    return means
+
+
+def recall_tables(study: Study) -> dict[str, Table]:
+    """``recall``: return by age of the fact, each model and seed."""
+    rows: list[tuple[Value, ...]] = [
+        (cell.result.label, cell.result.config.seed, item.low, item.high, item.mean, item.episodes)
+        for cell in study.cells
+        for item in recall_by_age(cell)
+    ]
+    return table_if_any("recall", _COLUMNS, rows)

@@ -1,0 +1,85 @@
+"""How long is a fact remembered?  For tasks of which each episode needs one of several facts."""
+
+from __future__ import annotations
+
+from cad.reports.data import ModelResult, Recall, Study, describe, mean_recall, recall_tables
+from cad.reports.plotting import (
+    LEGEND_WIDTH,
+    Drawing,
+    Hover,
+    featured_styles,
+    new_figure,
+    render,
+    wrap,
+)
+from cad.reports.questions.section import Section, left_out
+
+_MOST_CURVES = 6
+
+
+def _repeated(model: ModelResult) -> list[Recall]:
+    """What is known of facts that the roll-out has met before."""
+    return [item for item in mean_recall(model) if item.low]
+
+
+def sentence(study: Study) -> str:
+    """Return of the best model where its fact was needed just before, and where it is oldest."""
+    if study.lead is None or len(recalls := _repeated(study.lead)) < 2:
+        return ""
+    young, old = recalls[0], recalls[-1]
+    first = [item.mean for item in mean_recall(study.lead) if not item.low]
+    text = (
+        f"{describe(study.lead)} returns {young.mean:.2f} of the optimum where the fact that an episode "
+        f"needs was needed {young.ages} episode{'s' * (young.high > 1)} before, and {old.mean:.2f} after "
+        f"{old.ages} episodes"
+    )
+    return text + (f"; {first[0]:.2f} where it meets a fact for the first time." if first else ".")
+
+
+def _draw(study: Study) -> Drawing | None:
+    """Return by age of the fact; None where tasks have one fact."""
+    every = [model for model in study.scored if _repeated(model)]
+    models = [model for model in study.featured(_MOST_CURVES) if model in every]
+    if not models:
+        return None
+    styles, figure, hover = featured_styles(study, models), new_figure(3.0), Hover()
+    ax = figure.subplots()
+    x_name, y_name = "episodes since the fact was last needed", "return / optimum"
+    lows = sorted({item.low: item.ages for model in models for item in _repeated(model)}.items())
+    places = {low: place for place, (low, _) in enumerate(lows)}
+    for model in models:
+        recalls, style = _repeated(model), styles[model.label]
+        x, y = [places[item.low] for item in recalls], [item.mean for item in recalls]
+        ax.plot(
+            x, y, color=style.colour, linestyle=style.dash, marker=style.marker,
+            label=wrap(model.label, LEGEND_WIDTH),
+        )  # fmt: skip
+        hover.points(
+            ax, x, y, name=model.label, x_name=x_name, y_name=y_name,
+            x_words=[item.ages for item in recalls],
+            notes=[f"({item.episodes:,} episodes)" for item in recalls],
+        )  # fmt: skip
+    ax.set_xticks(range(len(lows)), [ages for _, ages in lows])
+    ax.set_ylim(0, 1.04)
+    ax.set_xlabel(x_name)
+    ax.set_ylabel(y_name)
+    figure.legend(loc="outside lower center", ncols=min(3, len(models)))
+    return Drawing(
+        "recall",
+        "Return by age of the fact",
+        "Return over the optimum of the episode, in the second half of the roll-outs' episodes, by the "
+        "number of episodes since the episode's fact was last needed. Means over roll-outs and episodes, "
+        "then tasks, then seeds." + left_out(len(every) - len(models), "References and best models"),
+        "Line chart of return over optimum by age of the fact. " + sentence(study),
+        ("recall",),
+        *render(figure, "recall", hover),
+    )
+
+
+SECTION = Section(
+    "recall",
+    "How long is a fact remembered?",
+    sentences=(sentence,),
+    figures=(_draw,),
+    data_tables=(recall_tables,),
+)

@@ -1,0 +1,48 @@
+"""Return by the age of a fact."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cad.reports import write_report
+from cad.reports.data import ages_of_facts
+from cad.schema import ReportConfig
+
+
+def cued(cell, seed=0, **changes):
+    """Roll-outs that know a fact for four episodes: return 1 up to this age, then 0; 0.5 at first."""
+    rng = np.random.default_rng(seed)
+    facts = rng.integers(0, 6, (8, 8, 60)).astype(np.int16)
+    ages = ages_of_facts(facts)
+    optima = rng.integers(2, 9, facts.shape).astype(np.float32)
+    shares = np.where(ages == 0, 0.5, np.where(ages <= 4, 1.0, 0.0))
+    return cell(shape=(8, 8, 60), returns=shares * optima, facts=facts, optima=optima, seed=seed, **changes)
+
+
+def test_ages_count_episodes_since_the_fact_was_needed():
+    facts = np.array([[[0, 1, 0, 0, 2, 1]]])
+    assert ages_of_facts(facts).tolist() == [[[0, 0, 2, 1, 0, 4]]]
+
+
+def test_the_section_says_how_long_a_fact_is_remembered(cell, origin, tmp_path):
+    cells = [cued(cell), cued(cell, seed=1), cued(cell, kind="ad", window=80)]
+    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path).read_text()
+    table = json.loads((tmp_path / "report.json").read_text())["tables"]["recall"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert len({(row["label"], row["seed"]) for row in rows}) == 3
+    for row in rows:
+        if row["age_from"]:
+            assert row["normalised_return"] == pytest.approx(row["age_to"] <= 4)
+    own = [row["episodes"] for row in rows if row["label"] == rows[0]["label"] and row["seed"] == 0]
+    assert sum(own) == 8 * 8 * 30
+    assert "returns 1.00 of the optimum where the fact that an episode needs was needed 1 episode" in page
+    assert (tmp_path / "figures/recall.png").exists()
+
+
+def test_tasks_of_one_fact_have_no_such_section(quickstart, origin, tmp_path):
+    write_report("r", ReportConfig(), quickstart, None, origin, tmp_path)
+    assert not (tmp_path / "figures/recall.png").exists()
+    assert "recall" not in json.loads((tmp_path / "report.json").read_text())["tables"]
