@@ -17,11 +17,17 @@ class EnvConfig(Section):
     """Which tasks exist and how they are split.  Each family has a subclass with its own rules."""
 
     DEFAULT_HORIZON: ClassVar[int]
+    # Tasks in use where the family has more and the config does not say; None: all of them.
+    DEFAULT_TASKS: ClassVar[int | None] = None
 
     name: str
     horizon: PositiveInt | None = Field(None, description="Steps an episode.")
     n_tasks: PositiveInt | None = Field(
-        None, description="Use a random subset of this many tasks (drawn with split_seed); default all."
+        None,
+        description=(
+            "Use a random subset of this many tasks (drawn with split_seed); default all, or a number of the "
+            "family's own where it has more than anyone collects."
+        ),
     )
     split_seed: NonNegativeInt = Field(0, description="Seed of the train / held-out shuffle of tasks.")
     n_heldout: PositiveInt | None = Field(
@@ -49,7 +55,9 @@ class EnvConfig(Section):
     @property
     def total_tasks(self) -> int:
         """Number of tasks in use."""
-        return self.n_tasks if self.n_tasks is not None else self.family_size
+        if self.n_tasks is not None:
+            return self.n_tasks
+        return self.family_size if self.DEFAULT_TASKS is None else min(self.family_size, self.DEFAULT_TASKS)
 
     @property
     def total_heldout(self) -> int:

@@ -34,8 +34,9 @@ def test_ids_are_digits_and_beyond_2_to_53_drawn():
     assert large.bits_to_remember == pytest.approx(16 * math.log2(81))
     # Recorded: ids name tasks for good.
     assert large.goal(7)[:8] == (6, 0, 6, 7, 4, 5, 7, 6)
+    assert len(family(16, size=9, n_tasks=None).task_ids) == 640
     with pytest.raises(ValueError, match="set n_tasks"):
-        family(16, size=9, n_tasks=None)
+        family(16, size=9, n_tasks=200_000)
 
 
 def test_only_the_goal_of_the_cue_is_rewarded():

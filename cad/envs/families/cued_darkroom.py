@@ -24,6 +24,7 @@ class CuedDarkroomConfig(GridConfig):
     """Remember the invisible goal of each of several cues."""
 
     DEFAULT_HORIZON: ClassVar[int] = 20
+    DEFAULT_TASKS: ClassVar[int] = 640
 
     name: Literal["cued_darkroom"] = Field("cued_darkroom", description="Task family.")
     n_cues: Annotated[int, Field(ge=1, le=64)] = Field(4, description="Cues, each with a goal of its own.")
