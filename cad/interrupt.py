@@ -61,3 +61,16 @@ def stop_on_signals() -> Iterator[StopFlag]:
         for number, handler in before.items():
             # None: the earlier handler was not installed from Python, so Python cannot restore it.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Processes started in the block ignore Ctrl-C, which reaches all of a terminal, until they handle it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can install handlers
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from cad.experiments.run.local_launcher import PRELOADED
+
 ENVIRONMENT = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 # What commands import, so that children find it imported.
 _HEAVY = ("cad.experiments.reporting.report", "cad.experiments.run.stages", "cad.training.learner")
@@ -28,6 +31,10 @@ def run_cli(
     """``cad *words`` in a child of this process; raises ``TimeoutExpired`` as :mod:`subprocess` does."""
     for module in _HEAVY:
         importlib.import_module(module)
+    if multiprocessing.forkserver._forkserver._forkserver_pid is None:
+        os.environ.update(ENVIRONMENT)
+        multiprocessing.forkserver.set_forkserver_preload(PRELOADED)
+        multiprocessing.forkserver.ensure_running()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         gc.freeze()
         child = os.fork()
@@ -76,8 +83,13 @@ def _become_cli(words: list[str], cwd: Path | None, out: int, err: int) -> None:
         # What pytest captures of warnings and logs goes to standard error again.
         importlib.reload(warnings)
         logging.getLogger().handlers.clear()
-        # Processes that it spawns would import pytest again.
+        # Processes that it starts would import pytest again.
         sys.modules["__main__"] = types.ModuleType("__main__")
+        server = multiprocessing.forkserver._forkserver
+        if words[:1] == ["run"]:  # its stages, which log to files, are forked from pytest's server
+            server.ensure_running = lambda: None
+        else:
+            server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
         # Consoles read the environment when they are made.
         for name in [name for name in sys.modules if name == "cad.cli" or name.startswith("cad.cli.")]:
             del sys.modules[name]

@@ -43,6 +43,9 @@ def run(
     first: Annotated[
         Kind, typer.Option("--from", help="Start from this kind; earlier stages must be done.")
     ] = "histories",
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the report at the end, also of a part.")
+    ] = True,
 ) -> None:
     """Run an experiment on this machine, skip what is done, and report on it."""
     from cad.experiments.cost.local_cost import run_cost
@@ -66,8 +69,10 @@ def run(
         console=console,
         first=first,
         last=until,
+        report=report,
     )
-    say(f"report: {page}")
+    if page is not None:
+        say(f"report: {page}")
 
 
 def report(

@@ -9,16 +9,19 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
 
 from cad.errors import CadError
-from cad.interrupt import InterruptedRun, StopFlag
+from cad.interrupt import InterruptedRun, StopFlag, interrupts_ignored
 from cad.training.ranks import PeerLostError, RankAssignment
 
 Work = Callable[[RankAssignment, int], None]
 """What each rank runs, given the process that launched it; picklable.  It may raise what a stage raises."""
+
+# What every stage and rank imports, once for all processes that are forked from one that has.  Not
+# DeepSpeed: it looks for devices, which a forked process could not use then.
+PRELOADED = ["cad.experiments.run.job", "cad.histories.collect", "h5py", "safetensors.torch"]
 
 _POLL_SECONDS = 0.2
 # For the other ranks to notice that one is gone, to save and to end, before they are killed.
@@ -36,13 +39,14 @@ def run_in_ranks(
     that reason, or with what is known of the failed rank, and :class:`~cad.interrupt.InterruptedRun`
     when the ranks were stopped.  When one rank dies, the others are ended.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     rendezvous_id = secrets.token_hex(8)
     assignments = [RankAssignment(rank, size, rank, "127.0.0.1", rendezvous_id) for rank in range(size)]
     processes = [
         context.Process(target=_rank, args=(work, assignment, os.getpid())) for assignment in assignments
     ]
-    with _ignoring_interrupts():
+    with interrupts_ignored():
         for process in processes:
             process.start()
     try:
@@ -75,7 +79,7 @@ def _failure(codes: Sequence[int | None]) -> str:
     return f"ranks ended with codes {list(codes)}; run again to resume from the last checkpoint"
 
 
-def _wait(processes: Sequence[SpawnProcess], stop: StopFlag) -> None:
+def _wait(processes: Sequence[ForkServerProcess], stop: StopFlag) -> None:
     """Wait until all have ended; pass a stop on, and return early when some outlive a failed rank."""
     passed_on, failed = False, None
     while any(process.is_alive() for process in processes):
@@ -88,20 +92,6 @@ def _wait(processes: Sequence[SpawnProcess], stop: StopFlag) -> None:
         if failed is not None and time.monotonic() - failed > _PATIENCE_SECONDS:
             return
         time.sleep(_POLL_SECONDS)
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Start processes with Ctrl-C ignored: it reaches all of them, and would end them with a traceback."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # handlers cannot be changed outside the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _rank(work: Work, assignment: RankAssignment, launcher: int) -> None:

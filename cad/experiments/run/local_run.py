@@ -43,8 +43,9 @@ def run_experiment(
     console: Console,
     first: StageKind = "histories",
     last: StageKind = "evaluate",
-) -> Path:
-    """Run what is not done, then report; the path of the report's page.
+    report: bool = True,
+) -> Path | None:
+    """Run what is not done, then write the ``report``; the path of its page.
 
     Only stages of the kinds from ``first`` to ``last`` are run; earlier ones must be done.
     Raises :class:`CadError` when stages failed (after the report, which names them) or when the
@@ -60,10 +61,11 @@ def run_experiment(
                 run_inline(run, resources, stop, show)
             else:
                 run_in_processes(run, resources, resources.workers, experiment.folder / "jobs", stop, show)
-        page = write_experiment_report(experiment)
+        page = write_experiment_report(experiment) if report else None
     if run.failures:
         reasons = "\n".join(f"  {entry.directory.path}: {entry.message}" for entry in run.failures)
-        raise CadError(f"{len(run.failures)} of {len(run.stages)} stages failed (report: {page}):\n{reasons}")
+        where = "" if page is None else f" (report: {page})"
+        raise CadError(f"{len(run.failures)} of {len(run.stages)} stages failed{where}:\n{reasons}")
     return page
 
 

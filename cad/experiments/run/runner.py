@@ -1,33 +1,27 @@
 """Run an experiment on this machine: stages in order, several at once, each in its own process.
 
-``DONE`` markers decide the order and what is skipped.  submitit's local executor starts the
-processes: the counterpart of its Slurm executor.
+``DONE`` markers decide the order and what is skipped.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import submitit
 
 from cad.errors import CadError
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, stages_folder
 from cad.experiments.plan.stage import Stage, StageKind, expected_steps
-from cad.experiments.run.job import run_or_record, stage_job
+from cad.experiments.run.job import run_or_record
 from cad.experiments.run.resources import Resources
+from cad.experiments.run.stage_process import StageProcess, end_all, wait_for_any
 from cad.interrupt import StopFlag
 from cad.storage import make_dirs
 
-POLL_SECONDS = 0.5
-# submitit requires a time limit; a stage here has none.
-_NO_LIMIT_MINUTES = 60 * 24 * 365
+_POLL_SECONDS = 0.5
 
 
 @dataclass
@@ -129,16 +123,12 @@ def run_in_processes(
 
     A stage that collects histories uses all workers itself, so it runs alone.
     """
-    # A new folder each time: submitit names results by process id, and these are reused.
-    executor = submitit.LocalExecutor(
-        folder=make_dirs(jobs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    )
-    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=_visible_gpus(resources))
-    running: dict[str, tuple[StageState, submitit.Job[Any]]] = {}
+    logs = make_dirs(jobs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    running: dict[str, tuple[StageState, StageProcess]] = {}
     try:
         while True:
-            for name, (entry, job) in list(running.items()):
-                if job.done():
+            for name, (entry, process) in list(running.items()):
+                if process.ended:
                     del running[name]
                     run.settle(entry)
             while len(running) < workers and not stop() and (ready := run.next_ready()) is not None:
@@ -146,15 +136,17 @@ def run_in_processes(
                     _runs_alone(other) for other in (ready, *(e for e, _ in running.values()))
                 ):
                     break
-                running[ready.stage.name] = (ready, _submit(executor, run, ready, resources))
+                ready.state, ready.started = "running", time.time()
+                process = StageProcess(run.root, ready.stage, resources, logs / f"{ready.stage.name}.log")
+                running[ready.stage.name] = (ready, process)
             show(run)
             if not running:
                 break
-            time.sleep(POLL_SECONDS)
+            wait_for_any([process for _, process in running.values()], _POLL_SECONDS)
             if stop():
                 break
     finally:
-        _end([job for _, job in running.values()])
+        end_all([process for _, process in running.values()])
     for entry, _ in running.values():
         run.settle(entry)
     stop.raise_if_set("the experiment")
@@ -162,35 +154,3 @@ def run_in_processes(
 
 def _runs_alone(entry: StageState) -> bool:
     return entry.stage.kind == "histories"
-
-
-def _submit(
-    executor: submitit.LocalExecutor, run: Run, entry: StageState, resources: Resources
-) -> submitit.Job[Any]:
-    entry.state, entry.started = "running", time.time()
-    # Ctrl-C reaches the whole process group, and submitit's controller would kill its task a second
-    # later.  Started with SIGINT ignored, the controller lets the task save and end by itself.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return executor.submit(stage_job, run.root, entry.stage, resources, os.getpid())
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _end(jobs: list[submitit.Job[Any]], patience: float = 30.0) -> None:
-    """Ask jobs to save and end; kill those that have not done so after ``patience`` seconds."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for job in jobs:
-            if not job.done():
-                os.kill(int(job.job_id), number)
-        deadline = time.time() + patience
-        while not all(job.done() for job in jobs) and time.time() < deadline:
-            time.sleep(0.1)
-
-
-def _visible_gpus(resources: Resources) -> int:
-    if resources.device == "cpu":
-        return 0
-    import torch
-
-    return torch.cuda.device_count()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from cad.reports.plotting.hover import Hover
@@ -52,7 +53,9 @@ class Drawing:
 def render(figure: Figure, name: str, hover: Hover) -> tuple[Screen, Prints]:
     """The two forms of a figure, for the page and for paper: equal figures give equal bytes."""
     svg = io.StringIO()
-    figure.savefig(svg, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    # Canvases themselves: `savefig` draws everything once more beforehand, for the same bytes.
+    figure.set_facecolor("none")
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
     # Paper gets the layout that was just drawn: to find it again would cost as much as the drawing.
     figure.set_layout_engine("none")
     return Screen(_for_page(svg.getvalue(), name, figure.get_figwidth()), hover.series(figure)), prints(

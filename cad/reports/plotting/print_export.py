@@ -6,6 +6,8 @@ import io
 import logging
 from dataclasses import dataclass
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 300
@@ -24,6 +26,8 @@ def prints(figure: Figure) -> Prints:
     # It logs every glyph of a font that it embeds.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     png, pdf = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
-    figure.savefig(pdf, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    figure.set_facecolor("white")
+    figure.set_dpi(DOTS_PER_INCH)
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasPdf(figure).print_pdf(pdf, metadata={"Creator": None, "Producer": None, "CreationDate": None})
     return Prints(png.getvalue(), pdf.getvalue())

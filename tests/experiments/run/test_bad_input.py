@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import pytest
 import safetensors.torch
+
+Done = subprocess.CompletedProcess[str]
 
 needs_mount = pytest.mark.skipif(
     os.geteuid() != 0
@@ -23,11 +26,15 @@ def stage(root: Path, kind: str, index: int = 0) -> Path:
     return sorted((root / "stages").glob(f"{kind}-*"))[index]
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def refused(done: Done, code: int, *words: str) -> None:
     assert done.returncode == code, done.stdout + done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def train(cad: Callable[..., Done], small: Path, root: Path) -> Done:
+    return cad("run", small, "--root", root, "--inline", "--until", "train", "--no-report")
 
 
 def test_unknown_key(cad, tmp_path):
@@ -78,7 +85,7 @@ def test_tampered_histories_stop_the_training(cad, small, copy):
         group["rewards"][2, 7] = 1 - group["rewards"][2, 7]
     kept = file.read_bytes()
     shutil.rmtree(stage(copy, "train"))
-    refused(cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "histories.h5", "reward")
+    refused(train(cad, small, copy), 1, "histories.h5", "reward")
     assert file.read_bytes() == kept
 
 
@@ -86,7 +93,7 @@ def test_truncated_histories_stop_the_training(cad, small, copy):
     file = stage(copy, "histories") / "histories.h5"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     shutil.rmtree(stage(copy, "train"))
-    refused(cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "histories.h5")
+    refused(train(cad, small, copy), 1, "histories.h5")
 
 
 def test_directory_of_another_config(cad, small, copy):
@@ -95,9 +102,7 @@ def test_directory_of_another_config(cad, small, copy):
     identity = json.loads((train / "stage.json").read_text())
     identity["config"]["seed"] = 77
     (train / "stage.json").write_text(json.dumps(identity))
-    refused(
-        cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "stage.json", "another config"
-    )
+    refused(train(cad, small, copy), 1, "stage.json", "another config")
 
 
 def test_directory_of_a_newer_version(cad, small, copy):
@@ -106,7 +111,7 @@ def test_directory_of_a_newer_version(cad, small, copy):
     identity = json.loads((train / "stage.json").read_text())
     identity["version"] = 10_000
     (train / "stage.json").write_text(json.dumps(identity))
-    refused(cad("run", small, "--root", copy, "--inline", "--until", "train"), 1, "newer version")
+    refused(train(cad, small, copy), 1, "newer version")
 
 
 def test_checkpoint_cut_short(cad, small, finished, copy):
@@ -117,7 +122,7 @@ def test_checkpoint_cut_short(cad, small, finished, copy):
     newest = sorted((train / "checkpoints").iterdir())[-1]
     state = newest / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    done = cad("run", small, "--root", copy, "--inline")
+    done = train(cad, small, copy)
     assert done.returncode == 0, done.stderr
     assert "damaged" in done.stderr and newest.name in done.stderr
     before = safetensors.torch.load_file(stage(finished, "train") / "model.safetensors")
@@ -141,7 +146,7 @@ def test_full_disk_loses_nothing(cad, one, finished, same_results, tmp_path):
     try:
         refused(cad("run", one, "--root", disk / "runs", "--inline"), 1, "disk is full")
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
-        done = cad("run", one, "--root", disk / "runs", "--inline")
+        done = cad("run", one, "--root", disk / "runs", "--inline", "--no-report")
         assert done.returncode == 0, done.stderr
         same_results(disk / "runs", finished)
     finally:

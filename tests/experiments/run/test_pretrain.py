@@ -54,7 +54,7 @@ def test_two_stages(cad, experiment):
 
     shown = cad("run", file, "--root", root, "--until", "pretrain", "--dry-run").stdout
     assert "2 stages" in shown and "train-" not in shown.replace("pretrain-", "")
-    first = cad("run", file, "--root", root, "--inline", "--until", "pretrain")
+    first = cad("run", file, "--root", root, "--inline", "--until", "pretrain", "--no-report")
     assert first.returncode == 0, first.stderr
     assert done(root) == {"histories": 1, "pretrain": 1}
 
@@ -103,7 +103,8 @@ def overrides(file: Path) -> list[str]:
 
 def test_a_path_by_hand_gives_what_the_stage_gives(cad, experiment):
     file, root = experiment
-    assert cad("run", file, "--root", root, "--inline", "--until", "train").returncode == 0
+    done = cad("run", file, "--root", root, "--inline", "--until", "train", "--no-report")
+    assert done.returncode == 0, done.stderr
     encoder = next((root / "stages").glob("pretrain-*/encoder.safetensors"))
     by_hand = cad(
         "train", *overrides(file), f"train.pretrained_encoder_path={encoder}", "train.freeze_encoder=true",

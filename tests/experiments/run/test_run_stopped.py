@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def start(file: Path, root: Path, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cad.cli", "run", str(file), "--root", str(root), *words]
+    command = [sys.executable, "-m", "cad.cli", "run", str(file), "--root", str(root), "--no-report", *words]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -51,7 +51,7 @@ def test_interrupt_saves_and_second_run_is_refused_meanwhile(cad, one, finished,
     assert b"Traceback" not in errors
     if process.returncode == 130:
         assert b"run the same command again to go on" in errors
-    third = cad("run", one, "--root", collected)
+    third = cad("run", one, "--root", collected, "--no-report")
     assert third.returncode == 0, third.stderr
     same_results(collected, finished)
 

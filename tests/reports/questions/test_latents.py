@@ -12,7 +12,7 @@ import pytest
 
 from cad.envs.registry import task_family
 from cad.evaluation.probes.result import LatentProbe, Target
-from cad.evaluation.replay import replay_actions
+from cad.evaluation.replay import replay_actions, rollout_keys
 from cad.reports import (
     CellResult,
     Provenance,
@@ -56,7 +56,10 @@ def consistent(cell: Make, **changes: object) -> CellResult:
     """A cell whose returns are those of its actions."""
     result = cell(depth=1, n_latent=4, **changes)
     family = task_family(result.config.env)
-    returns = [replay_actions(family, [task] * 8, actions(task)).returns for task in result.task_ids]
+    returns = [
+        replay_actions(family, [task] * 8, actions(task), rollout_keys(0, [task], 8)).returns
+        for task in result.task_ids
+    ]
     compression_steps = np.tile(np.arange(40, 1000, 40, dtype=np.int32), (8, 8, 1))
     return replace(result, returns=np.array(returns), actions=actions, compression_steps=compression_steps)
 
