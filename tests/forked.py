@@ -15,7 +15,7 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cad.experiments.run.local_launcher import PRELOADED
@@ -26,9 +26,15 @@ _HEAVY = ("cad.experiments.reporting.report", "cad.experiments.run.stages", "cad
 
 
 def run_cli(
-    words: Sequence[str], cwd: Path | None = None, timeout: float = 800
+    words: Sequence[str],
+    cwd: Path | None = None,
+    timeout: float = 800,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """``cad *words`` in a child of this process; raises ``TimeoutExpired`` as :mod:`subprocess` does."""
+    """``cad *words`` in a child of this process; raises ``TimeoutExpired`` as :mod:`subprocess` does.
+
+    ``environment`` is added to the child's, but not to that of the stages of ``cad run``.
+    """
     for module in _HEAVY:
         importlib.import_module(module)
     if multiprocessing.forkserver._forkserver._forkserver_pid is None:
@@ -39,7 +45,7 @@ def run_cli(
         gc.freeze()
         child = os.fork()
         if child == 0:
-            _become_cli(list(words), cwd, out.fileno(), err.fileno())
+            _become_cli(list(words), cwd, environment or {}, out.fileno(), err.fileno())
         code = _wait(child, words, timeout)
         texts = []
         for file in (out, err):
@@ -65,7 +71,9 @@ def _wait(child: int, words: Sequence[str], timeout: float) -> int:
             os.waitpid(child, 0)
 
 
-def _become_cli(words: list[str], cwd: Path | None, out: int, err: int) -> None:
+def _become_cli(
+    words: list[str], cwd: Path | None, environment: Mapping[str, str], out: int, err: int
+) -> None:
     """Run the command line and end the process; never returns."""
     code = 1
     try:
@@ -76,7 +84,7 @@ def _become_cli(words: list[str], cwd: Path | None, out: int, err: int) -> None:
         os.dup2(out, 1)
         os.dup2(err, 2)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 - to the end
-        os.environ.update(ENVIRONMENT)
+        os.environ.update({**ENVIRONMENT, **environment})
         if cwd is not None:
             os.chdir(cwd)
         sys.argv = ["cad", *words]

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import run_cli
 from workers import send, worker_of
 
 from cad.evaluation.results import load_results
@@ -48,7 +48,6 @@ base:
 arms:
   - name: CompressedAD
     grid: {model.max_compression_depth: [0, 1, 2]}
-seeds: [0, 1]
 """
 
 PROFILE = """
@@ -67,7 +66,6 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         return {
-            **os.environ,
             "SLURM_CONF": str(self.home / "etc/slurm.conf"),
             "CAD_TESTCLUSTER": str(self.home),
             "COLUMNS": "250",
@@ -79,7 +77,7 @@ class Cluster:
             [str(word) for word in words],
             capture_output=True,
             text=True,
-            env=self.environment,
+            env={**os.environ, **self.environment},
             timeout=240,
             check=False,
         )
@@ -87,7 +85,9 @@ class Cluster:
         return done
 
     def cad(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.call(sys.executable, "-m", "cad.cli", *words, check=check)
+        done = run_cli([str(word) for word in words], environment=self.environment)
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done
 
     def cells(self, file: Path, root: Path) -> list[dict[str, Any]]:
         return json.loads(self.cad("status", file, "--root", root, "--json").stdout)
@@ -164,7 +164,7 @@ def image_profile(image: Path | None, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The experiment file: six cells."""
+    """The experiment file: three cells."""
     file = tmp_path_factory.mktemp("experiment") / "grid.yaml"
     file.write_text(GRID)
     return file
@@ -180,8 +180,8 @@ def wait_for_fixture() -> Callable[..., None]:
 def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same experiment run with `cad run`."""
     root = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "cad.cli", "run", str(grid), "--root", str(root), "--inline"]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = run_cli(["run", str(grid), "--root", str(root), "--inline"])
+    assert done.returncode == 0, done.stderr
     return root
 
 

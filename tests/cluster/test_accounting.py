@@ -48,6 +48,7 @@ class User:
     def call(self, *words, umask="002", check=True):
         user = pwd.getpwnam(self.name)
         environment = {
+            **os.environ,
             **self.cluster.environment,
             "USER": self.name, "LOGNAME": self.name, "HOME": str(self.home), "TMPDIR": str(self.home),
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *site.getsitepackages()]),
