@@ -33,7 +33,7 @@ def refused(done: Done, code: int, *words: str) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def train(cad: Callable[..., Done], small: Path, root: Path) -> Done:
+def run_training(cad: Callable[..., Done], small: Path, root: Path) -> Done:
     return cad("run", small, "--root", root, "--inline", "--until", "train", "--no-report")
 
 
@@ -85,7 +85,7 @@ def test_tampered_histories_stop_the_training(cad, small, copy):
         group["rewards"][2, 7] = 1 - group["rewards"][2, 7]
     kept = file.read_bytes()
     shutil.rmtree(stage(copy, "train"))
-    refused(train(cad, small, copy), 1, "histories.h5", "reward")
+    refused(run_training(cad, small, copy), 1, "histories.h5", "reward")
     assert file.read_bytes() == kept
 
 
@@ -93,7 +93,7 @@ def test_truncated_histories_stop_the_training(cad, small, copy):
     file = stage(copy, "histories") / "histories.h5"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     shutil.rmtree(stage(copy, "train"))
-    refused(train(cad, small, copy), 1, "histories.h5")
+    refused(run_training(cad, small, copy), 1, "histories.h5")
 
 
 def test_directory_of_another_config(cad, small, copy):
@@ -102,7 +102,7 @@ def test_directory_of_another_config(cad, small, copy):
     identity = json.loads((train / "stage.json").read_text())
     identity["config"]["seed"] = 77
     (train / "stage.json").write_text(json.dumps(identity))
-    refused(train(cad, small, copy), 1, "stage.json", "another config")
+    refused(run_training(cad, small, copy), 1, "stage.json", "another config")
 
 
 def test_directory_of_a_newer_version(cad, small, copy):
@@ -111,7 +111,7 @@ def test_directory_of_a_newer_version(cad, small, copy):
     identity = json.loads((train / "stage.json").read_text())
     identity["version"] = 10_000
     (train / "stage.json").write_text(json.dumps(identity))
-    refused(train(cad, small, copy), 1, "newer version")
+    refused(run_training(cad, small, copy), 1, "newer version")
 
 
 def test_checkpoint_cut_short(cad, small, finished, copy):
@@ -122,7 +122,7 @@ def test_checkpoint_cut_short(cad, small, finished, copy):
     newest = sorted((train / "checkpoints").iterdir())[-1]
     state = newest / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    done = train(cad, small, copy)
+    done = run_training(cad, small, copy)
     assert done.returncode == 0, done.stderr
     assert "damaged" in done.stderr and newest.name in done.stderr
     before = safetensors.torch.load_file(stage(finished, "train") / "model.safetensors")
