@@ -121,7 +121,7 @@ def tiny_config() -> MakeConfig:
                 "validate_every": 0,
             },
         }
-        if kind != "ad":
+        if kind in ("compressed_ad", "region_ad"):
             base["model"].update(n_latent=3, encoder_n_layer=2, max_compression_depth=2)
         if kind == "region_ad":
             base["source"].update(n_steps=8, batch_size=100)

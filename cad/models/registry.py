@@ -9,6 +9,8 @@ from cad.models.ad.spec import ADSpec
 from cad.models.compressed_ad.config import CompressedADConfig
 from cad.models.compressed_ad.spec import CompressedADSpec
 from cad.models.config import ModelConfig
+from cad.models.gru.spec import GRUSpec
+from cad.models.linear_attention.spec import LinearAttentionSpec
 from cad.models.region_ad.spec import RegionADSpec
 from cad.models.spec import AnySpec
 
@@ -21,6 +23,8 @@ MODELS: dict[str, AnySpec] = {
     "ad": ADSpec(),
     "compressed_ad": CompressedADSpec(),
     "region_ad": RegionADSpec(),
+    "gru": GRUSpec(),
+    "linear_attention": LinearAttentionSpec(),
 }
 
 DEFAULT_MODEL = CompressedADConfig()

@@ -33,6 +33,8 @@ def test_the_presets_are_there() -> None:
         "model/compressed_ad_60",
         "model/compressed_ad_large",
         "model/compressed_ad_quick",
+        "model/gru",
+        "model/linear_attention",
         "model/region_ad",
         "train/quick",
     }

@@ -13,6 +13,7 @@ from cad.envs.registry import task_family
 from cad.evaluation.rollout import roll_out
 from cad.histories.batch import Steps
 from cad.models.ad.network import AD
+from cad.models.blocks.recurrent.network import RecurrentModel
 from cad.models.compressed_ad.network import CompressedAD
 from cad.models.network import SequenceModel
 from cad.models.registry import new_memory
@@ -46,6 +47,9 @@ class Uncached:
             if now - self.dropped > WINDOW:
                 self.dropped += self.model.config.steps_dropped
             return self.model.decoder(self._embed(self.dropped, now))[:, -1]
+        if isinstance(self.model, RecurrentModel):
+            states = self.model.decoder.new_states(step.first.shape[0])
+            return self.model.decoder(self._embed(0, now), states)[0][:, -1]
         self.compressions = (now - 1) // WINDOW
         latents = self.model.initial_latents(step.first.shape[0])
         for k in range(self.compressions):
@@ -71,6 +75,10 @@ CASES = [
     *(("ad", {"drop_block": drop}) for drop in (1, 2, 3, 5, WINDOW)),
     *(("compressed_ad", {"n_latent": n}) for n in (1, 3, 10)),
     ("compressed_ad", {"encoder_n_layer": 1, "n_layer": 1}),
+    ("gru", {"n_hidden": 11}),
+    ("gru", {"norm": "post"}),
+    ("linear_attention", {"head_width": 5}),
+    ("linear_attention", {"norm": "post"}),
 ]
 
 
@@ -85,7 +93,9 @@ def test_cached_logits_are_the_uncached_ones(model):
     cached, uncached = new_memory(model, 3), Uncached(model, 3)
     expected = logits_of(uncached, steps)
     assert expected.std(dim=0).mean() > 0.1  # not all alike, or the comparison would show nothing
-    torch.testing.assert_close(logits_of(cached, steps), expected, rtol=0, atol=1e-5)
+    # Training's chunks and the roll-out's steps multiply in another order, over the whole history.
+    tolerance = 1e-4 if isinstance(model, RecurrentModel) else 1e-5
+    torch.testing.assert_close(logits_of(cached, steps), expected, rtol=0, atol=tolerance)
     assert cached.compressions == uncached.compressions
     assert cached.compressions == (6 if isinstance(model, CompressedAD) else 0)
 

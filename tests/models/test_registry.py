@@ -40,8 +40,11 @@ def test_a_family_is_called_what_its_config_says(name):
     assert FAMILIES[name].config_class().name == name
 
 
-@pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
-@pytest.mark.parametrize("changes", [{}, {"n_layer": 1, "n_embd": 24}, {"on_compress": "latents"}])
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"n_layer": 1, "n_embd": 24}, {"on_compress": "latents"}, {"n_hidden": 10}, {"head_width": 5}],
+)
 def test_state_bytes_are_those_of_a_memory(kind, changes, tiny_config):
     changes = {k: v for k, v in changes.items() if k in MODELS[kind].config_class.model_fields}
     config = tiny_config(kind, model=changes)

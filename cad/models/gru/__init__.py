@@ -1,0 +1,1 @@
+"""GRU: a recurrent net over the whole history."""

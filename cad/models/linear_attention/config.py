@@ -1,0 +1,31 @@
+"""Settings of linear attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cad.config.section import PositiveInt
+from cad.models.blocks.recurrent.config import RecurrentConfig
+
+CHUNK = 32
+"""Steps that are worked through at once: within a chunk by matrices, from chunk to chunk by the state."""
+
+
+class LinearAttentionConfig(RecurrentConfig):
+    """Linear attention with a gated delta rule."""
+
+    kind: Literal["linear_attention"] = Field(
+        "linear_attention", description="Linear attention with a gated delta rule."
+    )
+    head_width: PositiveInt | None = Field(
+        None,
+        description="Width of each head's keys and values, whose state is a matrix of that width; "
+        "default n_embd / n_head.",
+    )
+
+    @property
+    def key_width(self) -> int:
+        """``head_width`` with its default filled in."""
+        return self.head_width or self.n_embd // self.n_head
