@@ -117,9 +117,11 @@ class WindowSampler:
     def _gather(self, history: IntArray, starts: WindowStarts, shape: WindowShape) -> Batch:
         horizon, none = self._arrays.horizon, self._arrays.n_actions
         start, offset, gap = starts
+        kept = shape.kept
         # (B, window): step numbers within a history.
-        position = offset[:, None] + np.arange(shape.length)
+        position = offset[:, None] + np.arange(shape.length - kept)
         step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon
+        step = np.concatenate([np.broadcast_to(np.arange(kept), (len(step), kept)), step], axis=1)
         flat = history[:, None] * self._steps + step
 
         actions = self._actions[flat].astype(np.int64)
@@ -129,17 +131,17 @@ class WindowSampler:
         previous_reward = np.zeros_like(rewards)
         previous_reward[:, 1:] = rewards[:, :-1]
         if self._windows.shows_previous:
-            # The step before the first one, where the history has it: one step earlier, or at the end of
-            # the g-th episode before.
-            before = np.where(offset > 0, step[:, 0] - 1, ((start - gap + 1) * horizon - 1))
+            # The step before the first one after those kept, where the history has it (else what is kept goes
+            # before): one step earlier, or at the end of the g-th episode before.
+            before = np.where(offset > 0, step[:, kept] - 1, ((start - gap + 1) * horizon - 1))
             known = before >= 0
             there = (history * self._steps + before)[known]
-            previous_action[known, 0] = self._actions[there]
-            previous_reward[known, 0] = self._rewards[there]
+            previous_action[known, kept] = self._actions[there]
+            previous_reward[known, kept] = self._rewards[there]
         steps = Steps(
             observation=torch.from_numpy(self._observations[flat].astype(np.int64)),
             previous_action=torch.from_numpy(previous_action),
             previous_reward=torch.from_numpy(previous_reward),
-            first=torch.from_numpy((position % horizon == 0).astype(np.int64)),
+            first=torch.from_numpy((step % horizon == 0).astype(np.int64)),
         )
         return Batch(steps, torch.from_numpy(actions), shape.segment_length, shape.burn_in, shape.last_length)

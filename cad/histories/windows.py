@@ -17,13 +17,15 @@ class WindowShape:
     """Lengths of the windows of one batch, in steps: all of it, and of its segments.
 
     The first ``burn_in`` segments only feed an encoder.  ``last_length`` is that of the last segment
-    where it differs from the others'.
+    where it differs from the others'.  ``kept`` steps of ``length`` are the first ones of the history; the
+    others follow on from where the window begins.
     """
 
     length: int
     segment_length: int
     burn_in: int = 0
     last_length: int | None = None
+    kept: int = 0
 
 
 class WindowStarts(NamedTuple):

@@ -304,3 +304,33 @@ def test_a_history_of_one_episode_is_enough(tiny_config, labelled):
     config = tiny_config("ad", model={"n_transit": HORIZON})
     for _, _, _, step in windows(training_sampler(config, one), 5):
         assert (step == np.arange(HORIZON)).all()
+
+
+@pytest.mark.parametrize("n_sink", [3, HORIZON, HORIZON + 2])
+def test_sinks_are_the_first_steps_of_the_history_and_the_rest_is_what_a_roll_out_keeps(
+    n_sink, tiny_config, labelled
+):
+    config = tiny_config("ad", model={"n_sink": n_sink, "n_transit": 12, "drop_block": 2})
+    begun = set()
+    for batch, tasks, streams, steps in windows(training_sampler(config, labelled), 200):
+        assert steps.shape == (8, 12)
+        assert (steps[:, :n_sink] == np.arange(n_sink)).all()
+        rest = steps[:, n_sink:]
+        assert (rest[:, 0] >= n_sink).all() and (np.diff(rest) >= 1).all()
+        # Within an episode one step follows another.
+        assert (np.diff(rest)[rest[:, :-1] % HORIZON < HORIZON - 1] == 1).all()
+        begun |= set(rest[:, 0].tolist())
+        # The first step after the sinks tells what was done in the step before it, which was dropped.
+        before = batch.steps.previous_action[:, n_sink].numpy()
+        assert (before < rest[:, 0]).all() and (before[rest[:, 0] == n_sink] == n_sink - 1).all()
+        reward = batch.steps.previous_reward[:, n_sink].numpy()
+        assert (reward == reward_code(tasks[:, 0], streams[:, 0], before)).all()
+        assert (batch.steps.previous_action[:, 0] == N_ACTIONS).all()
+        assert (batch.steps.first.numpy() == (steps % HORIZON == 0)).all()
+    # In a roll-out the rest begins at n_sink + 2 m, in episodes of 5 steps: at every step of one.
+    assert {step % HORIZON for step in begun} == set(range(HORIZON)) and n_sink in begun
+
+
+def test_sinks_leave_room_for_what_slides(tiny_config):
+    with pytest.raises(ValueError, match="n_sink=6 leaves fewer than the 3 steps"):
+        tiny_config("ad", model={"n_sink": 6, "drop_block": 3})

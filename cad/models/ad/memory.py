@@ -2,6 +2,8 @@
 
 A sliding window cannot be cached exactly: deeper keys and values depend on steps that slid out.  So
 the window grows until it is full and then drops its oldest ``drop_block`` steps, re-encoding the rest.
+Attention sinks, the roll-out's first ``n_sink`` steps, are never dropped (arXiv:2309.17453, section 3.2).  As
+there, a step's position is its place in the window, not its place in the roll-out.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class WindowMemory:
     def __init__(self, model: AD, batch: int) -> None:
         config = model.config
         self._model = model
-        self._drop = config.steps_dropped
+        self._sinks, self._drop = config.n_sink, config.steps_dropped
         self._cache = model.decoder.new_cache(batch)
         self._window = torch.empty(batch, config.n_transit, config.n_embd, device=self._cache.keys.device)
 
@@ -33,7 +35,7 @@ class WindowMemory:
         length = self._cache.length
         if length == self._window.shape[1]:
             kept = length - self._drop
-            self._window[:, :kept] = self._window[:, self._drop :].clone()
+            self._window[:, self._sinks : kept] = self._window[:, self._sinks + self._drop :].clone()
             self._window[:, kept : kept + 1] = x
             self._cache.length = 0
             return self._model.decoder.extend(self._window[:, : kept + 1], self._cache)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cad.config.training import TrainConfig
 from cad.models.ad.config import ADConfig
 from cad.models.blocks.costs import blocks_work, cache_bytes, vectors_bytes
-from cad.models.spec import HistoryShape, ModelSpec, Sections
+from cad.models.spec import HistoryShape, ModelSpec, Sections, without_defaults
 
 if TYPE_CHECKING:
     from cad.envs.family import Spaces
@@ -22,6 +22,10 @@ class ADSpec(ModelSpec[ADConfig]):
 
     config_class = ADConfig
     is_reference = True
+
+    def identity(self, config: ADConfig) -> dict[str, Any]:
+        """See :meth:`ModelSpec.identity`."""
+        return without_defaults(super().identity(config), {"n_sink": 0})
 
     def training_window(self, config: ADConfig) -> int:
         """See :meth:`ModelSpec.training_window`."""
@@ -68,6 +72,8 @@ class ADSpec(ModelSpec[ADConfig]):
     def explain_compressions(self, config: ADConfig, total: int, chosen: int) -> str:
         """See :meth:`ModelSpec.explain_compressions`."""
         dropped = f"it drops the oldest {config.steps_dropped} steps of a full window"
+        if config.n_sink:
+            dropped += f", but for the first {config.n_sink} of all"
         return f": {config.kind} does not compress, {dropped}"
 
     def why_no_probe(self, config: ADConfig) -> str | None:
