@@ -41,6 +41,12 @@ class Loaded(Generic[T]):
 
     value: T
     origin: dict[str, str]
+    tree: Sourced
+
+    def place(self, path: Sequence[str | int], otherwise: str) -> str:
+        """Where the part of the config at ``path`` was written; ``otherwise`` where it was not in a file."""
+        item = self.tree.find(path)
+        return otherwise if item is None or item.where == OVERRIDE else item.where
 
 
 def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = ()) -> Loaded[T]:
@@ -65,7 +71,7 @@ def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = (
     for path, _ in _leaves(value):
         item = tree.find(path)
         origin[dotted(path)] = DEFAULT if item is None else item.where
-    return Loaded(value, origin)
+    return Loaded(value, origin, tree)
 
 
 def from_mapping(model_cls: type[T], mapping: object, origin_name: str) -> T:

@@ -8,12 +8,26 @@ from cad.config.section import NonNegativeInt, Section
 from cad.schema.cell import Config
 
 
+class EqualState(Section):
+    """Which model's state an arm's models are to match in bytes."""
+
+    to: str = Field(description="Name of another arm.")
+    at: dict[str, object] = Field(
+        {}, description="Dotted keys of that arm's grid with a value each: the point that is meant."
+    )
+
+
 class Arm(Section):
     """One family of cells of an experiment: fixed settings and a grid over others."""
 
     name: str = Field(description="What figures call it; the grid's values are appended.")
     set: dict[str, object] = Field({}, description="Dotted config keys with one value.")
     grid: dict[str, tuple[object, ...]] = Field({}, description="Dotted config keys with several values.")
+    equal_state: EqualState | None = Field(
+        None,
+        description="Choose the setting that a state's size follows from (model.n_transit of ad, n_hidden of "
+        "gru, head_width of linear_attention): the largest whose state has no more bytes than another arm's.",
+    )
     seeds: tuple[NonNegativeInt, ...] | None = Field(
         None, min_length=1, description="Training seeds of this arm's cells; default the experiment's."
     )

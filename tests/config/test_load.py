@@ -336,7 +336,10 @@ def test_neighbours_inside_lists_and_of_experiments() -> None:
 def test_a_wrong_choice_lists_the_choices() -> None:
     message = refused(load, Config, [], ["model.kind=compresed_ad"])
     assert "model.kind: expected one of " in message
-    assert 'compressed_ad, region_ad, found "compresed_ad"; did you mean compressed_ad?' in message
+    assert (
+        'compressed_ad, region_ad, gru, linear_attention, found "compresed_ad"; did you mean compressed_ad?'
+        in message
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from cad.envs.config import EnvConfig
 from cad.errors import UsageError
+from cad.experiments.plan.equal_state import Choice, Point, choose, reference_point
 from cad.experiments.plan.stage import STAGE_KINDS, WARM_START_STAGE, Stage, StageKind, warm_start_config
 from cad.schema import Arm, Config, ExperimentConfig
 
@@ -21,6 +22,7 @@ class Cell:
     label: str
     config: Config
     experiment: str = ""  # named only where several experiments are compared
+    equal_state: Choice | None = None  # what was chosen for a state as large as another arm's
 
     @cached_property
     def histories(self) -> Stage:
@@ -69,18 +71,39 @@ def collection_env(env: EnvConfig) -> EnvConfig:
     )
 
 
-def expand(experiment: ExperimentConfig, where: str) -> tuple[Cell, ...]:
+def expand(
+    experiment: ExperimentConfig, where: str, place: Callable[[tuple[str | int, ...]], str] | None = None
+) -> tuple[Cell, ...]:
     """All cells, arm by arm, grid in the order of its keys, seeds innermost.
 
-    Raises :class:`~cad.errors.UsageError` naming the arm whose settings do not fit, or a reference that
+    ``where`` names the file in messages, ``place`` the line of a part of it.  Raises
+    :class:`~cad.errors.UsageError` naming the arm whose settings do not fit, or a reference that
     is not one of the models, so that this is known before anything runs.
     """
+    place = place or (lambda _: where)
+    names = [f"{place(('arms', i))}: arm {arm.name!r}" for i, arm in enumerate(experiment.arms)]
+    # No rule depends on the seed, so that one validation does for all.
+    sized = [
+        Point(arm.name, label, grid, experiment.base.with_overrides({**arm.set, **grid}, name))
+        for arm, name in zip(experiment.arms, names, strict=True)
+        if arm.equal_state is None
+        for label, grid in _points(arm)
+    ]
+    models: list[tuple[Arm, str, Config, Choice | None]] = []
+    for i, (arm, name) in enumerate(zip(experiment.arms, names, strict=True)):
+        if arm.equal_state is None:
+            models += [(arm, point.label, point.config, None) for point in sized if point.arm == arm.name]
+            continue
+        origin = f"{place(('arms', i, 'equal_state'))}: arm {arm.name!r}: equal_state"
+        other = reference_point(arm.equal_state, sized, origin)
+        for label, grid in _points(arm):
+            settings = {**arm.set, **grid}
+            choice = choose(experiment.base.with_overrides(settings, name), settings, other, origin)
+            chosen = experiment.base.with_overrides({**settings, choice.key: choice.value}, name)
+            models.append((arm, label, chosen, choice))
     cells = tuple(
-        Cell(arm.name, label, config.model_copy(update={"seed": seed}))
-        for arm in experiment.arms
-        for label, settings, origin in _points(arm, where)
-        # No rule depends on the seed, so that one validation does for all.
-        for config in [experiment.base.with_overrides(settings, origin)]
+        Cell(arm.name, label, config.model_copy(update={"seed": seed}), equal_state=choice)
+        for arm, label, config, choice in models
         for seed in arm.seeds or experiment.seeds
     )
     reference, labels = experiment.report.reference, dict.fromkeys(cell.label for cell in cells)
@@ -91,11 +114,12 @@ def expand(experiment: ExperimentConfig, where: str) -> tuple[Cell, ...]:
     return cells
 
 
-def _points(arm: Arm, where: str) -> Iterator[tuple[str, dict[str, object], str]]:
+def _points(arm: Arm) -> Iterator[tuple[str, dict[str, object]]]:
+    """Label and grid settings of every point of an arm's grid."""
     for values in itertools.product(*arm.grid.values()):
         point = dict(zip(arm.grid, values, strict=True))
         parts = [_words(key, value) for key, value in point.items()]
-        yield ", ".join([arm.name, *parts]), {**arm.set, **point}, f"{where}: arm {arm.name!r}"
+        yield ", ".join([arm.name, *parts]), point
 
 
 def _words(key: str, value: object) -> str:

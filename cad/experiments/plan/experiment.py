@@ -46,7 +46,9 @@ class Experiment:
 
 def open_experiment(file: Path, overrides: Sequence[str], root: Path) -> Experiment:
     """Read an experiment file and expand it to cells; every setting is checked before anything runs."""
-    config = load(ExperimentConfig, [file], overrides).value
+    loaded = load(ExperimentConfig, [file], overrides)
+    config = loaded.value
     if config.name == "stages":
         raise CadError(f"{file}: name: 'stages' is a folder that all experiments share; choose another name")
-    return Experiment(file, tuple(overrides), root.absolute(), config, expand(config, str(file)))
+    cells = expand(config, str(file), lambda path: loaded.place(path, str(file)))
+    return Experiment(file, tuple(overrides), root.absolute(), config, cells)

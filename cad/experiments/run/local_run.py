@@ -26,7 +26,9 @@ from cad.storage import folder_lock, write_json
 def dry_run_text(experiment: Experiment, first: StageKind = "histories", last: StageKind = "evaluate") -> str:
     """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done."""
     lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
-    lines += [f"  {cell.label}, seed {cell.config.seed}" for cell in experiment.cells]
+    for cell in experiment.cells:
+        chosen = f" ({cell.equal_state.in_words()})" if cell.equal_state else ""
+        lines.append(f"  {cell.label}, seed {cell.config.seed}{chosen}")
     stages = distinct_stages(experiment.cells, first, last)
     lines.append(f"{len(stages)} stages under {stages_folder(experiment.root)}")
     for stage in stages:

@@ -21,6 +21,7 @@ class ADSpec(ModelSpec[ADConfig]):
     """Algorithm distillation (arXiv:2210.14215)."""
 
     config_class = ADConfig
+    state_key = "n_transit"
     is_reference = True
 
     def identity(self, config: ADConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class GRUSpec(RecurrentSpec[GRUConfig]):
     """Gated recurrent units instead of attention."""
 
     config_class = GRUConfig
+    state_key = "n_hidden"
 
     def identity(self, config: GRUConfig) -> dict[str, Any]:
         """See :meth:`ModelSpec.identity`; there are no heads."""

@@ -17,6 +17,7 @@ class LinearAttentionSpec(RecurrentSpec[LinearAttentionConfig]):
     """Linear attention with a gated delta rule."""
 
     config_class = LinearAttentionConfig
+    state_key = "head_width"
 
     def build(self, config: LinearAttentionConfig, spaces: Spaces) -> SequenceModel:
         """See :meth:`ModelSpec.build`."""

@@ -30,6 +30,11 @@ class ModelResult:
         """Depth, latents, window and the like."""
         return model_facts(self.config)
 
+    @property
+    def equal_state(self) -> str | None:
+        """Which setting was chosen for a state as large as another model's, in words; None where none was."""
+        return self.cells[0].result.equal_state
+
     @cached_property
     def done(self) -> tuple[CellSummary, ...]:
         """The cells that count."""

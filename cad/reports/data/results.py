@@ -55,6 +55,7 @@ class CellResult:
     # Result of `cad probe`; and the actions (rollouts, steps) of one task, read only if they are drawn.
     probe: LatentProbe | None = None
     actions: Callable[[int], npt.NDArray[np.uint8]] | None = None
+    equal_state: str | None = None  # which setting was chosen for a state as large as another's, in words
     experiment: str = ""  # set where a report compares several; `label` then begins with it and ": "
     parts: tuple[TrainingPart, ...] = ()  # in order, the model's own training last
     # As `returns`, where tasks have several facts: the fact that an episode needed, and its optimum.

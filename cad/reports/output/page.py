@@ -56,12 +56,17 @@ def report_content(
 
 
 def _settings_table(study: Study, keys: Sequence[str], settings: Sequence[dict[str, Any]]) -> ShownTable:
-    """The settings of each model under ``keys``."""
+    """The settings of each model under ``keys``, and which of them was chosen for its state's size."""
+    chosen = ("equal state",) if any(model.equal_state for model in study.models) else ()
     rows = [
-        (text_cell(model.label), *(text_cell(str(flat.get(key, "-"))) for key in keys))
+        (
+            text_cell(model.label),
+            *(text_cell(str(flat.get(key, "-"))) for key in keys),
+            *(text_cell(model.equal_state or "-") for _ in chosen),
+        )
         for model, flat in zip(study.models, settings, strict=True)
     ]
-    return ShownTable("config-table", "Settings that differ between models", ("model", *keys), rows)
+    return ShownTable("config-table", "Settings that differ between models", ("model", *keys, *chosen), rows)
 
 
 def page_html(content: Content) -> str:
