@@ -105,6 +105,16 @@ class TrainConfig(LoopConfig):
     burn_in: NonNegativeInt = Field(
         0, description="Up to this many earlier segments are compressed without gradient."
     )
+    depth_curriculum: Probability = Field(
+        0.0,
+        description="Share of the updates over which windows grow: one segment at first, then 2, 4, ... and "
+        "at last all max_compression_depth + 1.",
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute compressions and decodings again in the backward pass instead of keeping what "
+        "is in between: deep unrolling in less memory, a third more time.",
+    )
     validate_every: NonNegativeInt = Field(500, description="Updates between validation roll-outs; 0: never.")
     validation_episodes: PositiveInt = Field(20, description="Episodes of a validation roll-out.")
     validation_rollouts: PositiveInt = Field(4, description="Validation roll-outs a task.")
@@ -137,8 +147,9 @@ class TrainConfig(LoopConfig):
 
     @property
     def leaves_weights_unused(self) -> bool:
-        """After a burn-in, which has no gradient, nothing reaches the first latents."""
-        return self.burn_in > 0
+        """After a burn-in, which has no gradient, nothing reaches the first latents; without a compression,
+        the encoder."""
+        return self.burn_in > 0 or self.depth_curriculum > 0
 
 
 class PretrainConfig(LoopConfig):

@@ -109,7 +109,7 @@ class WindowSampler:
         rng = np.random.default_rng([self._seed, _STREAM, update])
         size = self._batch // parts
         share = slice(part * size, (part + 1) * size)
-        shape = self._windows.draw_shape(rng)
+        shape = self._windows.draw_shape(rng, update)
         history = rng.integers(0, self._tasks * self._streams, self._batch)
         starts = self._windows.draw_starts(rng, self._batch, shape)
         return self._gather(history[share], WindowStarts(*(drawn[share] for drawn in starts)), shape)

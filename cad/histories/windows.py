@@ -42,8 +42,8 @@ class TrainingWindows(Protocol):
     shows_previous: bool
     """Whether a window's first step tells the action and the reward before it, as in mid-roll-out."""
 
-    def draw_shape(self, rng: np.random.Generator) -> WindowShape:
-        """The lengths that all windows of the batch have."""
+    def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:
+        """The lengths that all windows of the batch of an update (counted from 0) have."""
 
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """The beginnings of ``n`` windows, such that they end within their histories."""

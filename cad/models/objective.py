@@ -85,8 +85,8 @@ def _judge_segments(logits: Tensor, actions: Tensor, settings: TrainConfig) -> t
 
 
 def depth_weights(settings: TrainConfig, segments: int) -> list[float]:
-    """Share of each segment in the loss; they sum to one."""
-    weights = settings.depth_weights or (1.0,) * segments
+    """Share of each of the first ``segments`` segments in the loss; they sum to one."""
+    weights = (settings.depth_weights or (1.0,) * segments)[:segments]
     return [weight / sum(weights) for weight in weights]
 
 
@@ -102,12 +102,14 @@ class ActionObjective:
         self._weights = depth_weights(settings, n_depths)
         self._chance = math.log(n_actions)
         self._n_actions = n_actions
-        self.n_columns = 2 * self._depths
+        self._grows = settings.depth_curriculum > 0
+        self.n_columns = (3 if self._grows else 2) * self._depths
 
     def __call__(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Outcome:
         """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth.
 
-        ``output`` is logits (B, segments, T, actions), or blocks of them with a T each.
+        With a depth curriculum zeros stand for the depths that the batch does not have, and further columns
+        say which it has.  ``output`` is logits (B, segments, T, actions), or blocks of them with a T each.
         """
         blocks = (output,) if isinstance(output, Tensor) else output
         loss, by_depth, accuracy = action_loss(blocks, batch, self._settings)
@@ -115,19 +117,33 @@ class ActionObjective:
         supervised = sum(
             B * segments * (T if every else 1) for B, segments, T, _ in (block.shape for block in blocks)
         )
-        return Outcome(loss, torch.cat([by_depth, accuracy]), supervised)
+        columns = [by_depth, accuracy]
+        if self._grows:
+            missing = (0, self._depths - len(by_depth))
+            columns = [F.pad(column, missing) for column in (*columns, torch.ones_like(by_depth))]
+        return Outcome(loss, torch.cat(columns), supervised)
 
     def constants(self) -> dict[str, float]:
-        """Every window is decoded at every depth; only the weights can differ."""
+        """Every window is decoded at every depth; only the weights can differ.
+
+        A depth curriculum's windows begin at depth 0 and end anywhere: it has no constant shares.
+        """
         shares = {f"sample_share_depth_{k}": 1 / self._depths for k in range(self._depths)}
-        return shares | {f"loss_weight_depth_{k}": weight for k, weight in enumerate(self._weights)}
+        weights = {f"loss_weight_depth_{k}": weight for k, weight in enumerate(self._weights)}
+        return weights if self._grows else shares | weights
 
     def values(self, means: Sequence[float]) -> dict[str, float]:
-        """Loss (weighted) and accuracy, over all depths and by depth."""
-        losses, accuracies = means[: self._depths], means[self._depths :]
+        """Loss (weighted) and accuracy, over all depths and by depth; without depths that were not seen."""
+        losses, accuracies = means[: self._depths], means[self._depths : 2 * self._depths]
+        weights = self._weights
+        if self._grows:
+            # Of updates that had the depth.  Depths are seen in their order: those missing are at the end.
+            had = [share for share in means[2 * self._depths :] if share > 0]
+            losses, accuracies = ([m / s for m, s in zip(x, had)] for x in (losses, accuracies))  # noqa: B905
+            weights = [weight / sum(weights[: len(had)]) for weight in weights[: len(had)]]
         return {
-            "loss": sum(w * loss for w, loss in zip(self._weights, losses, strict=True)),
-            "accuracy": sum(accuracies) / self._depths,
+            "loss": sum(w * loss for w, loss in zip(weights, losses, strict=True)),
+            "accuracy": sum(accuracies) / len(accuracies),
             **{f"loss_depth_{k}": loss for k, loss in enumerate(losses)},
             **{f"accuracy_depth_{k}": accuracy for k, accuracy in enumerate(accuracies)},
         }

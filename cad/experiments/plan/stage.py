@@ -29,6 +29,7 @@ WARM_START_STAGE = "stage"
 # differ only in rounding and dropout masks (docs/scaling.md): one engine resumes what another began.
 _NOT_RESULTS = {
     "checkpoint_every", "keep_checkpoints", "stream", "engine", "zero_stage", "gradient_accumulation",
+    "activation_checkpointing",
 }  # fmt: skip
 
 # Settings added later: at these values they change nothing, so that older directories stay valid.
@@ -38,6 +39,7 @@ _ADDED_TO_TRAIN: dict[str, object] = {
     "init_from_ad": None,
     "freeze_encoder": False,
     "loss_on": "all",
+    "depth_curriculum": 0.0,
 }
 _RECONSTRUCTION = ("objective", "decoder_n_layer", "depth_weights")
 
@@ -70,7 +72,10 @@ def warm_start_config(config: Config) -> Config:
     """The model whose decoder ``config``'s model starts from; equal settings share one training."""
     model = config.spec.warm_start(config.model)
     assert model is not None  # the config's rules see to it
-    off = {"burn_in": 0, "depth_weights": None, "init_from_ad": None, "reconstruction_weight": 0.0}
+    off = {
+        "burn_in": 0, "depth_weights": None, "init_from_ad": None, "reconstruction_weight": 0.0,
+        "depth_curriculum": 0.0, "activation_checkpointing": False,
+    }  # fmt: skip
     return config.model_copy(update={"model": model, "train": config.train.model_copy(update=off)})
 
 

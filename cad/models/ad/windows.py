@@ -26,7 +26,7 @@ class ADWindows:
         offsets = sorted({start % horizon for start in starts if start % horizon <= steps - sliding})
         self._starts = EpisodeStarts(steps, horizon, max_gap, offsets)
 
-    def draw_shape(self, rng: np.random.Generator) -> WindowShape:  # noqa: ARG002
+    def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:  # noqa: ARG002
         """Always the whole window."""
         return self._shape
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cad.envs.family import Spaces
 from cad.histories.batch import Batch
@@ -36,6 +37,18 @@ class Compressor(SequenceModel):
         self.encoder = Encoder(config)
         # What the past looks like before there is one.
         self.first_latents = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
+        self.activation_checkpointing = False
+
+    def run(self, part: nn.Module, *inputs: Tensor) -> Tensor:
+        """Call ``part``; with activation checkpointing the backward pass calls it again.
+
+        Nothing inside ``part`` is then kept in memory from one pass to the other (arXiv:1604.06174).
+        """
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            again: Tensor = checkpoint(part, *inputs, use_reentrant=False)
+            return again
+        out: Tensor = part(*inputs)
+        return out
 
     def initialise_compressor(self) -> None:
         """Draw the weights; called before other parts are added, or after it for all of them."""
@@ -50,7 +63,7 @@ class Compressor(SequenceModel):
         """``latents``, then those after each of ``segments`` (B, segments, L, n_embd) was compressed."""
         unrolled = [latents]
         for k in range(segments.shape[1]):
-            unrolled.append(self.encoder(unrolled[-1], segments[:, k]))
+            unrolled.append(self.run(self.encoder, unrolled[-1], segments[:, k]))
         return unrolled
 
 
@@ -88,8 +101,15 @@ class CompressedAD(Compressor):
         """Logits (B, segments, T, actions) in blocks of segments of one length.
 
         One call, whose batch is (B x segments), decodes a block: that is one block for all segments,
-        or one for those that were compressed and one for a last segment of another length.
+        or one for those that were compressed and one for a last segment of another length.  With activation
+        checkpointing every segment is a block, so that only one is in memory at a time.
         """
+        if self.activation_checkpointing:
+            segments = [*compressed.unbind(1), last]
+            return tuple(
+                self.run(self.decoder, segment, z)[:, None]
+                for segment, z in zip(segments, latents, strict=True)
+            )
         blocks, stacked = [compressed, last[:, None]], torch.stack(latents, dim=1)
         if compressed.shape[2] == last.shape[1]:
             blocks = [torch.cat(blocks, dim=1)]

@@ -8,6 +8,7 @@ from cad.config.training import PretrainConfig, TrainConfig
 from cad.models.ad.config import ADConfig
 from cad.models.blocks.costs import blocks_work, cache_bytes, encoder_work, vectors_bytes
 from cad.models.compressed_ad.config import CompressedADConfig
+from cad.models.compressed_ad.curriculum import DepthCurriculum
 from cad.models.compressed_ad.transfer import DECODER_TRANSFER, ENCODER_TRANSFER, ENCODER_WEIGHTS
 from cad.models.config import ModelConfig
 from cad.models.spec import HistoryShape, ModelSpec, Pretraining, Sections, without_defaults
@@ -48,8 +49,9 @@ class EncoderPretrainingSpec(Pretraining[CompressedADConfig]):
         """Every segment of a window is compressed, so that all are drawn alike."""
         from cad.models.compressed_ad.windows import SegmentWindows
 
+        every = DepthCurriculum(config.max_compression_depth, 0.0, settings.n_updates)
         return SegmentWindows(
-            config, segments=config.max_compression_depth, burn_in=0, last=None,
+            config, curriculum=every, burn_in=0, last=None,
             steps=shape.steps, horizon=shape.horizon, max_gap=settings.max_episode_gap,
         )  # fmt: skip
 
@@ -76,7 +78,8 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
     other_settings = frozenset(
         (
             "train.depth_weights", "train.burn_in", "train.pretrained_encoder_path",
-            "train.reconstruction_weight", "train.init_from_ad", "pretrain.enabled",
+            "train.reconstruction_weight", "train.init_from_ad", "train.depth_curriculum",
+            "train.activation_checkpointing", "pretrain.enabled",
         )
     )  # fmt: skip
     depths_are_compressions = True
@@ -92,9 +95,17 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
             ("pretrain.enabled", pretrain.enabled),
             ("train.pretrained_encoder_path", train.pretrained_encoder_path is not None),
             ("train.reconstruction_weight", train.reconstruction_weight > 0),
+            ("train.depth_curriculum", train.depth_curriculum > 0),
         ):
             if used and not depth:
                 raise ValueError(f"{key} is for model.kind=compressed_ad with max_compression_depth above 0")
+        if train.depth_curriculum and train.reconstruction_weight:
+            raise ValueError(
+                "train.depth_curriculum and train.reconstruction_weight do not go together: windows of one "
+                "segment compress nothing that could be reconstructed"
+            )
+        if train.depth_curriculum and train.depth_weights is not None and not train.depth_weights[0]:
+            raise ValueError("train.depth_curriculum begins with depth 0, whose train.depth_weights is zero")
         if train.depth_weights is not None:
             _check_weights("train", train.depth_weights, 0, depth)
         if pretrain.depth_weights is not None and (pretrain.enabled or train.reconstruction_weight):
@@ -133,8 +144,9 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         """See :meth:`ModelSpec.windows`."""
         from cad.models.compressed_ad.windows import SegmentWindows
 
+        curriculum = DepthCurriculum(config.n_depths, settings.depth_curriculum, settings.n_updates)
         return SegmentWindows(
-            config, segments=config.n_depths, burn_in=settings.burn_in, last=config.uncompressed_lengths,
+            config, curriculum=curriculum, burn_in=settings.burn_in, last=config.uncompressed_lengths,
             steps=shape.steps, horizon=shape.horizon, max_gap=settings.max_episode_gap,
         )  # fmt: skip
 
@@ -151,6 +163,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         """See :meth:`ModelSpec.learner`."""
         from cad.models.compressed_ad.reconstruction import WithReconstruction
 
+        model.activation_checkpointing = others.train.activation_checkpointing
         if others.train.reconstruction_weight:
             return WithReconstruction(model, others.pretrain)
         return super().learner(model, others)

@@ -6,6 +6,7 @@ import numpy as np
 
 from cad.histories.windows import EpisodeStarts, WindowShape, WindowStarts
 from cad.models.compressed_ad.config import CompressedADConfig
+from cad.models.compressed_ad.curriculum import DepthCurriculum
 
 
 class SegmentWindows:
@@ -13,7 +14,7 @@ class SegmentWindows:
 
     Args:
         config: segment lengths.
-        segments: segments of a window, the burn-in not counted.
+        curriculum: segments of a window, the burn-in not counted.
         burn_in: most earlier segments that only feed the encoder.
         last: shortest and longest last segment; None: as long as the others.
         steps: steps of a history.
@@ -27,7 +28,7 @@ class SegmentWindows:
         self,
         config: CompressedADConfig,
         *,
-        segments: int,
+        curriculum: DepthCurriculum,
         burn_in: int,
         last: tuple[int, int] | None,
         steps: int,
@@ -35,20 +36,21 @@ class SegmentWindows:
         max_gap: int,
     ) -> None:
         self._lengths = config.compress_lengths
-        self._segments = segments
+        self._curriculum = curriculum
         self._burn_in = burn_in
         self._last = last
         self._steps = steps
         self._starts = EpisodeStarts(steps, horizon, max_gap)
 
-    def draw_shape(self, rng: np.random.Generator) -> WindowShape:
+    def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:
         """One length for all segments, and as much burn-in as histories have room for."""
+        before_last = self._curriculum.segments(update) - 1
         low, high = self._lengths
         length = int(rng.integers(low, high + 1))
         last = int(rng.integers(self._last[0], self._last[1] + 1)) if self._last else None
-        room = (self._steps - (last or length)) // length - (self._segments - 1)
+        room = (self._steps - (last or length)) // length - before_last
         burn_in = int(rng.integers(0, min(self._burn_in, room) + 1))
-        total = (self._segments - 1 + burn_in) * length + (last or length)
+        total = (before_last + burn_in) * length + (last or length)
         return WindowShape(total, length, burn_in, last)
 
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:

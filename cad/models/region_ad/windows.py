@@ -28,7 +28,7 @@ class RegionWindows:
         # The widest gap that leaves the window within the history.
         self._widest = (steps // horizon - 1 - episode) // np.maximum(skipped, 1)
 
-    def draw_shape(self, rng: np.random.Generator) -> WindowShape:  # noqa: ARG002
+    def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:  # noqa: ARG002
         """Always the same."""
         return self._shape
 

@@ -20,7 +20,7 @@ class RecurrentWindows:
         self._shape = WindowShape(length, length)
         self._starts = EpisodeStarts(steps, horizon, max_gap)
 
-    def draw_shape(self, rng: np.random.Generator) -> WindowShape:  # noqa: ARG002
+    def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:  # noqa: ARG002
         """Always the whole window."""
         return self._shape
 
