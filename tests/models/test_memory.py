@@ -78,6 +78,8 @@ CASES = [
     *(("ad", {"drop_block": drop, "n_sink": k}) for drop, k in ((1, 1), (3, 5))),
     *(("compressed_ad", {"n_latent": n}) for n in (1, 3, 10)),
     ("compressed_ad", {"encoder_n_layer": 1, "n_layer": 1}),
+    ("compressed_ad", {"n_latent": 8, "latent_groups": [2, 2, 2, 2]}),
+    ("compressed_ad", {"n_latent": 7, "latent_groups": [4, 2, 1]}),
     ("gru", {"n_hidden": 11}),
     ("gru", {"norm": "post"}),
     ("linear_attention", {"head_width": 5}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,11 +12,19 @@ from cad.models.config import LatentModelConfig
 
 
 class Encoder(nn.Module):
-    """[old latents | steps | learned queries] to ``n_latent`` new latents, all seeing all."""
+    """[old latents | steps | learned queries] to ``n_latent`` new latents, all seeing all.
 
-    def __init__(self, config: LatentModelConfig) -> None:
+    With ``groups``, sizes that add up to ``n_latent``, the latents are groups of different age, the newest
+    first.  New steps are compressed into the first group; each of the others takes over the content of the
+    group before it, as it is where both have one size and compressed where not; the last one folds it into
+    its own.  One group is overwritten every time (the default).  Several of one size accumulate summaries, as
+    AutoCompressors do (arXiv:2305.14788, section 3); shrinking ones keep older history at lower resolution,
+    as Compressive Transformers do (arXiv:1911.05507, section 3).
+    """
+
+    def __init__(self, config: LatentModelConfig, groups: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.n_latent = config.n_latent
+        self.groups = list(groups or (config.n_latent,))
         self.queries = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
         self.positions = nn.Parameter(torch.zeros(config.n_latent + config.n_transit, config.n_embd))
         self.input_norm = input_norm(config)
@@ -25,7 +35,23 @@ class Encoder(nn.Module):
         """(B, n_latent, n_embd), (B, T, n_embd) to (B, n_latent, n_embd)."""
         context = torch.cat([latents, steps], dim=1)
         context = context + self.positions[: context.shape[1]]
-        queries = self.queries.expand(steps.shape[0], -1, -1)
+        queries = torch.split(self.queries, self.groups)
+        new = self._compress(context, queries[0])
+        if len(self.groups) == 1:
+            return new
+        # Latents as they are and with their positions, by group.
+        old = torch.split(latents, self.groups, dim=1)
+        placed = torch.split(context, [*self.groups, steps.shape[1]], dim=1)
+        moved = [
+            old[k - 1] if self.groups[k - 1] == self.groups[k] else self._compress(placed[k - 1], queries[k])
+            for k in range(1, len(self.groups) - 1)
+        ]
+        oldest = self._compress(torch.cat(placed[-3:-1], dim=1), queries[-1])
+        return torch.cat([new, *moved, oldest], dim=1)
+
+    def _compress(self, context: Tensor, queries: Tensor) -> Tensor:
+        """What ``queries`` (n, n_embd) make of ``context`` (B, T, n_embd): (B, n, n_embd)."""
+        queries = queries.expand(context.shape[0], -1, -1)
         x = self.input_norm(torch.cat([context, queries], dim=1))
-        new: Tensor = self.output_norm(self.blocks(x, None, self.n_latent))
-        return new
+        compressed: Tensor = self.output_norm(self.blocks(x, None, queries.shape[1]))
+        return compressed

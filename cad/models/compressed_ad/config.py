@@ -21,6 +21,14 @@ class CompressedADConfig(LatentModelConfig):
         description="Compressions in a row that training unrolls; roll-outs go on compressing beyond it. "
         "0: none; a full window is forgotten.",
     )
+    latent_groups: tuple[PositiveInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Sizes of groups of latents, the newest first, n_latent together: steps are compressed "
+        "into the first, every group passes on what it holds, the last one folds it in. [4, 4, 4, 4] "
+        "accumulates, [16, 8, 4] keeps older history in fewer latents. Default: one group, which every "
+        "compression overwrites.",
+    )
     min_compress_length: PositiveInt | None = Field(
         None, description="Shortest segment that training compresses; default n_transit / 2."
     )
@@ -68,6 +76,11 @@ class CompressedADConfig(LatentModelConfig):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> CompressedADConfig:
+        groups = self.latent_groups
+        if groups is not None and sum(groups) != self.n_latent:
+            raise ValueError(
+                f"latent_groups={list(groups)} are {sum(groups)} latents, n_latent={self.n_latent}"
+            )
         low, high = self.compress_lengths
         if low > high:
             raise ValueError(f"min_compress_length={low} is above max_compress_length={high}")

@@ -27,7 +27,7 @@ _ENCODER_SETTINGS = frozenset(
     (
         "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
         "encoder_n_layer", "min_compress_length", "max_compress_length", "step_embedding",
-        "embedding_norm", "norm",
+        "embedding_norm", "norm", "latent_groups",
     )
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
 
     def identity(self, config: CompressedADConfig) -> dict[str, Any]:
         """See :meth:`ModelSpec.identity`."""
-        unset = {"min_uncompressed_length": None, "max_uncompressed_length": None}
+        unset = {"min_uncompressed_length": None, "max_uncompressed_length": None, "latent_groups": None}
         return without_defaults(super().identity(config), unset)
 
     def training_window(self, config: CompressedADConfig) -> int:
@@ -186,7 +186,8 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         """A token through the cache, and its share of a compression."""
         longest = config.compress_lengths[1]
         step = blocks_work(config, config.n_layer, 1, config.n_transit + config.n_latent)
-        return step + (encoder_work(config, longest) / longest if config.max_compression_depth else 0.0)
+        encoded = encoder_work(config, longest, config.latent_groups) / longest
+        return step + (encoded if config.max_compression_depth else 0.0)
 
     def state_bytes(self, config: CompressedADConfig) -> int:
         """The cache, the latents, and the embedded steps since they were made."""
@@ -221,7 +222,8 @@ def _mean_segment(config: CompressedADConfig) -> float:
 
 
 def _encoding_work(config: CompressedADConfig) -> float:
-    return config.max_compression_depth * encoder_work(config, _mean_segment(config))
+    once = encoder_work(config, _mean_segment(config), config.latent_groups)
+    return config.max_compression_depth * once
 
 
 def _reconstruction_work(config: CompressedADConfig, settings: PretrainConfig) -> float:

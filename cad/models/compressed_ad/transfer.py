@@ -29,7 +29,10 @@ def _pick_encoder(
     return {name: tensors.get(name) for name in own if name.startswith(ENCODER_WEIGHTS)}
 
 
-def _any_size(_ours: ModelConfig, _theirs: ModelConfig) -> str | None:
+def _other_groups(ours: ModelConfig, theirs: ModelConfig) -> str | None:
+    own, donor = (getattr(config, "latent_groups", None) for config in (ours, theirs))
+    if own != donor:
+        return f"model.latent_groups is {donor} there, {own} here"
     return None
 
 
@@ -57,6 +60,6 @@ def _pick_decoder(
 
 
 ENCODER_TRANSFER = WeightTransfer(
-    (*_WIDTHS, "n_transit", "n_latent", "encoder_n_layer"), _no_encoder, _any_size, _pick_encoder
+    (*_WIDTHS, "n_transit", "n_latent", "encoder_n_layer"), _no_encoder, _other_groups, _pick_encoder
 )
 DECODER_TRANSFER = WeightTransfer((*_WIDTHS, "n_layer"), _no_ad, _too_short, _pick_decoder)
