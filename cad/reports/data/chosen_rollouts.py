@@ -102,16 +102,16 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
 def rollout_tables(study: Study) -> dict[str, Table]:
     """``rollouts``: the steps of the chosen roll-outs, where there are any."""
     rows: list[tuple[Value, ...]] = []
+    fields: tuple[str, ...] = ()  # of an observation; all are of one family
     for chosen in chosen_rollouts(study):
         paths, horizon = chosen.watched.paths, chosen.watched.paths.family.horizon
+        fields = paths.family.spaces.field_names
         name = (chosen.model.label, chosen.seed, chosen.task_id, chosen.rollout + 1)
-        for step, ((row, column), action, reward) in enumerate(
+        for step, (state, action, reward) in enumerate(
             zip(paths.states[0].tolist(), paths.actions[0].tolist(), paths.rewards[0].tolist(), strict=True)
         ):
             compressed = int(step in chosen.watched.compression_steps)
-            rows.append(
-                (*name, step // horizon + 1, step % horizon + 1, row, column, action, reward, compressed)
-            )
-    columns = ("label", "seed", "task_id", "rollout", "episode", "step", "row", "column", "action", "reward",
+            rows.append((*name, step // horizon + 1, step % horizon + 1, *state, action, reward, compressed))
+    columns = ("label", "seed", "task_id", "rollout", "episode", "step", *fields, "action", "reward",
                "compressed_before")  # fmt: skip
     return table_if_any("rollouts", columns, rows)

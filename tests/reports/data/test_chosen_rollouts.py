@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
 from cad.evaluation.replay import replay_actions, rollout_keys
 from cad.reports import (
     CellResult,
@@ -29,9 +30,8 @@ def actions(task: int) -> np.ndarray:
     return drawn
 
 
-def consistent(cell: Make, **changes: object) -> CellResult:
+def consistent(result: CellResult) -> CellResult:
     """A cell whose returns are those of its actions."""
-    result = cell(depth=1, n_latent=4, **changes)
     family = task_family(result.config.env)
     returns = [
         replay_actions(family, [task] * 8, actions(task), rollout_keys(0, [task], 8)).returns
@@ -42,7 +42,7 @@ def consistent(cell: Make, **changes: object) -> CellResult:
 
 
 def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(cell: Make) -> None:
-    best = consistent(cell)
+    best = consistent(cell(depth=1, n_latent=4))
     study = make_study("s", "", "", [best, cell(0.0, kind="ad", actions=actions)], None)
     chosen = chosen_rollouts(study)
     model = study.best(ad=False)
@@ -58,3 +58,24 @@ def test_the_roll_outs_in_the_middle_of_the_best_and_the_worst_task(cell: Make) 
     assert len(rows) == 2 * 1000
     assert sum(row[-2] for row in rows[:1000]) == chosen[0].watched.returns.sum()
     assert sum(row[-1] for row in rows) == 2 * 24
+
+
+def test_the_columns_are_the_fields_of_the_familys_observations(cell: Make) -> None:
+    result = cell(depth=1, n_latent=4)
+    env = result.config.with_overrides(
+        {"env": {"name": "cued_darkroom", "n_cues": 2, "n_tasks": 20, "n_heldout": 8, "horizon": 20}}, "test"
+    ).env
+    family = task_family(env)
+    tasks = split_tasks(env).heldout
+    cued = replace(
+        result,
+        config=result.config.model_copy(update={"env": env}),
+        task_ids=tasks,
+        goals=tuple(family.goal(task) for task in tasks),
+        optimal=tuple(family.optimal_return(task) for task in tasks),
+    )
+    table = rollout_tables(make_study("s", "", "", [consistent(cued)], None))["rollouts"]
+    assert table.columns[4:] == (
+        "episode", "step", "row", "column", "cue", "action", "reward", "compressed_before",
+    )  # fmt: skip
+    assert {row[8] for row in table.rows} == {0, 1}
