@@ -12,7 +12,13 @@ from cad.config.keys import KeyRow, describe, json_schema
 from cad.config.load import Loaded, apply_overrides, flatten, from_mapping, load
 from cad.config.section import Section
 from cad.config.show import show
-from cad.config.source import LearnerConfig, PPOConfig, SourceConfig, source_config
+from cad.config.source import (
+    LearnerConfig,
+    NoiseDistillationConfig,
+    PPOConfig,
+    SourceConfig,
+    source_config,
+)
 from cad.config.training import LoopConfig, PretrainConfig, TrainConfig
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "LearnerConfig",
     "Loaded",
     "LoopConfig",
+    "NoiseDistillationConfig",
     "PPOConfig",
     "PretrainConfig",
     "Section",

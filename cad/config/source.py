@@ -21,7 +21,13 @@ class SourceConfig(Section):
     """What source agents of all kinds have."""
 
     AGENT: ClassVar[str]
-    """What reports call the agents."""
+    """What reports call one of the agents."""
+    AGENTS: ClassVar[str]
+    """What reports call all of them."""
+    METHOD: ClassVar[str]
+    """What it is to learn from their histories, for the report."""
+    IS_ALGORITHM: ClassVar[bool] = True
+    """Whether the agents learn, so that there is an algorithm to distil."""
 
     kind: str
     n_streams: PositiveInt = Field(100, description="Parallel streams (histories) a task.")
@@ -50,8 +56,9 @@ class SourceConfig(Section):
         # These came later: directories of before stay valid.
         if data["kind"] == "ppo":
             del data["kind"]
-        if data["loads"] is None:
-            del data["loads"]
+        for key in ("loads", "learner"):
+            if data.get(key, 0) is None:
+                del data[key]
         return data
 
 
@@ -59,6 +66,8 @@ class PPOConfig(SourceConfig):
     """PPO agents that learn from scratch (stable-baselines3 names)."""
 
     AGENT: ClassVar[str] = "PPO"
+    AGENTS: ClassVar[str] = "reinforcement-learning agents"
+    METHOD: ClassVar[str] = "algorithm distillation of PPO, which learned every task from scratch"
 
     kind: Literal["ppo"] = Field("ppo", description="PPO learns each task from scratch.")
     n_steps: PositiveInt = Field(80, description="Steps a stream between two PPO updates.")
@@ -96,9 +105,45 @@ class LearnerConfig(SourceConfig):
     """The family's own scripted learner: explores until it knows, then exploits what it knows."""
 
     AGENT: ClassVar[str] = "scripted learner"
+    AGENTS: ClassVar[str] = "scripted learners"
+    METHOD: ClassVar[str] = "algorithm distillation of a program that learned every task from scratch"
 
     kind: Literal["learner"] = Field(description="The task family's own scripted learner.")
+    learner: str | None = Field(
+        None, description="Which of the family's learners; default the first that it names."
+    )
     epsilon: Probability = Field(0.03, description="Share of random actions.")
+
+    @property
+    def iteration_steps(self) -> int:
+        """All steps are alike: enough of them to be timed."""
+        return 100
+
+    @property
+    def rate_settings(self) -> tuple[object, ...]:
+        """See :attr:`SourceConfig.rate_settings`."""
+        return (self.kind, self.n_streams, *([] if self.learner is None else [self.learner]))
+
+
+class NoiseDistillationConfig(SourceConfig):
+    """An oracle whose actions are replaced by random ones, ever fewer (arXiv:2312.12275).
+
+    The share of random actions falls in equal steps from 1 at the first step of a stream to 0 after nine
+    tenths of it, as in the public code of the paper.  No agent learns: a model of such histories imitates
+    an oracle, and reports say so.
+    """
+
+    AGENT: ClassVar[str] = "oracle behind noise"
+    AGENTS: ClassVar[str] = "oracles, behind noise that falls from 1 to 0,"
+    METHOD: ClassVar[str] = (
+        "imitation of an oracle (noise distillation, arXiv:2312.12275), not algorithm distillation: the "
+        "histories are of optimal policies behind noise that falls from 1 to 0, and no source agent learned"
+    )
+    IS_ALGORITHM: ClassVar[bool] = False
+
+    kind: Literal["noise_distillation"] = Field(
+        description="The optimal policy behind random actions, whose share falls from 1 to 0."
+    )
 
     @property
     def iteration_steps(self) -> int:
@@ -111,7 +156,11 @@ class LearnerConfig(SourceConfig):
         return (self.kind, self.n_streams)
 
 
-SOURCES: dict[str, type[SourceConfig]] = {"ppo": PPOConfig, "learner": LearnerConfig}
+SOURCES: dict[str, type[SourceConfig]] = {
+    "ppo": PPOConfig,
+    "learner": LearnerConfig,
+    "noise_distillation": NoiseDistillationConfig,
+}
 DEFAULT_SOURCE = PPOConfig()
 
 if TYPE_CHECKING:

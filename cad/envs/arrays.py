@@ -6,5 +6,5 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
-FlagArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+NoiseArray = npt.NDArray[np.float64]

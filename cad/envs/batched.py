@@ -7,12 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cad.envs.arrays import FlagArray, FloatArray, IntArray
+from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys, derive, noise_keys, permutations, uniform
 
 # What a key's derived keys are for.
-_EPISODES, _ORDER, _LOAD = range(3)
+_EPISODES, _ORDER, _LOAD, _STEPS = range(4)
+
+
+def step_noise(keys: Keys, steps: int | npt.NDArray[np.integer]) -> NoiseArray:
+    """What chance decides in environments with ``keys`` at ``steps``, counted from the first episode on."""
+    return uniform(derive(keys, _STEPS), steps)
 
 
 class FactDraws:
@@ -68,7 +73,7 @@ class BatchedEnv:
         self.goals = family.goals(self.task_ids)
         if keys is None:
             keys = noise_keys("batch", 0, self.task_ids, np.arange(len(self.task_ids)))
-        self._draws = FactDraws(family.n_facts, keys, loads)
+        self._draws, self._keys = FactDraws(family.n_facts, keys, loads), keys
         self._episode = self._steps_taken = 0
         self._begin()
 
@@ -82,9 +87,14 @@ class BatchedEnv:
         return len(self.task_ids)
 
     @property
-    def hidden(self) -> FlagArray:
+    def hidden(self) -> IntArray:
         """(B,) the part of the state that no observation shows; see :class:`TaskFamily`."""
         return self._hidden
+
+    def optimal_actions(self) -> IntArray:
+        """(B,) what a policy that knows the tasks does now."""
+        left = self.family.horizon - self._steps_taken
+        return self.family.optimal_actions(self.goals, self._states, self._hidden, left)
 
     def reset(self) -> IntArray:
         """Start the next episode everywhere; returns the observations, (B, fields) int64.
@@ -110,8 +120,11 @@ class BatchedEnv:
         """
         if self._steps_taken >= self.family.horizon:
             raise RuntimeError("the episode is over; call reset()")
+        noise = None
+        if self.family.is_random:
+            noise = step_noise(self._keys, self._episode * self.family.horizon + self._steps_taken)
         self._states, rewards, self._hidden = self.family.transition(
-            self.goals, self._states, self._hidden, actions
+            self.goals, self._states, self._hidden, actions, noise
         )
         self._steps_taken += 1
         return self._states, rewards, self._steps_taken == self.family.horizon

@@ -17,8 +17,8 @@ class EnvConfig(Section):
     """Which tasks exist and how they are split.  Each family has a subclass with its own rules."""
 
     DEFAULT_HORIZON: ClassVar[int]
-    # Tasks in use where the family has more and the config does not say; None: all of them.
     DEFAULT_TASKS: ClassVar[int | None] = None
+    """Tasks in use unless ``n_tasks`` says how many, where the family has more; None: all of them."""
 
     name: str
     horizon: PositiveInt | None = Field(None, description="Steps an episode.")
@@ -57,7 +57,7 @@ class EnvConfig(Section):
         """Number of tasks in use."""
         if self.n_tasks is not None:
             return self.n_tasks
-        return self.family_size if self.DEFAULT_TASKS is None else min(self.family_size, self.DEFAULT_TASKS)
+        return min(self.family_size, self.DEFAULT_TASKS or self.family_size)
 
     @property
     def total_heldout(self) -> int:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from cad.envs.config import EnvConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
-    from cad.envs.arrays import FlagArray, FloatArray, IntArray
+    from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 Place = tuple[int, int]
 """Row and column."""
@@ -66,11 +67,23 @@ class ScriptedLearner(Protocol):
         """Take in what followed: rewards (n,) and the states after (n, fields)."""
 
 
+class LearnerClass(Protocol):
+    """The class of a scripted learner."""
+
+    title: str
+    """What reports call it."""
+
+    def __call__(self, family: Any, n: int, epsilon: float, rng: np.random.Generator) -> ScriptedLearner:
+        """Learns in ``n`` environments of a family; ``epsilon`` is the share of random actions."""
+
+
 class TaskFamily(ABC, Generic[C]):
     """Base of all families.  Episodes always last ``horizon`` steps.
 
     A task may consist of several *facts*, such as the goals of several cues: each episode needs one of
-    them, drawn uniformly when it begins.  Everything else follows from the actions.
+    them, drawn uniformly when it begins.  Everything else follows from the actions, and in families that
+    are random from one number a step that is a pure function of the environment's key
+    (:mod:`cad.envs.noise`).
 
     Args:
         config: the family's section ``env``.
@@ -84,11 +97,13 @@ class TaskFamily(ABC, Generic[C]):
     """What reports call a task."""
     hidden_places: ClassVar[Mapping[str, slice]] = {}
     """Places that the agent has to find: the part of :meth:`goal` that is the row and column of each."""
-    n_hidden_states: ClassVar[int] = 1
-    """Values of the part of the state that no observation shows; 1 where there is none."""
+    is_random: ClassVar[bool] = False
+    """Whether chance decides what follows an action; :meth:`transition` needs ``noise`` then."""
 
-    scripted_learner: ClassVar[Callable[..., ScriptedLearner] | None] = None
-    """``scripted_learner(family, n, epsilon, rng)`` learns in ``n`` environments; None: there is none."""
+    scripted_learners: ClassVar[Mapping[str, LearnerClass]] = {}
+    """Programs that learn the family's tasks by name, the usual one first."""
+    reference_learners: ClassVar[tuple[str, ...]] = ()
+    """Scripted learners whose regret reports show beside the models'."""
 
     def __init__(self, config: C, task_ids: Sequence[int] | None = None) -> None:
         self.config = config
@@ -120,6 +135,21 @@ class TaskFamily(ABC, Generic[C]):
         return math.log2(self.config.family_size)
 
     @property
+    def steps_between_uses(self) -> float:
+        """Mean steps from an episode that needs a fact to the next one that needs it."""
+        return float(self.n_facts * self.horizon)
+
+    @property
+    def n_hidden_states(self) -> int:
+        """Values of the part of the state that no observation shows; 1 where there is none."""
+        return 1
+
+    @property
+    def grid_size(self) -> int | None:
+        """Rows of the square grid whose cells the first two fields are; None where there is no grid."""
+        return None
+
+    @property
     @abstractmethod
     def start(self) -> tuple[int, ...]:
         """First observation of every episode, but for what shows its fact."""
@@ -133,10 +163,10 @@ class TaskFamily(ABC, Generic[C]):
 
     @abstractmethod
     def optimal_return(self, task_id: int) -> float:
-        """Greatest possible sum of rewards of one episode; the mean over a task's facts."""
+        """Greatest expected sum of rewards of one episode; the mean over a task's facts."""
 
     def episode_optimum(self, goals: IntArray, facts: IntArray) -> FloatArray:
-        """Greatest possible sums of rewards (n,) of episodes that need ``facts`` (n,), float32.
+        """Greatest expected sums of rewards (n,) of episodes that need ``facts`` (n,), float32.
 
         Only called for families whose tasks have several facts.
         """
@@ -156,23 +186,38 @@ class TaskFamily(ABC, Generic[C]):
         return {name: (goal[part][0], goal[part][1]) for name, part in self.hidden_places.items()}
 
     @abstractmethod
+    def optimal_actions(
+        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int
+    ) -> IntArray:
+        """Actions (n,) of a policy that reaches the optimum; arguments as for :meth:`transition`.
+
+        ``steps_left`` of the episode are to be taken, the next one included.
+        """
+
+    @abstractmethod
     def transition(
-        self, goals: IntArray, states: IntArray, hidden: FlagArray, actions: IntArray
-    ) -> tuple[IntArray, FloatArray, FlagArray]:
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        actions: IntArray,
+        noise: NoiseArray | None = None,
+    ) -> tuple[IntArray, FloatArray, IntArray]:
         """Step any number of environments at once; pure, the inputs are not changed.
 
         Args:
             goals: (n, numbers in a goal), from :meth:`goals`.
             states: (n, fields), what was observed.
-            hidden: (n,) uint8 below ``n_hidden_states``; 0 at the start of an episode.
+            hidden: (n,) below ``n_hidden_states``; see :meth:`begin`.
             actions: (n,) integers below ``spaces.n_actions``.
+            noise: (n,) from [0, 1), where :attr:`is_random`.
 
         Returns:
-            next states (n, fields) int64, rewards (n,) float32, ``hidden`` afterwards (n,) uint8.
+            next states (n, fields) int64, rewards (n,) float32, ``hidden`` afterwards (n,) int64.
         """
 
     def goals(self, task_ids: npt.ArrayLike) -> IntArray:
-        """Goals of many tasks, (n, numbers in a goal) int64: the argument of :meth:`transition`."""
+        """What :meth:`transition` needs of many tasks: their goals, (n, numbers in a goal) int64."""
         import numpy as np
 
         ids = np.asarray(task_ids, dtype=np.int64).ravel()
@@ -180,8 +225,8 @@ class TaskFamily(ABC, Generic[C]):
         table: IntArray = np.array([self.goal(int(task)) for task in unique], dtype=np.int64)
         return table[inverse.ravel()]
 
-    def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, FlagArray]:  # noqa: ARG002
-        """First states (n, fields) int64, and their hidden part (n,) uint8, of episodes that need ``facts``.
+    def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, IntArray]:  # noqa: ARG002
+        """First states (n, fields) int64, and their hidden part (n,) int64, of episodes that need ``facts``.
 
         Args:
             goals: (n, numbers in a goal), from :meth:`goals`.
@@ -190,7 +235,14 @@ class TaskFamily(ABC, Generic[C]):
         import numpy as np
 
         states = np.tile(np.array(self.start, dtype=np.int64), (len(facts), 1))
-        return states, np.zeros(len(facts), dtype=np.uint8)
+        return states, np.zeros(len(facts), dtype=np.int64)
+
+    def new_learner(
+        self, name: str | None, n: int, epsilon: float, rng: np.random.Generator
+    ) -> ScriptedLearner:
+        """The scripted learner of a name (None: the first) for ``n`` environments."""
+        make = self.scripted_learners[name or next(iter(self.scripted_learners))]
+        return make(self, n, epsilon, rng)
 
     def shuffled(self, seed: int) -> list[int]:
         """The tasks in use in the order by which they are split.

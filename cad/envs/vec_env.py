@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -53,12 +54,7 @@ class StreamVecEnv(VecEnv):
         super().__init__(
             n, gym.spaces.Box(0.0, 1.0, (width,), np.float32), gym.spaces.Discrete(spaces.n_actions)
         )
-        # (observations, sum of field sizes): the code of every observation, so that a step is one look-up.
-        every = np.indices(spaces.field_sizes).reshape(spaces.n_fields, -1)
-        eyes = [np.eye(size, dtype=np.float32) for size in spaces.field_sizes]
-        self._codes = np.hstack([eye[values] for eye, values in zip(eyes, every, strict=True)])
         self._strides: IntArray = np.array(spaces.strides, dtype=np.int64)
-        self._hidden_codes = np.eye(family.n_hidden_states, dtype=np.float32)
         self._no_infos: list[dict[str, Any]] = [{} for _ in range(n)]
         self._actions: IntArray = np.zeros(n, dtype=np.int64)
         self._states: IntArray = self._env.reset()
@@ -86,6 +82,18 @@ class StreamVecEnv(VecEnv):
             episode_ends=self._log_ends[:t].T.copy(),
         )
 
+    @cached_property
+    def _codes(self) -> npt.NDArray[np.float32]:
+        """(observations, sum of field sizes): code of every observation, so that a step is one look-up."""
+        spaces = self._env.family.spaces
+        every = np.indices(spaces.field_sizes).reshape(spaces.n_fields, -1)
+        eyes = [np.eye(size, dtype=np.float32) for size in spaces.field_sizes]
+        return np.hstack([eye[values] for eye, values in zip(eyes, every, strict=True)])
+
+    @cached_property
+    def _hidden_codes(self) -> npt.NDArray[np.float32]:
+        return np.eye(self._env.family.n_hidden_states, dtype=np.float32)
+
     def _observe(self, states: IntArray) -> npt.NDArray[np.float32]:
         codes: npt.NDArray[np.float32] = self._codes[states @ self._strides]
         if self._sees_hidden:
@@ -105,6 +113,10 @@ class StreamVecEnv(VecEnv):
     def states(self) -> IntArray:
         """(B, fields) what the streams observe now."""
         return self._states
+
+    def optimal_actions(self) -> IntArray:
+        """(B,) what a policy that knows the tasks does now."""
+        return self._env.optimal_actions()
 
     def advance(self, actions: IntArray) -> tuple[FloatArray, IntArray]:
         """Step every stream and begin an episode where one ended.

@@ -28,7 +28,7 @@ class Trajectories:
     actions: npt.NDArray[np.uint8]
     rewards: npt.NDArray[np.int64]
     after: npt.NDArray[np.int64]
-    hidden: npt.NDArray[np.uint8]
+    hidden: npt.NDArray[np.int64]
 
     @property
     def returns(self) -> npt.NDArray[np.int64]:
@@ -51,7 +51,7 @@ def replay_actions(
         raise ValueError(f"{T} steps are not a whole number of episodes of {family.horizon}")
     states, after = np.zeros((2, B, T, family.spaces.n_fields), dtype=np.int64)
     rewards = np.zeros((B, T), dtype=np.int64)
-    hidden = np.zeros((B, T), dtype=np.uint8)
+    hidden = np.zeros((B, T), dtype=np.int64)
     here = states[:, 0]
     for t in range(T):
         if t % family.horizon == 0:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cad.config import SourceConfig
-from cad.envs.arrays import FlagArray, FloatArray, IntArray
+from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.registry import task_family
@@ -19,7 +19,7 @@ from cad.envs.split import Split, split_tasks
 from cad.envs.transitions import Transitions
 from cad.errors import CadError
 from cad.histories.file import DATASETS, Histories, open_histories, task_name
-from cad.histories.streams import episode_facts
+from cad.histories.streams import episode_facts, stream_noise
 
 # Gain of the mean return, as a share of the optimum, below which nothing has been learned.
 _LEAST_GAIN = 0.05
@@ -175,7 +175,8 @@ def _check_task(
         return
     faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
     starts, hidden = _episode_starts(family, task_id, source, shape[1] // family.horizon)
-    _check_transitions(family, task_id, history, starts, hidden, faults)
+    noise = stream_noise(task_id, source) if family.is_random else None
+    _check_transitions(family, task_id, history, starts, hidden, noise, faults)
     returns = history.rewards.reshape(shape[0], -1, family.horizon).sum(axis=2).mean(axis=0)
     report.transitions += shape[0] * shape[1]
     report.table.append(
@@ -225,7 +226,7 @@ class _Faults:
 
 def _episode_starts(
     family: AnyFamily, task_id: int, source: SourceConfig, episodes: int
-) -> tuple[IntArray, FlagArray]:
+) -> tuple[IntArray, IntArray]:
     """First states (streams, episodes, fields) and their hidden part (streams, episodes)."""
     facts = episode_facts(family, task_id, source, episodes)
     goals = _goals(family, task_id, facts.size)
@@ -244,7 +245,8 @@ def _check_transitions(
     task_id: int,
     history: Transitions,
     starts: IntArray,
-    hidden: FlagArray,
+    hidden: IntArray,
+    noise: NoiseArray | None,
     faults: _Faults,
 ) -> None:
     streams, steps = history.actions.shape
@@ -261,13 +263,13 @@ def _check_transitions(
     for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
         in_range &= faults.limit(f"a state's {name}", history.states[..., index], size - 1)
     if in_range:
-        next_states, rewards = _derive(family, task_id, history, hidden)
+        next_states, rewards = _derive(family, task_id, history, hidden, noise)
         faults.compare("next state", history.next_states, next_states)
         faults.compare("reward", history.rewards, rewards)
 
 
 def _derive(
-    family: AnyFamily, task_id: int, history: Transitions, hidden: FlagArray
+    family: AnyFamily, task_id: int, history: Transitions, hidden: IntArray, noise: NoiseArray | None
 ) -> tuple[IntArray, FloatArray]:
     """Next states (streams, steps, fields) and rewards (streams, steps) by the rules.
 
@@ -282,9 +284,10 @@ def _derive(
     next_states = np.empty(states.shape, dtype=np.int64)
     rewards = np.empty((episodes, horizon), dtype=np.float32)
     hidden = hidden.ravel()
+    by_step = [None] * horizon if noise is None else noise.reshape(episodes, horizon).T
     for step in range(horizon):
         next_states[:, step], rewards[:, step], hidden = family.transition(
-            goals, states[:, step].astype(np.int64), hidden, actions[:, step].astype(np.int64)
+            goals, states[:, step].astype(np.int64), hidden, actions[:, step].astype(np.int64), by_step[step]
         )
     return next_states.reshape(streams, steps, -1), rewards.reshape(streams, steps)
 

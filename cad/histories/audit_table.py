@@ -8,7 +8,7 @@ from cad.histories.audit import AuditReport
 
 
 def audit_table(report: AuditReport) -> Table:
-    """One row a task: its part of the split, optimum, and PPO's first and last return."""
+    """One row a task: its part of the split, optimum, and the source agents' first and last return."""
     table = Table(pad_edge=False)
     table.add_column("task", justify="right")
     table.add_column("what is hidden")
@@ -20,7 +20,7 @@ def audit_table(report: AuditReport) -> Table:
             str(row.task_id),
             row.description,
             row.part,
-            f"{row.optimal_return:.0f}",
+            f"{row.optimal_return:.4g}",
             f"{row.first_return:.2f}",
             f"{row.last_return:.2f}",
         )

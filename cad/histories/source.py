@@ -9,11 +9,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from cad.config import LearnerConfig, PPOConfig, SourceConfig
+from cad.config import LearnerConfig, NoiseDistillationConfig, PPOConfig, SourceConfig
 from cad.envs.family import AnyFamily
 from cad.envs.transitions import Transitions
 from cad.envs.vec_env import StreamVecEnv
 from cad.histories.streams import stream_keys
+
+# Share of a stream after which a demonstrator acts without noise.
+_NOISY_SHARE = 0.9
 
 
 class _StopWhenFull(BaseCallback):
@@ -48,6 +51,8 @@ def learn(family: AnyFamily, task_id: int, source: SourceConfig) -> Transitions:
     seed = task_seed(source.seed, task_id)
     if isinstance(source, LearnerConfig):
         _learn_by_script(family, streams, source, np.random.default_rng(seed))
+    elif isinstance(source, NoiseDistillationConfig):
+        _demonstrate(family, streams, source, np.random.default_rng(seed))
     else:
         assert isinstance(source, PPOConfig)
         _learn_by_ppo(streams, source, seed)
@@ -57,12 +62,21 @@ def learn(family: AnyFamily, task_id: int, source: SourceConfig) -> Transitions:
 def _learn_by_script(
     family: AnyFamily, streams: StreamVecEnv, source: LearnerConfig, rng: np.random.Generator
 ) -> None:
-    assert family.scripted_learner is not None  # the config's rules see to it
-    learner = family.scripted_learner(family, source.n_streams, source.epsilon, rng)
+    learner = family.new_learner(source.learner, source.n_streams, source.epsilon, rng)
     while not streams.full:
         states = streams.states
         rewards, after = streams.advance(learner.act(states))
         learner.learn(states, rewards, after)
+
+
+def _demonstrate(
+    family: AnyFamily, streams: StreamVecEnv, source: NoiseDistillationConfig, rng: np.random.Generator
+) -> None:
+    """Optimal actions, of which ever fewer are replaced by random ones."""
+    n, n_actions = source.n_streams, family.spaces.n_actions
+    for step in range(source.steps_per_stream):
+        random = rng.random(n) < 1 - step / (_NOISY_SHARE * source.steps_per_stream)
+        streams.advance(np.where(random, rng.integers(0, n_actions, n), streams.optimal_actions()))
 
 
 def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, seed: int) -> None:

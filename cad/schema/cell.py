@@ -87,10 +87,17 @@ class Config(Section):
                 f"episodes of env.horizon={horizon} steps"
             )
         family = FAMILIES[self.env.name]
-        if isinstance(self.source, LearnerConfig) and family.scripted_learner is None:
-            raise ValueError(
-                f"source.kind=learner: env.name={self.env.name} has no scripted learner; use ppo"
-            )
+        if isinstance(self.source, LearnerConfig):
+            named, learners = self.source.learner, family.scripted_learners
+            if not learners:
+                raise ValueError(
+                    f"source.kind=learner: env.name={self.env.name} has no scripted learner; use ppo or "
+                    "noise_distillation"
+                )
+            if named is not None and named not in learners:
+                raise ValueError(
+                    f"source.learner={named}: env.name={self.env.name} has {' and '.join(learners)}"
+                )
         n_facts = family(self.env, ()).n_facts
         if self.source.loads is not None and max(self.source.loads) > n_facts:
             raise ValueError(

@@ -14,7 +14,7 @@ from cad.envs.family import Place, Spaces
 if TYPE_CHECKING:
     import numpy as np
 
-    from cad.envs.arrays import FlagArray, FloatArray, IntArray
+    from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 # Ids are whole numbers that JSON and JavaScript keep exactly.
 _MOST_TASKS = 2**53
@@ -46,6 +46,8 @@ class SearchThenReturn:
 
     A source whose histories show both: exploration of what is not known yet, and exploitation of what is.
     """
+
+    title: ClassVar[str] = "search, then return"
 
     def __init__(self, family: CuedDarkroom, n: int, epsilon: float, rng: np.random.Generator) -> None:
         import numpy as np
@@ -105,7 +107,7 @@ class CuedDarkroom(GridFamily[CuedDarkroomConfig]):
 
     gymnasium_id = "cad/CuedDarkroom-v0"
     config_class = CuedDarkroomConfig
-    scripted_learner = SearchThenReturn
+    scripted_learners: ClassVar = {"search": SearchThenReturn}
 
     @property
     def spaces(self) -> Spaces:
@@ -162,16 +164,31 @@ class CuedDarkroom(GridFamily[CuedDarkroomConfig]):
         goal = self.goal(task_id)
         return {f"goal {cue}": (goal[2 * cue], goal[2 * cue + 1]) for cue in range(self.n_facts)}
 
-    def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, FlagArray]:
+    def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, IntArray]:
         """See :meth:`TaskFamily.begin`: the cue is that of the fact."""
         import numpy as np
 
         states, hidden = super().begin(goals, facts)
         return np.column_stack([states, facts]), hidden
 
+    def optimal_actions(
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        steps_left: int,
+    ) -> IntArray:
+        """See :meth:`TaskFamily.optimal_actions`."""
+        return self._toward(states[:, :2], self._goal_of(goals, states[:, 2]))
+
     def transition(
-        self, goals: IntArray, states: IntArray, hidden: FlagArray, actions: IntArray
-    ) -> tuple[IntArray, FloatArray, FlagArray]:
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        actions: IntArray,
+        noise: NoiseArray | None = None,
+    ) -> tuple[IntArray, FloatArray, IntArray]:
         """See :meth:`TaskFamily.transition`; ``goals`` is (n, 2 x cues)."""
         after = states.copy()
         after[:, :2] = self._move(states[:, :2], actions)

@@ -10,7 +10,7 @@ from cad.config.section import PositiveInt
 from cad.envs.families.grid import GridConfig, GridFamily, distance
 
 if TYPE_CHECKING:
-    from cad.envs.arrays import FlagArray, FloatArray, IntArray
+    from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 _NOTHING, _KEY = 0, 1  # what an episode has reached; 2 is the door too
 
@@ -49,7 +49,11 @@ class DarkKeyToDoor(GridFamily[DarkKeyToDoorConfig]):
     gymnasium_id = "cad/DarkKeyToDoor-v0"
     config_class = DarkKeyToDoorConfig
     hidden_places: ClassVar = {"key": slice(0, 2), "door": slice(2, 4)}
-    n_hidden_states = 3
+
+    @property
+    def n_hidden_states(self) -> int:
+        """Nothing, the key, the door too."""
+        return 3
 
     def goal(self, task_id: int) -> tuple[int, ...]:
         """Row and column of the key, then of the door."""
@@ -68,9 +72,26 @@ class DarkKeyToDoor(GridFamily[DarkKeyToDoorConfig]):
         goal = self.goal(task_id)
         return f"key ({goal[0]}, {goal[1]}), door ({goal[2]}, {goal[3]})"
 
+    def optimal_actions(
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        steps_left: int,
+    ) -> IntArray:
+        """See :meth:`TaskFamily.optimal_actions`: to the key, then to the door."""
+        import numpy as np
+
+        return self._toward(states, np.where(hidden[:, None] == _NOTHING, goals[:, :2], goals[:, 2:]))
+
     def transition(
-        self, goals: IntArray, states: IntArray, hidden: FlagArray, actions: IntArray
-    ) -> tuple[IntArray, FloatArray, FlagArray]:
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        actions: IntArray,
+        noise: NoiseArray | None = None,
+    ) -> tuple[IntArray, FloatArray, IntArray]:
         """See :meth:`TaskFamily.transition`; ``goals`` is (n, 4)."""
         after = self._move(states, actions)
         row, column = after[:, 0], after[:, 1]

@@ -10,7 +10,7 @@ from cad.config.section import PositiveInt
 from cad.envs.families.grid import GridConfig, GridFamily
 
 if TYPE_CHECKING:
-    from cad.envs.arrays import FlagArray, FloatArray, IntArray
+    from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 
 class DarkroomConfig(GridConfig):
@@ -61,9 +61,24 @@ class Darkroom(GridFamily[DarkroomConfig]):
         row, column = self.goal(task_id)
         return f"goal ({row}, {column})"
 
+    def optimal_actions(
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        steps_left: int,
+    ) -> IntArray:
+        """See :meth:`TaskFamily.optimal_actions`."""
+        return self._toward(states, goals)
+
     def transition(
-        self, goals: IntArray, states: IntArray, hidden: FlagArray, actions: IntArray
-    ) -> tuple[IntArray, FloatArray, FlagArray]:
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        actions: IntArray,
+        noise: NoiseArray | None = None,
+    ) -> tuple[IntArray, FloatArray, IntArray]:
         """See :meth:`TaskFamily.transition`; ``goals`` is (n, 2)."""
         after = self._move(states, actions)
         reached = (after[:, 0] == goals[:, 0]) & (after[:, 1] == goals[:, 1])

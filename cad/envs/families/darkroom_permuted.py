@@ -14,7 +14,7 @@ from cad.envs.families.grid import ACTION_NAMES, GridConfig, GridFamily
 from cad.envs.family import Place
 
 if TYPE_CHECKING:
-    from cad.envs.arrays import FlagArray, FloatArray, IntArray
+    from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 
 @lru_cache(maxsize=1)
@@ -86,9 +86,28 @@ class DarkroomPermuted(GridFamily[DarkroomPermutedConfig]):
         self._check_id(task_id)
         return {"goal": self._corner}
 
+    def optimal_actions(
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        steps_left: int,
+    ) -> IntArray:
+        """See :meth:`TaskFamily.optimal_actions`: the action that does what is wanted."""
+        import numpy as np
+
+        wanted = self._toward(states, np.broadcast_to(self._corner, states.shape))
+        does: IntArray = goals.argsort(axis=1)[np.arange(len(goals)), wanted]
+        return does
+
     def transition(
-        self, goals: IntArray, states: IntArray, hidden: FlagArray, actions: IntArray
-    ) -> tuple[IntArray, FloatArray, FlagArray]:
+        self,
+        goals: IntArray,
+        states: IntArray,
+        hidden: IntArray,
+        actions: IntArray,
+        noise: NoiseArray | None = None,
+    ) -> tuple[IntArray, FloatArray, IntArray]:
         """See :meth:`TaskFamily.transition`; ``goals`` is (n, 5)."""
         import numpy as np
 

@@ -48,6 +48,11 @@ class GridFamily(TaskFamily[G]):
         return Spaces(("row", "column"), (self.size, self.size), len(ACTION_NAMES), 2)
 
     @property
+    def grid_size(self) -> int:
+        """See :attr:`TaskFamily.grid_size`."""
+        return self.size
+
+    @property
     def start(self) -> tuple[int, ...]:
         """The middle of the grid."""
         return (self.size // 2, self.size // 2)
@@ -66,6 +71,14 @@ class GridFamily(TaskFamily[G]):
         after: IntArray = self._moves[actions]
         after += states
         return after.clip(0, self.size - 1, out=after)
+
+    def _toward(self, states: IntArray, targets: IntArray) -> IntArray:
+        """Actions (n,) that lead from cells (n, 2) to ``targets`` (n, 2), rows first; there they stay."""
+        import numpy as np
+
+        row, column = (targets - states).T
+        by_column = np.where(column == 0, 4, 2 + (column < 0))
+        return np.where(row == 0, by_column, (row < 0).astype(np.int64))
 
     @cached_property
     def _moves(self) -> IntArray:

@@ -140,7 +140,8 @@ def protocol(configs: Sequence[Config]) -> str:
     ways = " or ".join(sorted({_acting(each.evaluation) for each in configs}))
     return (
         f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
-        f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Held-out tasks "
+        f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Method: "
+        f"{config.source.METHOD}. Held-out tasks "
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
         f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
         f"a task, {ways}, evaluation seed {evaluation.seed}, no weight update, memory kept "

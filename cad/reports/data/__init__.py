@@ -33,7 +33,7 @@ from cad.reports.data.differences import (
     shared_model_tables,
     shared_models,
 )
-from cad.reports.data.family_facts import goal_map_size
+from cad.reports.data.family_facts import goal_map_size, source_agent
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
 from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables
 from cad.reports.data.labels import describe, goal_text, last_words, plural, task_word
@@ -157,6 +157,7 @@ __all__ = [
     "shared_model_tables",
     "shared_models",
     "shared_seeds",
+    "source_agent",
     "task_tables",
     "task_word",
     "text_cell",

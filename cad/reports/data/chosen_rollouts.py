@@ -58,10 +58,11 @@ class ChosenRollout:
 def chosen_rollouts(study: Study) -> list[ChosenRollout]:
     """In the best and the worst task of the best cell, the roll-out in the middle by its last episodes.
 
-    Empty where nothing can be compared or that cell's evaluation did not keep its actions.
+    Empty where nothing can be compared, tasks have no grid to draw, or that cell's evaluation did not
+    keep its actions.
     """
     lead = study.lead
-    if lead is None or not study.comparable:
+    if lead is None or not study.comparable or task_family(lead.config.env).grid_size is None:
         return []
     cell = max(lead.done, key=lambda cell: cell.normalised_last10 or 0.0)
     result = cell.result

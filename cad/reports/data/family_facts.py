@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cad.config import LearnerConfig
 from cad.envs.registry import task_family
 from cad.schema import Config
 
@@ -15,3 +16,11 @@ def goal_map_size(config: Config) -> int | None:
     """Width of the grid where each task is one goal (row, column) on it; None for other families."""
     family = task_family(config.env)
     return family.spaces.field_sizes[0] if list(family.hidden_places) == ["goal"] else None
+
+
+def source_agent(config: Config) -> str:
+    """The kind of agent whose histories were learned from; of a scripted learner, also which one."""
+    if not isinstance(config.source, LearnerConfig):
+        return config.source.AGENT
+    learners = task_family(config.env).scripted_learners
+    return f"{config.source.AGENT} ({learners[config.source.learner or next(iter(learners))].title})"

@@ -88,7 +88,8 @@ def _draw_strip(figure: Figure, rollout: WatchedRollout, hover: Hover, top: floa
 def draw_episode(ax: Axes, rollout: WatchedRollout, episode: int) -> None:
     """The path of one episode on the grid, rows downwards."""
     paths, family = rollout.paths, rollout.paths.family
-    horizon, size = family.horizon, family.spaces.field_sizes[0]
+    horizon, size = family.horizon, family.grid_size
+    assert size is not None  # others are refused, or not chosen
     part = slice(episode * horizon, (episode + 1) * horizon)
     # (horizon + 1, 2): the last state too.
     states = np.concatenate([paths.states[0, part], paths.after[0, part][-1:]]).astype(float)
@@ -187,7 +188,9 @@ def legend(figure: Figure, rollouts: list[WatchedRollout], where: Place, columns
                 markerfacecolor=to_rgba(_PLACE, 0.25),
                 **none,
             ),
-            " and ".join(paths.family.landmarks(paths.task_ids[0])),
+            " and ".join(
+                dict.fromkeys(name.split()[0] for name in paths.family.landmarks(paths.task_ids[0]))
+            ),
         ),
         (Line2D([], [], color=MUTED, linewidth=0.78, linestyle=DOTTED), "optimum"),
     ]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cad.config import SourceConfig
 from cad.reports.data import (
     FEW_SEEDS,
     THRESHOLDS,
@@ -18,6 +19,7 @@ from cad.reports.data import (
     learning_tables,
     profile,
     profile_tables,
+    source_agent,
 )
 from cad.reports.plotting import (
     DOTTED,
@@ -59,7 +61,7 @@ def _learning_sentence(study: Study) -> str:
         source = study.source.mean(axis=0)[: len(curve)]
         end = source[-last_episodes(len(source)) :].mean()
         text += f"; source {_agent(study)} goes from {source[0]:.2f} to {end:.2f} in {len(source)} episodes"
-    return text + "."
+    return text + "." + ("" if _source(study).IS_ALGORITHM else f" This is {_source(study).METHOD}.")
 
 
 def _profile_sentence(study: Study) -> str:
@@ -96,12 +98,17 @@ def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle) ->
     hover.points(ax, episodes, curve, name=model.label, notes=notes, **_AXES)
 
 
-_AGENTS = {"PPO": "reinforcement-learning agents", "scripted learner": "scripted learners"}
+def _source(study: Study) -> SourceConfig:
+    return study.models[0].config.source
 
 
 def _agent(study: Study) -> str:
-    """The algorithm whose histories were learned from."""
-    return study.models[0].config.source.AGENT
+    """The agent whose histories were learned from."""
+    return source_agent(study.models[0].config)
+
+
+def _verb(study: Study) -> str:
+    return "learned" if _source(study).IS_ALGORITHM else "acted in"
 
 
 def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[tuple[float, str, str]]:
@@ -109,7 +116,10 @@ def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[
     ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
     labels = [(1.0, "optimum", MUTED)]
     if study.source is not None:
-        curve, name = study.source.mean(axis=0)[:n_episodes], f"source {_agent(study)}, learning"
+        curve, name = (
+            study.source.mean(axis=0)[:n_episodes],
+            f"source {_agent(study)}" + ", learning" * _source(study).IS_ALGORITHM,
+        )
         episodes = np.arange(1, len(curve) + 1)
         ax.plot(episodes, curve, color=MUTED, linewidth=1.0)
         hover.points(ax, episodes, curve, name=name, **_AXES)
@@ -175,8 +185,8 @@ def _draw_learning(study: Study) -> Drawing | None:
         + (f"The first {n_episodes} episodes. " if longer else "")
         + _band_words(study)
         + (
-            f" Source {_agent(study)}: how the {_AGENTS[_agent(study)]} learned the same tasks, by their own "
-            "episodes, mean over streams."
+            f" Source {_agent(study)}: how the {_source(study).AGENTS} {_verb(study)} the same tasks, by "
+            "their own episodes, mean over streams."
             if study.source is not None
             else ""
         ),

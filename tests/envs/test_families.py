@@ -1,0 +1,122 @@
+"""What holds for every family: its optimum is reached, a batch is its single environments, sources learn."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from cad.config import LearnerConfig, NoiseDistillationConfig
+from cad.envs.batched import BatchedEnv
+from cad.envs.family import AnyFamily
+from cad.envs.noise import noise_keys
+from cad.envs.registry import FAMILIES, env_config, task_family
+from cad.envs.split import split_tasks
+from cad.histories.audit import audit
+from cad.histories.file import Provenance, write_root, write_task
+from cad.histories.source import learn
+
+SPLIT = {"n_heldout": 1, "n_validation": 0}
+# Small tasks of each family, by what distinguishes them.
+SETTINGS: dict[str, dict[str, object]] = {
+    "darkroom": {"name": "darkroom", "size": 5, "horizon": 10},
+    "darkroom_permuted": {"name": "darkroom_permuted", "size": 4, "horizon": 10},
+    "dark_key_to_door": {"name": "dark_key_to_door", "size": 3, "horizon": 10},
+    "cued_darkroom": {"name": "cued_darkroom", "size": 5, "horizon": 10, "n_cues": 3},
+}
+NAMES = pytest.mark.parametrize("name", SETTINGS)
+
+
+def rules(name: str, n_tasks: int = 4) -> AnyFamily:
+    return task_family(env_config({**SETTINGS[name], **SPLIT, "n_tasks": n_tasks}))
+
+
+def keys(n: int) -> np.ndarray:
+    return noise_keys("test", 1, np.zeros(n, dtype=np.int64), np.arange(n))
+
+
+def test_every_family_is_tested_here() -> None:
+    assert {str(settings["name"]) for settings in SETTINGS.values()} == set(FAMILIES)
+
+
+@NAMES
+def test_optimal_actions_reach_the_optimum(name: str) -> None:
+    family = rules(name)
+    n = 4000 if family.is_random else 40
+    for task in family.task_ids:
+        env = BatchedEnv(family, np.full(n, task), keys(n))
+        env.reset()
+        optima = np.full(n, family.optimal_return(task))
+        if family.n_facts > 1:
+            optima = family.episode_optimum(env.goals, env.facts)
+        returns = np.zeros(n)
+        for _ in range(family.horizon):
+            actions = env.optimal_actions()
+            assert set(actions.tolist()) <= set(range(family.spaces.n_actions))
+            returns += env.step(actions)[1]
+        if family.is_random:
+            error = max(float(returns.std()) / n**0.5, 1e-9)
+            assert abs(returns.mean() - optima[0]) < 4 * error
+        else:
+            assert returns.tolist() == optima.tolist()
+
+
+@NAMES
+def test_a_batch_is_its_single_environments(name: str) -> None:
+    family, n, rng = rules(name), 6, np.random.default_rng(0)
+    tasks = np.resize(family.task_ids, n)
+    batch = BatchedEnv(family, tasks, keys(n))
+    singles = [BatchedEnv(family, tasks[i : i + 1], keys(n)[i : i + 1]) for i in range(n)]
+    sizes = np.array(family.spaces.field_sizes)
+    for _ in range(3):
+        seen, alone = batch.reset(), [single.reset()[0] for single in singles]
+        for step in range(family.horizon):
+            assert np.array_equal(seen, alone)
+            assert (seen >= 0).all() and (seen < sizes).all()
+            assert (batch.hidden < family.n_hidden_states).all()
+            # Half of them optimal: most steps matter.
+            actions = np.where(
+                rng.random(n) < 0.5, batch.optimal_actions(), rng.integers(0, family.spaces.n_actions, n)
+            )
+            seen, rewards, done = batch.step(actions)
+            steps = [single.step(actions[i : i + 1]) for i, single in enumerate(singles)]
+            alone = [states[0] for states, _, _ in steps]
+            assert rewards.tolist() == [reward[0] for _, reward, _ in steps]
+            assert set(rewards.tolist()) <= set(range(family.spaces.n_rewards))
+            assert done == (step == family.horizon - 1)
+
+
+def sources() -> list[tuple[str, LearnerConfig | NoiseDistillationConfig]]:
+    made: list[tuple[str, LearnerConfig | NoiseDistillationConfig]] = []
+    for name, settings in SETTINGS.items():
+        steps = 60 * rules(name).horizon
+        shape = {"n_streams": 8, "steps_per_stream": steps}
+        made.append((name, NoiseDistillationConfig(kind="noise_distillation", **shape)))
+        made += [
+            (name, LearnerConfig(kind="learner", learner=learner, **shape))
+            for learner in FAMILIES[str(settings["name"])].scripted_learners
+        ]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    sources(),
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "learner", value.kind),
+)
+def test_sources_improve_and_their_histories_pass_the_audit(name, source, tmp_path) -> None:
+    env = env_config({**SETTINGS[name], **SPLIT, "n_tasks": 4})
+    family = task_family(env)
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # as collect() does, in this process
+        write_root(file, Provenance(env, source, split_tasks(env), {}, "test"))
+        for task in family.task_ids:
+            write_task(
+                file, task, family.goal(task), family.optimal_return(task), learn(family, task, source)
+            )
+    report = audit(tmp_path / "a.h5", env=env)
+    assert report.ok, report.problems
+    assert report.transitions == 4 * 8 * source.steps_per_stream
+    last = np.mean([row.last_return / row.optimal_return for row in report.table])
+    assert last > 0.8, last
+    again = audit(tmp_path / "a.h5", env=env.model_copy(update={"split_seed": 1}))
+    assert not again.ok
