@@ -9,10 +9,12 @@ from pydantic import TypeAdapter
 
 from cad.config.kinds import section_by_kind
 from cad.envs.config import EnvConfig
+from cad.envs.families.bandit import Bandit
 from cad.envs.families.cued_darkroom import CuedDarkroom
 from cad.envs.families.dark_key_to_door import DarkKeyToDoor
 from cad.envs.families.darkroom import Darkroom, DarkroomConfig
 from cad.envs.families.darkroom_permuted import DarkroomPermuted
+from cad.envs.families.t_maze import TMaze
 from cad.envs.family import AnyFamily, TaskFamily
 
 FAMILIES: dict[str, type[TaskFamily[Any]]] = {
@@ -20,6 +22,8 @@ FAMILIES: dict[str, type[TaskFamily[Any]]] = {
     "darkroom_permuted": DarkroomPermuted,
     "dark_key_to_door": DarkKeyToDoor,
     "cued_darkroom": CuedDarkroom,
+    "bandit": Bandit,
+    "t_maze": TMaze,
 }
 
 DEFAULT_ENV = DarkroomConfig()

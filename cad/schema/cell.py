@@ -10,12 +10,15 @@ from pydantic import Field, model_validator
 from cad.config import apply_overrides
 from cad.config.evaluation import EvaluationConfig
 from cad.config.section import NonNegativeInt, Section
-from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig
+from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig, PPOConfig
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig
 from cad.envs.split import split_tasks
 from cad.models.registry import DEFAULT_MODEL, MODELS, AnyModelConfig, spec_of
 from cad.models.spec import AnySpec, Sections
+
+# Hidden states that PPO, which has no memory, is shown as one input each.
+_MOST_HIDDEN = 10_000
 
 
 class Config(Section):
@@ -98,7 +101,13 @@ class Config(Section):
                 raise ValueError(
                     f"source.learner={named}: env.name={self.env.name} has {' and '.join(learners)}"
                 )
-        n_facts = family(self.env, ()).n_facts
+        rules = family(self.env, ())
+        n_facts, n_hidden = rules.n_facts, rules.n_hidden_states
+        if isinstance(self.source, PPOConfig) and n_hidden > _MOST_HIDDEN:
+            raise ValueError(
+                f"source.kind=ppo sees which of {n_hidden} hidden states a task of {self.env.in_words()} is "
+                f"in, one input each (at most {_MOST_HIDDEN}); use source.kind=learner or a smaller task"
+            )
         if self.source.loads is not None and max(self.source.loads) > n_facts:
             raise ValueError(
                 f"source.loads={list(self.source.loads)}: a task of {self.env.in_words()} has {n_facts} "

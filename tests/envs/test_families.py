@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
+import cad.envs.gymnasium_env  # noqa: F401
 from cad.config import LearnerConfig, NoiseDistillationConfig
 from cad.envs.batched import BatchedEnv
 from cad.envs.family import AnyFamily
@@ -23,6 +28,10 @@ SETTINGS: dict[str, dict[str, object]] = {
     "darkroom_permuted": {"name": "darkroom_permuted", "size": 4, "horizon": 10},
     "dark_key_to_door": {"name": "dark_key_to_door", "size": 3, "horizon": 10},
     "cued_darkroom": {"name": "cued_darkroom", "size": 5, "horizon": 10, "n_cues": 3},
+    "bandit": {"name": "bandit", "horizon": 10},
+    "bandit of many arms": {"name": "bandit", "n_arms": 20, "horizon": 20},
+    "t_maze": {"name": "t_maze", "corridor": 4, "n_cues": 3},
+    "t_maze with slack": {"name": "t_maze", "corridor": 4, "n_cues": 3, "horizon": 9},
 }
 NAMES = pytest.mark.parametrize("name", SETTINGS)
 
@@ -37,6 +46,14 @@ def keys(n: int) -> np.ndarray:
 
 def test_every_family_is_tested_here() -> None:
     assert {str(settings["name"]) for settings in SETTINGS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gymnasium_accepts_it(name: str) -> None:
+    settings = {key: value for key, value in SETTINGS[name].items() if key != "name"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make(FAMILIES[name].gymnasium_id, task_id=1, **settings).unwrapped)
 
 
 @NAMES

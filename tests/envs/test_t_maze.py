@@ -1,0 +1,99 @@
+"""T-maze: what is seen where, that a lost step is lost, and corridors of any length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cad.envs.batched import BatchedEnv
+from cad.envs.family import AnyFamily
+from cad.envs.noise import noise_keys
+from cad.envs.registry import env_config, task_family
+from cad.errors import UsageError
+from cad.schema import Config
+
+LEFT_RIGHT = 0b01  # cue 0 means left, cue 1 right
+
+
+def family(corridor: int = 3, n_cues: int = 2, **settings: object) -> AnyFamily:
+    split = {"n_heldout": 1, "n_validation": 0}
+    return task_family(
+        env_config({"name": "t_maze", "corridor": corridor, "n_cues": n_cues, **split, **settings})
+    )
+
+
+def walk(rules: AnyFamily, cue: int, actions: list[int]) -> tuple[list[list[int]], list[float]]:
+    goals = rules.goals([LEFT_RIGHT])
+    states, hidden = rules.begin(goals, np.array([cue]))
+    seen, rewards = [states[0].tolist()], []
+    for action in actions:
+        states, reward, hidden = rules.transition(goals, states, hidden, np.array([action]))
+        seen.append(states[0].tolist())
+        rewards.append(float(reward[0]))
+    return seen, rewards
+
+
+def test_the_cue_is_seen_in_the_first_cell_alone() -> None:
+    seen, rewards = walk(family(), 1, [0, 0, 0, 2])
+    assert seen == [[0, 1], [0, 2], [0, 2], [1, 2], [2, 2]]
+    assert rewards == [0, 0, 0, 1]
+    assert walk(family(), 1, [0, 0, 0, 1])[1] == [0, 0, 0, 0]
+    assert walk(family(), 0, [0, 0, 0, 1])[1] == [0, 0, 0, 1]
+
+
+def test_turns_in_the_corridor_and_steps_at_its_ends_do_nothing() -> None:
+    slack = family(horizon=9)
+    seen, rewards = walk(slack, 0, [1, 0, 2, 0, 0, 0, 0, 1, 1])
+    assert seen == [[0, 0], [0, 0], [0, 2], [0, 2], [0, 2], [1, 2], [1, 2], [1, 2], [2, 2], [2, 2]]
+    assert rewards == [0, 0, 0, 0, 0, 0, 0, 1, 0]
+    assert family().horizon == 4  # no step to lose
+    with pytest.raises(ValidationError, match="the choice take 4"):
+        family(horizon=3)
+
+
+def test_ids_are_sides_as_binary_digits() -> None:
+    rules = family(n_cues=3)
+    assert rules.task_ids == tuple(range(8))
+    assert rules.goal(0b011) == (0, 1, 1)
+    assert rules.describe(0b011) == "cues mean left right right"
+    assert (rules.bits_to_remember, rules.steps_between_uses) == (3, 12)
+
+
+def test_a_corridor_of_a_hundred_thousand_steps_shows_nothing_new() -> None:
+    short, long = family(3), family(100_000)
+    assert long.spaces == short.spaces
+    goals = long.goals([LEFT_RIGHT])
+    states, hidden = long.begin(goals, np.array([1]))
+    for _ in range(2):
+        states, _, hidden = long.transition(goals, states, hidden, np.array([0]))
+    assert states.tolist() == [[0, 2]]
+    states, _, hidden = long.transition(goals, states, hidden + 99_997, np.array([0]))
+    assert states.tolist() == [[1, 2]]
+    assert long.transition(goals, states, hidden, np.array([2]))[1] == [1]
+
+
+def test_the_learner_needs_one_choice_a_cue() -> None:
+    rules, n = family(5, 4), 200
+    env = BatchedEnv(rules, np.arange(n) % 16, noise_keys("test", 0, np.zeros(n), np.arange(n)))
+    learner = rules.new_learner(None, n, 0.0, np.random.default_rng(0))
+    met = np.zeros((n, 4), dtype=bool)
+    first, later = [], []
+    for _ in range(20):
+        states, again = env.reset(), met[np.arange(n), env.facts].copy()
+        met[np.arange(n), env.facts] = True
+        for _ in range(rules.horizon):
+            after, rewards, _ = env.step(learner.act(states))
+            learner.learn(states, rewards, after)
+            states = after
+        first += rewards[~again].tolist()
+        later += rewards[again].tolist()
+    assert set(later) == {1}
+    assert 0.4 < np.mean(first) < 0.6
+
+
+def test_ppo_is_not_shown_a_long_corridor() -> None:
+    with pytest.raises(UsageError, match=r"source.kind=ppo sees which of 30006 hidden states"):
+        Config().with_overrides(
+            {"env": {"name": "t_maze", "corridor": 4999}, "source.steps_per_stream": 5000}, "test"
+        )
