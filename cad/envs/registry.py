@@ -14,6 +14,8 @@ from cad.envs.families.cued_darkroom import CuedDarkroom
 from cad.envs.families.dark_key_to_door import DarkKeyToDoor
 from cad.envs.families.darkroom import Darkroom, DarkroomConfig
 from cad.envs.families.darkroom_permuted import DarkroomPermuted
+from cad.envs.families.frozen_lake import FrozenLake
+from cad.envs.families.random_mdp import RandomMDP
 from cad.envs.families.t_maze import TMaze
 from cad.envs.family import AnyFamily, TaskFamily
 
@@ -24,6 +26,8 @@ FAMILIES: dict[str, type[TaskFamily[Any]]] = {
     "cued_darkroom": CuedDarkroom,
     "bandit": Bandit,
     "t_maze": TMaze,
+    "random_mdp": RandomMDP,
+    "frozen_lake": FrozenLake,
 }
 
 DEFAULT_ENV = DarkroomConfig()

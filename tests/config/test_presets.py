@@ -13,6 +13,13 @@ from cad.schema import Config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(CONFIGS.rglob("*.yaml"))
+# Learners are those of a family.
+ENV_OF = {
+    "thompson": "bandit",
+    "posterior_sampling": "random_mdp",
+    "remember_cue": "t_maze",
+    "explore": "frozen_lake",
+}
 ENVS, MODELS = sorted((CONFIGS / "env").glob("*.yaml")), sorted((CONFIGS / "model").glob("*.yaml"))
 
 
@@ -22,6 +29,11 @@ def test_the_presets_are_there() -> None:
         "env/darkroom",
         "env/darkroom_permuted",
         "env/dark_key_to_door",
+        "env/bandit",
+        "env/t_maze",
+        "env/random_mdp",
+        "env/frozen_lake",
+        "source/noise_distillation",
         "source/ppo",
         "source/ppo_key_to_door",
         "source/ppo_permuted",
@@ -48,10 +60,9 @@ def test_a_preset_loads_and_sets_only_its_section(path: Path) -> None:
     more = {"train", "evaluation"} if path.stem.startswith("best_") else {"train"}
     sections = {path.parent.name} | (more if path.parent.name == "model" else set())
     assert path.parent.name in yaml.safe_load(text).keys() <= sections
-    # A family's own learner plays no other family.
-    family = ["env.name=cued_darkroom"] if path.stem == "search" else []
-    loaded = load(Config, [path], family)
-    own = [key for key, origin in loaded.origin.items() if origin not in {"default", "override"}]
+    env = ENV_OF.get(path.stem)
+    loaded = load(Config, [path], [] if env is None else [f"env.name={env}"])
+    own = [key for key, origin in loaded.origin.items() if origin not in ("default", "override")]
     assert own and all(key.partition(".")[0] in sections for key in own)
 
 
