@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -88,6 +89,10 @@ class Cluster:
         done = run_cli([str(word) for word in words], environment=self.environment)
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
+
+    def fresh_cad(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """The same in a process that imports everything itself, and finds its umask."""
+        return self.call(sys.executable, "-m", "cad.cli", *words)
 
     def cells(self, file: Path, root: Path) -> list[dict[str, Any]]:
         return json.loads(self.cad("status", file, "--root", root, "--json").stdout)

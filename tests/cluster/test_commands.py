@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,7 +120,7 @@ def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path
     assert wrong.returncode == 2 and "x2" in wrong.stderr
     before = os.umask(0o027)
     try:
-        retried = cluster.cad("retry", one_cell, "--root", root, "--failed").stdout
+        retried = cluster.fresh_cad("retry", one_cell, "--root", root, "--failed").stdout
     finally:
         os.umask(before)
     assert "submitted train" in retried and "submitted evaluate" in retried
@@ -164,15 +163,14 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
     one_cell.write_text(yaml.safe_dump(settings))
     profile = tmp_path / "held.yaml"
     profile.write_text("resources: {minutes: 5, sbatch: {hold: true}}\nsignal_seconds: 30\n")
-    command = (sys.executable, "-m", "cad.cli")  # a process that imports everything itself
     before = cpu_seconds()
-    submitted = cluster.call(*command, "submit", one_cell, "--profile", profile, "--root", root).stdout
+    submitted = cluster.fresh_cad("submit", one_cell, "--profile", profile, "--root", root).stdout
     took = cpu_seconds() - before
     assert submitted.count("1000 tasks") == 2
     answered = []
     for _ in range(3):
         before = cpu_seconds()
-        actual = json.loads(cluster.call(*command, "status", one_cell, "--root", root, "--json").stdout)
+        actual = json.loads(cluster.fresh_cad("status", one_cell, "--root", root, "--json").stdout)
         answered.append(cpu_seconds() - before)
     assert len(actual) == 1000
     assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in actual)
