@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,11 @@ import typer
 
 from cad.cli.arguments import RUNS, ExperimentFile, Overrides, Root, split_words
 from cad.cli.terminal import console
+from cad.errors import CadError
 
 if TYPE_CHECKING:
     from cad.cluster.submit import Submission
+    from cad.experiments.plan.experiment import Experiment
 
 
 def submit(
@@ -42,9 +45,12 @@ def submit(
 
     if dry_run:
         plan = plan_submission(opened, settings)
-        typer.echo(show_scripts(opened, settings, plan))
+        accepted, text = show_scripts(opened, settings, plan)
+        typer.echo(text)
         if plan.arrays:
             typer.echo(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
+        if not accepted:
+            raise CadError("sbatch would refuse these jobs; its reason stands after each script")
         return
 
     def approve(plan: Plan) -> None:
@@ -52,7 +58,7 @@ def submit(
         typer.echo(f"estimate: {cost}")
         require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
 
-    _report(submit_experiment(opened, settings, approve=approve), opened.file)
+    _report(submit_experiment(opened, settings, approve=approve), opened)
 
 
 def status(
@@ -139,7 +145,7 @@ def retry(
         choose=lambda stage: not failed or stage.state in ("failed", "dead"),
         multiplier=multiplier_for(opened.root, *factors),
     )
-    _report(submission, opened.file)
+    _report(submission, opened)
 
 
 def profile(
@@ -157,7 +163,7 @@ def profile(
     typer.echo(show(load(Profile, files or [])))
 
 
-def _report(submission: Submission, file: Path) -> None:
+def _report(submission: Submission, experiment: Experiment) -> None:
     from cad.cluster.dry_run import left_out
 
     for entry in submission.arrays:
@@ -169,4 +175,7 @@ def _report(submission: Submission, file: Path) -> None:
         typer.echo("nothing to submit")
         return
     typer.echo(f"logs: {submission.folder}")
-    typer.echo(f"then: cad status {file}")
+    words = ["cad", "status", str(experiment.file), *experiment.overrides]
+    if experiment.root != RUNS.absolute():
+        words += ["--root", str(experiment.root)]
+    typer.echo(f"then: {shlex.join(words)}")

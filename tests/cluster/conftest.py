@@ -85,8 +85,9 @@ class Cluster:
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
 
-    def cad(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = run_cli([str(word) for word in words], environment=self.environment)
+    def cad(self, *words: str | Path, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        """The command line, with ``more`` variables in its environment."""
+        done = run_cli([str(word) for word in words], environment={**self.environment, **more})
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
 
@@ -172,6 +173,18 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The experiment file: three cells."""
     file = tmp_path_factory.mktemp("experiment") / "grid.yaml"
     file.write_text(GRID)
+    return file
+
+
+@pytest.fixture
+def one_cell(grid: Path, tmp_path: Path) -> Path:
+    """The grid's first cell, trained in a moment."""
+    settings = yaml.safe_load(grid.read_text())
+    settings["arms"] = [{"name": "AD", "set": {"model.kind": "ad"}}]
+    settings["seeds"] = [0]
+    settings["base"]["train"]["n_updates"] = 100
+    file = tmp_path / "one.yaml"
+    file.write_text(yaml.safe_dump(settings | {"name": "one"}))
     return file
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from workers import soon_held
 
-from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.arrays import StageArray
 from cad.cluster.profile import Profile
 from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
@@ -55,22 +55,10 @@ def stand_ins(cluster, tmp_path_factory) -> Path:
     profile = from_mapping(Profile, settings, "profile")
     paths = SubmissionPaths(folder, folder, str(worker))
     (folder / "job.sh").write_text(
-        job_script(profile, "train", "stand-in", paths, ResourceMultiplier(), None, 6)
+        job_script(profile, StageArray("train", (None,) * 6), "stand-in", paths, None)
     )
     cluster.call("sbatch", folder / "job.sh")
     return folder
-
-
-@pytest.fixture
-def one_cell(grid: Path, tmp_path: Path) -> Path:
-    """The grid's first cell, trained in a moment."""
-    settings = yaml.safe_load(grid.read_text())
-    settings["arms"] = [{"name": "AD", "set": {"model.kind": "ad"}}]
-    settings["seeds"] = [0]
-    settings["base"]["train"]["n_updates"] = 100
-    file = tmp_path / "one.yaml"
-    file.write_text(yaml.safe_dump(settings | {"name": "one"}))
-    return file
 
 
 def settled(cluster, file, root):
@@ -188,7 +176,11 @@ def test_profile_mistakes_are_told_before_anything_is_submitted(cluster, one_cel
     assert done.returncode == 1 and "image" in done.stderr
     profile.write_text("resources: {partition: nowhere}\n")
     done = cluster.cad("submit", one_cell, "--profile", profile, "--root", tmp_path / "runs", check=False)
-    assert done.returncode == 1 and "invalid partition" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and done.stderr.count("invalid partition") == 1
+    assert "Traceback" not in done.stderr
+    words = ("submit", one_cell, "--profile", profile, "--root", tmp_path / "runs", "--dry-run")
+    dry = cluster.cad(*words, check=False)
+    assert dry.returncode == 1 and "invalid partition" in dry.stdout and "would refuse" in dry.stderr
     bad = cluster.cad(
         "submit", one_cell, "--profile", cluster.profile, "--root", tmp_path / "a%j", check=False
     )
