@@ -26,7 +26,8 @@ def test_a_submission_is_what_the_profile_says(cluster, one_cell, with_histories
     root = with_histories(tmp_path / "runs")
     profile = tmp_path / "profile.yaml"
     profile.write_text(
-        "resources: {partition: debug, minutes: 20, memory_gb: 1, sbatch: {export: NONE}}\nsignal_seconds: 30\n"
+        "resources: {partition: debug, minutes: 20, memory_gb: 1, sbatch: {export: NONE}}\n"
+        "signal_seconds: 30\n"
     )
     site = tmp_path / "site"
     site.mkdir()
