@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, checksums, locks.
+"""Files that are complete or absent: atomic writes, checksums.
 
 Every write goes to a temporary name in the same folder, is flushed to the disk and then renamed.
 So a killed process or a full disk never leaves half a file under the real name.
@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cad.errors import CadError
-
-
-class BusyError(CadError):
-    """Another process holds the lock of a folder."""
-
 
 _DISK_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -37,10 +30,26 @@ _DISK_ADVICE = {
 }
 
 
+_READ_ADVICE = {
+    errno.EACCES: "ask its owner for the permission to read it",
+    errno.EPERM: "ask its owner for the permission to read it",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EISDIR: "give the path of a file",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+}
+_TRY_AGAIN = "nothing was changed; run the same command again, and ask who runs the file system if it stays"
+
+
 def disk_error(error: OSError, path: Path, doing: str = "write") -> CadError:
-    """An operating-system error as a message that says what to do."""
-    advice = _DISK_ADVICE.get(error.errno or 0, error.strerror or str(error))
-    return CadError(f"cannot {doing} {path}: {advice}")
+    """An operating-system error as a message that says what the system said and what to do."""
+    number = error.errno or 0
+    said = error.strerror or str(error)
+    if doing in ("read", "lock"):
+        if isinstance(error, FileNotFoundError):
+            return CadError(f"{path} is missing")
+        advice = _READ_ADVICE.get(number, _TRY_AGAIN)
+        return CadError(f"cannot {doing} {path}: {said} (errno {number}); {advice}")
+    return CadError(f"cannot {doing} {path}: {_DISK_ADVICE.get(number, said)}")
 
 
 def make_dirs(path: Path) -> Path:
@@ -134,8 +143,6 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.  Raises :class:`CadError` if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CadError(f"{path} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CadError(f"{path} is damaged (not JSON: {error})") from error
     except OSError as error:
@@ -144,7 +151,7 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -152,52 +159,6 @@ def sha256_json(value: object) -> str:
     """Hexadecimal SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-_LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path, what: str) -> Iterator[None]:
-    """Lock ``folder`` for this process.  Raises :class:`BusyError` when another one holds it.
-
-    The system drops an advisory ``flock`` when its process and the processes it forked have ended, so
-    a killed run leaves no stale lock.
-    """
-    make_dirs(folder)
-    path = folder / _LOCK
-    try:
-        # Unbuffered: on closing, a buffered file would repeat the write that a full disk refused.
-        file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().decode(errors="replace").strip() or "another process"
-            raise BusyError(
-                f"{what} is in use by {owner} ({folder}); wait for it or stop it first"
-            ) from error
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        except OSError as error:
-            raise disk_error(error, path) from error
-        yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process of this machine holds ``folder`` (:func:`folder_lock`)."""
-    try:
-        with (folder / _LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def remove_leftovers(folder: Path) -> None:

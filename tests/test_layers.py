@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("cad", "cad.errors", "cad.storage", "cad.process", "cad.interrupt", "cad.packages")
+GROUND = tuple(
+    f"cad{name and '.'}{name}"
+    for name in ("", "errors", "storage", "checksums", "locks", "hdf5", "process", "interrupt", "packages")
+)
 # Within a folder of the map, too, imports go one way.
 INSIDE = {
     "cad.experiments": ("plan", "reporting", "run", "cost", "analysis"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cad import storage
+from cad import locks, storage
 from cad.errors import CadError
 
 
@@ -104,7 +104,7 @@ def test_an_exception_leaves_no_new_file(tmp_path: Path) -> None:
 HALF = """
 import sys, time
 from pathlib import Path
-from cad import storage
+from cad import locks, storage
 with storage.{how}(Path(sys.argv[1])) as temporary:
     {write}
     print("ready", flush=True)
@@ -187,7 +187,7 @@ def test_a_lock_on_a_full_disk(small_disk: Path) -> None:
         (small_disk / "fill").write_bytes(b"x" * 100_000)
     with (
         pytest.raises(CadError, match="the disk is full"),
-        storage.folder_lock(small_disk / "run", "the run"),
+        locks.folder_lock(small_disk / "run", "the run"),
     ):
         pass
 
@@ -199,7 +199,7 @@ def test_a_read_only_disk(read_only_disk: Path) -> None:
             storage.write_json(path, 2)
     with pytest.raises(CadError, match=says), storage.atomic_dir(read_only_disk / "d"):
         pytest.fail("the body ran")
-    with pytest.raises(CadError, match=says), storage.folder_lock(read_only_disk, "the run"):
+    with pytest.raises(CadError, match=says), locks.folder_lock(read_only_disk, "the run"):
         pytest.fail("the body ran")
     assert storage.read_json(read_only_disk / "old.json") == 1 and names(read_only_disk) == ["old.json"]
 
@@ -244,8 +244,8 @@ def test_checksums(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from cad import storage
-with storage.folder_lock(Path(sys.argv[1]), "the run"):
+from cad import locks, storage
+with locks.folder_lock(Path(sys.argv[1]), "the run"):
     print("ready", flush=True)
     sys.stdin.read()
 """
@@ -255,12 +255,12 @@ def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -> None
     process = child(HOLD, tmp_path)
     try:
         says = f"the run is in use by process {process.pid} on .*wait for it"
-        with pytest.raises(CadError, match=says), storage.folder_lock(tmp_path, "the run"):
+        with pytest.raises(CadError, match=says), locks.folder_lock(tmp_path, "the run"):
             pytest.fail("the body ran")
     finally:
         process.communicate("", timeout=30)
     assert process.returncode == 0
-    with storage.folder_lock(tmp_path, "the run"):
+    with locks.folder_lock(tmp_path, "the run"):
         pass
 
 
@@ -268,15 +268,15 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     process = child(HOLD, tmp_path)
     process.kill()
     process.wait(30)
-    with storage.folder_lock(tmp_path, "the run"):
+    with locks.folder_lock(tmp_path, "the run"):
         owner = (tmp_path / ".lock").read_text()
     assert owner.startswith(f"process {os.getpid()} on ") and str(process.pid) not in owner
 
 
 def test_a_lock_is_free_after_an_exception_and_taken_inside(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), storage.folder_lock(tmp_path, "the run"):
-        with pytest.raises(CadError, match="in use"), storage.folder_lock(tmp_path, "the run"):
+    with pytest.raises(RuntimeError), locks.folder_lock(tmp_path, "the run"):
+        with pytest.raises(CadError, match="in use"), locks.folder_lock(tmp_path, "the run"):
             pytest.fail("the body ran")
         raise RuntimeError
-    with storage.folder_lock(tmp_path, "the run"):
+    with locks.folder_lock(tmp_path, "the run"):
         pass

@@ -23,7 +23,8 @@ def probe(
     with stop_on_signals() as stop:
         for number, cell in enumerate(opened.cells, start=1):
             stop.raise_if_set(f"probing (cell {number} of {len(opened.cells)})")
-            outcome = probe_cell(opened.root, cell, device, stop)
+            with opened.naming_repair():
+                outcome = probe_cell(opened.root, cell, device, stop)
             say(f"cell {number}, {cell.label}, seed {cell.config.seed}: {outcome}")
 
 
@@ -55,7 +56,8 @@ def watch_rollout(
     task = picked.config.evaluated_tasks[0] if task is None else task
     name = f"cell-{cell}-task-{task}-rollout-{rollout}.gif"
     target = out or opened.folder / "rollouts" / name
-    drawn, source = draw_rollout(opened.root, picked, task, rollout, episodes, target)
+    with opened.naming_repair():
+        drawn, source = draw_rollout(opened.root, picked, task, rollout, episodes, target)
     say(f"{drawn.title}: {source}")
     say(target)
 

@@ -19,7 +19,7 @@ from cad.errors import CadError
 
 Commands = tuple[Callable[..., None], ...]
 _PANELS: tuple[tuple[str, Commands], ...] = (
-    ("Experiments", (experiments.run, experiments.report)),
+    ("Experiments", (experiments.run, experiments.report, experiments.repair)),
     (
         "Experiments on a cluster",
         (cluster.submit, cluster.status, cluster.logs, cluster.cancel, cluster.retry, cluster.profile),

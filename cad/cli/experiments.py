@@ -75,6 +75,41 @@ def run(
         say(f"report: {page}")
 
 
+def repair(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file, or a stage's directory.")],
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    workers: Workers = CORES,
+    device: Device = "auto",
+    ranks: Ranks = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is damaged.")] = False,
+) -> None:
+    """Set damaged files of finished stages aside, and make them again."""
+    from cad.experiments.plan.directory import StageDirectory, StageFile
+    from cad.experiments.plan.experiment import open_experiment
+    from cad.experiments.run.local_run import repair_experiment, repair_lines
+    from cad.experiments.run.repair import repair_stage
+    from cad.experiments.run.resources import Resources
+
+    if not experiment.is_dir():
+        opened = open_experiment(experiment, overrides or [], root)
+        resources = Resources(workers=workers, device=device, ranks=ranks)
+        for line in repair_experiment(opened, resources=resources, console=console, dry_run=dry_run):
+            say(line)
+        return
+    path = experiment.absolute()
+    if path.parent.name != "stages":
+        raise UsageError(f"{experiment} is no stage's directory; give one, or an experiment file")
+    found = repair_stage(StageDirectory(path.parent.parent, path.name), change=not dry_run)
+    if found is None:
+        say(f"{experiment}: nothing is damaged")
+        return
+    for line in repair_lines(found):
+        say(line)
+    if not dry_run:
+        say(f"moved to {found.directory.file(StageFile.SET_ASIDE)}; run the command that made it again")
+
+
 def report(
     experiment: ExperimentFile,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...")] = None,

@@ -34,7 +34,8 @@ from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_su
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
 from cad.experiments.run.resources import Resources, engine_settings
-from cad.storage import BusyError, folder_lock, make_dirs, write_json
+from cad.locks import BusyError, folder_lock
+from cad.storage import make_dirs, write_json
 from cad.training.engines import require_ranks
 
 Choose = Callable[[StageStatus], bool]

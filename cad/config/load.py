@@ -43,10 +43,13 @@ class Loaded(Generic[T]):
     origin: dict[str, str]
     tree: Sourced
 
-    def place(self, path: Sequence[str | int], otherwise: str) -> str:
-        """Where the part of the config at ``path`` was written; ``otherwise`` where it was not in a file."""
-        item = self.tree.find(path)
-        return otherwise if item is None or item.where == OVERRIDE else item.where
+    def place(self, path: Sequence[str | int]) -> str:
+        """``FILE:LINE`` (or ``override``) of the value at ``path``, or else of what is nearest around it."""
+        return _place(path, self.tree).removesuffix(": ")
+
+    def is_written(self, path: Sequence[str | int]) -> bool:
+        """Whether a file or an override has a value at ``path``."""
+        return self.tree.find(path) is not None
 
 
 def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = ()) -> Loaded[T]:

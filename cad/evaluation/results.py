@@ -9,20 +9,27 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from cad.checksums import stage_remedy
 from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
+from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
 from cad.storage import atomic_path
 
 FORMAT = 3  # 1 had no compression steps, 2 no facts
 
 
-def save_results(path: Path, result: RolloutResult) -> None:
-    """Write all of ``result``, atomically; datasets have the names and shapes of its fields."""
+def save_results(path: Path, result: RolloutResult, stage: str | None = None) -> None:
+    """Write all of ``result``, atomically; datasets have the names and shapes of its fields.
+
+    ``stage`` is the name of the evaluation whose file it is.
+    """
     # Built in memory: HDF5 aborts the process if the disk is full when it closes a file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as file:
         # Without facts a file is as version 0.1 reads it.
         file.attrs["format"] = FORMAT if result.facts is not None else FORMAT - 1
+        if stage is not None:
+            file.attrs["stage"] = stage
         file.attrs["horizon"] = result.horizon
         file.attrs["state_bytes"] = result.state_bytes
         file.attrs["seconds"] = result.seconds
@@ -41,12 +48,17 @@ def save_results(path: Path, result: RolloutResult) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def load_results(path: Path) -> RolloutResult:
-    """Read what :func:`save_results` wrote; raises :class:`CadError` for a missing or damaged file."""
-    try:
-        with h5py.File(path, "r") as file:
+def load_results(path: Path, stage: str | None = None) -> RolloutResult:
+    """Read what :func:`save_results` wrote.
+
+    Raises :class:`CadError` for a file that is missing, damaged, or that of another stage than ``stage``.
+    """
+    remedy = stage_remedy(path.parent)
+    with open_hdf5(path, remedy) as file:
+        try:
             if int(file.attrs["format"]) > FORMAT:
                 raise CadError(f"{path} was written by a newer version of cad; update cad to read it")
+            require_owner(file, path, stage)
             return RolloutResult(
                 task_ids=tuple(int(task) for task in file["task_ids"][:]),
                 returns=file["returns"][:],
@@ -59,10 +71,8 @@ def load_results(path: Path) -> RolloutResult:
                 facts=file["facts"][:] if "facts" in file else None,
                 optima=file["optima"][:] if "optima" in file else None,
             )
-    except FileNotFoundError as error:
-        raise CadError(f"{path} is missing; evaluate the model again") from error
-    except (OSError, KeyError) as error:
-        raise CadError(f"{path} is damaged ({error}); remove it and evaluate the model again") from error
+        except UNREADABLE as error:
+            raise unreadable(error, path, remedy) from error
 
 
 def _steps_of_compressions(file: h5py.File) -> npt.NDArray[np.int32] | None:

@@ -62,29 +62,34 @@ class AuditReport:
 
 
 def audit(
-    path: Path, *, env: EnvConfig | None = None, progress: Callable[[int, int], None] | None = None
+    path: Path,
+    *,
+    env: EnvConfig | None = None,
+    stage: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Check a histories file against the rules of its tasks, its own settings, and ``env``.
 
     Args:
         path: the HDF5 file.
         env: what the file is wanted for; default: what it says of itself.
+        stage: whose file it has to be, if it says so.
         progress: called with (tasks checked, all tasks).
 
     A damaged file is a problem in the report, not an exception.
     """
     report = AuditReport(path)
     try:
-        with open_histories(path) as histories:
+        with open_histories(path, stage) as histories:
             _audit_open(histories, env or histories.provenance.env, report, progress)
     except CadError as error:
         report.problems.append(str(error))
     return report
 
 
-def require_sound(path: Path, env: EnvConfig) -> None:
+def require_sound(path: Path, env: EnvConfig, stage: str | None = None) -> None:
     """Raise :class:`CadError` with the first problems unless the audit of ``path`` finds none."""
-    report = audit(path, env=env)
+    report = audit(path, env=env, stage=stage)
     if report.ok:
         return
     shown = report.problems[:5]

@@ -6,6 +6,7 @@ was killed goes on with the tasks that are missing and ends with the same data.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import multiprocessing
 import multiprocessing.connection
@@ -19,6 +20,7 @@ from pathlib import Path
 import h5py
 
 from cad import __version__
+from cad.checksums import DamagedFileError, file_checksum, read_sealed, write_sealed
 from cad.config import SourceConfig
 from cad.envs.config import EnvConfig
 from cad.envs.registry import task_family
@@ -26,8 +28,9 @@ from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
 from cad.interrupt import STOP_SIGNALS
+from cad.locks import folder_lock
 from cad.packages import COLLECTION_PACKAGES, package_versions
-from cad.storage import atomic_path, disk_error, folder_lock, sha256_json
+from cad.storage import atomic_path, disk_error, sha256_json
 
 _POLL_SECONDS = 1.0
 
@@ -39,6 +42,7 @@ def collect(
     *,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
+    stage: str | None = None,
 ) -> None:
     """Write the histories of all tasks of ``env`` (training, validation and held-out) to ``out``.
 
@@ -49,6 +53,7 @@ def collect(
         workers: processes, one thread each; the result does not depend on their number.
         progress: called with (finished tasks, all tasks), first with what an earlier run left,
             then at least about once a second; an exception that it raises ends the collection.
+        stage: name of the stage whose file ``out`` is; it is noted there.
 
     Raises :class:`CadError` for a disk that cannot be written, a worker that died, or a second
     process that collects into the same file.
@@ -71,9 +76,8 @@ def collect(
                 done += finished
                 if progress:
                     progress(done, len(tasks))
-        _assemble(
-            out, parts, tasks, Provenance(env, source, split_tasks(env), versions, f"cad {__version__}")
-        )
+        provenance = Provenance(env, source, split_tasks(env), versions, f"cad {__version__}")
+        _assemble(out, parts, tasks, provenance, stage)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -82,19 +86,32 @@ def _part_path(parts: Path, task_id: int) -> Path:
 
 
 def _is_part(path: Path, fingerprint: str) -> bool:
-    """Whether a part is there, readable, and of these settings (another config's is done again)."""
+    """Whether a part is there, whole, and of these settings (another config's is done again).
+
+    Raises :class:`CadError` where it cannot be read.
+    """
+    if not (path.exists() and _part_note(path).exists()):
+        return False
     try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("fingerprint") == fingerprint)
-    except (OSError, RuntimeError):
+        note = read_sealed(_part_note(path), "")
+        # Before HDF5 opens it, which may crash on a damaged file.
+        return bool(note.get("fingerprint") == fingerprint and note.get("sha256") == file_checksum(path))
+    except DamagedFileError:
         return False
 
 
-def _assemble(out: Path, parts: Path, tasks: Sequence[int], provenance: Provenance) -> None:
+def _part_note(path: Path) -> Path:
+    """The file beside a part that says of which settings it is, and its checksum."""
+    return path.with_suffix(".json")
+
+
+def _assemble(
+    out: Path, parts: Path, tasks: Sequence[int], provenance: Provenance, stage: str | None
+) -> None:
     with atomic_path(out) as temporary:
         try:
             with h5py.File(temporary, "w") as file:
-                write_root(file, provenance)
+                write_root(file, provenance, stage)
                 for task in tasks:
                     with h5py.File(_part_path(parts, task), "r") as part:
                         part.copy(task_name(task), file)
@@ -203,6 +220,8 @@ def _work(
                 )
             with atomic_path(_part_path(parts, task_id)) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
+            note = {"fingerprint": fingerprint, "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
+            write_sealed(_part_note(_part_path(parts, task_id)), note)
         except CadError as error:
             problem = error
         except OSError as error:

@@ -3,7 +3,7 @@
 Layout (schema version 1)::
 
     /                       attributes: schema_version, created_by, seed,
-                            env, source, split, versions (JSON texts)
+                            env, source, split, versions (JSON texts); stage, if one wrote it
     /task_00040             attributes: task_id, goal, optimal_return
         states              (streams, steps, 2) uint8   observation (row, column) before the step
         actions             (streams, steps)    uint8   0..4
@@ -27,17 +27,23 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from cad.checksums import DamagedFileError
 from cad.config import SourceConfig, source_config
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
 from cad.envs.split import Split
 from cad.envs.transitions import SmallArray, Transitions
 from cad.errors import CadError
+from cad.hdf5 import UNREADABLE, first_line, open_hdf5, require_owner, unreadable
 
 SCHEMA_VERSION = 1
 DATASETS = tuple(field.name for field in fields(Transitions))
 # Level 1 is quick to write and not much larger than level 9.
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_REMEDY = (
+    "if it belongs to a stage, 'cad repair' with the stage's directory sets it aside and the next run "
+    "makes it again; else get another copy of it"
+)
 _JSON_ATTRIBUTES = ("env", "source", "split", "versions")
 
 
@@ -59,8 +65,10 @@ def task_name(task_id: int) -> str:
     return f"task_{task_id:05d}"
 
 
-def write_root(file: h5py.File, provenance: Provenance) -> None:
-    """Write the root's attributes."""
+def write_root(file: h5py.File, provenance: Provenance, stage: str | None = None) -> None:
+    """Write the root's attributes; ``stage`` is the name of the stage whose file it is."""
+    if stage is not None:
+        file.attrs["stage"] = stage
     file.attrs["schema_version"] = SCHEMA_VERSION
     file.attrs["created_by"] = provenance.created_by
     file.attrs["seed"] = provenance.source.seed
@@ -98,19 +106,12 @@ class Histories:
         task_ids: canonical ids of the tasks in the file, ascending.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open ``path``; :class:`CadError` when it is missing, damaged, or of another format."""
+    def __init__(self, path: Path, stage: str | None = None) -> None:
+        """Open ``path``; :class:`CadError` when it is missing, damaged, or of another format or stage."""
         self.path = path
-        if not path.is_file():
-            raise CadError(f"{path} does not exist; make it with 'cad collect'")
+        self._file = open_hdf5(path, _REMEDY)
         try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise CadError(
-                f"{path} cannot be opened: it is truncated, damaged, or not HDF5 ({_short(error)}); "
-                "delete it and collect again"
-            ) from error
-        try:
+            require_owner(self._file, path, stage)
             self.provenance = self._read_root()
             self.task_ids = self._read_task_ids()
         except BaseException:
@@ -125,7 +126,7 @@ class Histories:
         if version != SCHEMA_VERSION:
             raise CadError(
                 f"{self.path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
-                "use the program's version that wrote it, or collect again"
+                "use the program's version that wrote it"
             )
         try:
             values = {name: json.loads(str(attributes[name])) for name in _JSON_ATTRIBUTES}
@@ -136,31 +137,28 @@ class Histories:
                 versions=values["versions"],
                 created_by=str(attributes["created_by"]),
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CadError(
-                f"{self.path} is damaged: its attributes cannot be read ({_short(error)})"
-            ) from error
+        except (KeyError, ValueError, TypeError, AttributeError, CadError) as error:
+            why = f"its attributes cannot be read: {first_line(error)}"
+            raise DamagedFileError(self.path, why, _REMEDY) from error
 
     def _read_task_ids(self) -> tuple[int, ...]:
         try:
             names = list(self._file)
-        except (OSError, RuntimeError) as error:
-            raise CadError(
-                f"{self.path} is damaged: its groups cannot be listed ({_short(error)})"
-            ) from error
+        except UNREADABLE as error:
+            raise unreadable(error, self.path, _REMEDY) from error
         ids = []
         for name in names:
             digits = name.removeprefix("task_")
             if not digits.isdigit() or task_name(int(digits)) != name:
-                raise CadError(f"{self.path} has a group /{name} that is no task; collect again")
+                raise DamagedFileError(self.path, f"it has a group /{name} that is no task", _REMEDY)
             ids.append(int(digits))
         return tuple(sorted(ids))
 
     def _attributes(self, item: h5py.Group) -> dict[str, Any]:
         try:
             return dict(item.attrs)
-        except (OSError, RuntimeError, KeyError) as error:
-            raise CadError(f"{self.path} is damaged: attributes of {item.name} ({_short(error)})") from error
+        except UNREADABLE as error:
+            raise unreadable(error, self.path, _REMEDY) from error
 
     def attributes(self, task_id: int) -> dict[str, Any]:
         """Attributes of a task's group: task_id, goal, optimal_return."""
@@ -171,11 +169,11 @@ class Histories:
         group = self._group(task_id)
         try:
             array: npt.NDArray[Any] = group[name][()]
-        except (OSError, RuntimeError, KeyError) as error:
-            raise CadError(
-                f"{self.path}: /{task_name(task_id)}/{name} is missing or damaged "
-                f"({_short(error)}); collect again"
-            ) from error
+        except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno:
+                raise unreadable(error, self.path, _REMEDY) from error
+            why = f"/{task_name(task_id)}/{name} is missing or damaged: {first_line(error)}"
+            raise DamagedFileError(self.path, why, _REMEDY) from error
         return array
 
     def task(self, task_id: int) -> Transitions:
@@ -185,8 +183,8 @@ class Histories:
     def _group(self, task_id: int) -> h5py.Group:
         try:
             return self._file[task_name(task_id)]
-        except (OSError, RuntimeError, KeyError) as error:
-            raise CadError(f"{self.path} has no readable task {task_id} ({_short(error)})") from error
+        except UNREADABLE as error:
+            raise unreadable(error, self.path, _REMEDY) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -201,11 +199,9 @@ class Histories:
         self.close()
 
 
-def open_histories(path: Path) -> Histories:
-    """Open a histories file for reading; see :class:`Histories` for what is refused, and how."""
-    return Histories(path)
+def open_histories(path: Path, stage: str | None = None) -> Histories:
+    """Open a histories file for reading; see :class:`Histories` for what is refused, and how.
 
-
-def _short(error: BaseException) -> str:
-    """First line of an error: HDF5's own messages are long."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    With ``stage``, a file that names another stage as its own is refused.
+    """
+    return Histories(path, stage)

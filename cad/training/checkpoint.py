@@ -8,6 +8,7 @@ to be stored.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from dataclasses import dataclass, field
@@ -17,12 +18,16 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from cad.checksums import DamagedFileError, read_bytes, read_sealed, set_aside, stage_remedy, write_sealed
 from cad.errors import CadError
-from cad.storage import atomic_dir, make_dirs, read_json, remove_leftovers, sha256_file, write_json
+from cad.storage import atomic_dir, disk_error, make_dirs, remove_leftovers, sha256_file
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+DAMAGED = "damaged"
+"""Folder beside the checkpoints for those that are not what was written."""
+_META, _STATE = "meta.json", "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int
     """Write a checkpoint into ``folder``; keep the newest ``keep`` and the one of the best validation."""
     remove_leftovers(make_dirs(folder))
     with atomic_dir(folder / f"{checkpoint.step:08d}") as temporary:
-        state = temporary / "state.safetensors"
+        state = temporary / _STATE
         state.write_bytes(safetensors.torch.save(checkpoint.tensors))
         meta = {
             "format": FORMAT,
+            "sealed": True,
             "run": run_id,
             "step": checkpoint.step,
             "seconds": checkpoint.seconds,
@@ -57,25 +63,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int
             "best": checkpoint.best,
             "sha256": sha256_file(state),
         }
-        write_json(temporary / "meta.json", meta)
+        write_sealed(temporary / _META, meta)
     best_step = checkpoint.best[0] if checkpoint.best else None
     for old in _steps(folder)[:-keep]:
         if int(old.name) != best_step:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load_newest(folder: Path, run_id: str) -> Checkpoint | None:
-    """Load the newest intact checkpoint; None without one.  Damaged ones are removed with a warning.
+def load_newest(folder: Path, run_id: str, *, set_damaged_aside: bool = False) -> Checkpoint | None:
+    """Load the newest intact checkpoint; None without one.  Damaged ones are passed over with a warning.
 
-    Raises :class:`CadError` for a checkpoint of another run or of a newer version of the program.
+    A run that goes on sets them aside, in ``folder/damaged``: if they stayed, they would count as the
+    newest, and intact ones would be deleted in their place.
+
+    Raises :class:`CadError` for a checkpoint that cannot be read (it may be intact), of another run, or of
+    a newer version of the program.
     """
     for path in reversed(_steps(folder)):
         try:
             return _load(path, run_id)
         except _DamagedError as error:
-            log.warning("checkpoint %s is damaged (%s); resuming from the previous one, if any", path, error)
-            # If it stayed, it would count as the newest, and intact ones would be deleted in its place.
-            shutil.rmtree(path, ignore_errors=True)
+            log.warning("checkpoint %s is damaged (%s); taking the previous one, if any", path, error)
+            if set_damaged_aside:
+                set_aside(path, folder / DAMAGED)
     return None
 
 
@@ -91,35 +101,55 @@ def load_checkpoint(folder: Path, step: int, run_id: str) -> Checkpoint:
         ) from error
 
 
+def damaged_checkpoints(folder: Path, run_id: str) -> list[tuple[Path, str]]:
+    """Checkpoints that are not what was written, and why; :class:`CadError` as of :func:`load_newest`."""
+    damaged = []
+    for path in _steps(folder):
+        try:
+            _load(path, run_id)
+        except _DamagedError as error:
+            damaged.append((path, str(error)))
+    return damaged
+
+
 class _DamagedError(Exception):
-    """A checkpoint differs from what was written."""
+    """A checkpoint was read whole and differs from what was written."""
 
 
 def _load(path: Path, run_id: str) -> Checkpoint:
-    state = path / "state.safetensors"
     try:
-        meta = read_json(path / "meta.json")
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        raise disk_error(error, path, "read") from error
+    if _META not in names:
+        raise _DamagedError(f"{_META} is missing")
+    try:
+        meta = read_sealed(path / _META, "", always_sealed=("sealed",))
         version = int(meta["format"])
-    except (CadError, KeyError, TypeError, ValueError) as error:
-        raise _DamagedError(error) from error
+    except DamagedFileError as error:
+        raise _DamagedError(f"{_META}: {error.why}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(f"{_META}: {error}") from error
     if version > FORMAT:
         raise CadError(f"{path} was written by a newer version of cad; update cad to resume from it")
+    if _STATE not in names:
+        raise _DamagedError(f"{_STATE} is missing")
     try:
         if meta["step"] != int(path.name):
-            raise _DamagedError(f"meta.json names step {meta['step']}")
-        if sha256_file(state) != meta["sha256"]:
-            raise _DamagedError(f"{state.name} does not match its checksum")
+            raise _DamagedError(f"{_META} names step {meta['step']}")
+        state = read_bytes(path / _STATE)
+        if hashlib.sha256(state).hexdigest() != meta["sha256"]:
+            raise _DamagedError(f"{_STATE} does not match its checksum")
         run = str(meta["run"])
-        tensors = safetensors.torch.load(state.read_bytes())
         checkpoint = Checkpoint(
             meta["step"],
             float(meta["seconds"]),
             int(meta["supervised_actions"]),
-            tensors,
+            safetensors.torch.load(state),
             meta.get("origin", {}),  # earlier versions wrote none
             (int(best[0]), float(best[1])) if (best := meta.get("best")) else None,
         )
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
     if run != run_id:
         raise CadError(f"{path} belongs to another config; choose another folder for this run")
@@ -129,7 +159,7 @@ def _load(path: Path, run_id: str) -> Checkpoint:
 def newest_meta(folder: Path) -> dict[str, Any]:
     """Read the newest checkpoint's ``meta.json`` without its tensors; empty without a checkpoint."""
     steps = _steps(folder)
-    return dict(read_json(steps[-1] / "meta.json")) if steps else {}
+    return read_sealed(steps[-1] / _META, stage_remedy(folder.parent)) if steps else {}
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -205,7 +205,7 @@ def train(
 
 def _newest_checkpoint(checkpoints: Path, run_id: str, ranks: Ranks) -> Checkpoint | None:
     """The newest undamaged checkpoint: the first rank chooses it, the others read the same one."""
-    newest = load_newest(checkpoints, run_id) if ranks.first else None
+    newest = load_newest(checkpoints, run_id, set_damaged_aside=True) if ranks.first else None
     step = ranks.broadcast(newest.step if newest else None)
     if step is None or ranks.first:
         return newest

@@ -8,21 +8,27 @@ from types import TracebackType
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from cad.errors import CadError
+from cad.checksums import DamagedFileError, read_bytes, stage_remedy
 from cad.storage import disk_error, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read all complete lines of a metrics file; a last line that a kill cut short is left out."""
+    """Read all complete lines of a metrics file; a last line that a kill cut short is left out.
+
+    Raises :class:`CadError` for a file that cannot be read or is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    remedy = stage_remedy(path.parent)
     records = []
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise CadError(f"{path}:{number} is damaged (not JSON: {error})") from error
+            record = json.loads(line)
+            if not isinstance(record, dict) or "step" not in record:
+                raise ValueError(f"no record of an update: {line[:40]!r}")
+        except (ValueError, RecursionError) as error:
+            raise DamagedFileError(path, f"line {number} is not JSON: {error}", remedy) from error
+        records.append(record)
     return records
 
 

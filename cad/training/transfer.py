@@ -6,15 +6,18 @@ that a message about a mismatch names the config's keys.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
+from cad.checksums import DamagedFileError, read_bytes, stage_remedy
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -34,54 +37,110 @@ class Weights:
     config: Config
 
 
-def save_weights(path: Path, config: Config, module: nn.Module, prefixes: tuple[str, ...] = ("",)) -> None:
-    """Write the weights whose names begin with one of ``prefixes``, with the config as metadata."""
+def save_weights(
+    path: Path,
+    config: Config,
+    module: nn.Module,
+    prefixes: tuple[str, ...] = ("",),
+    stage: str | None = None,
+) -> None:
+    """Write the weights of ``module`` that begin with one of ``prefixes`` (:func:`write_weights`)."""
     state = {name: t.contiguous() for name, t in module.state_dict().items() if name.startswith(prefixes)}
+    write_weights(path, config, state, stage=stage)
+
+
+def write_weights(
+    path: Path,
+    config: Config,
+    tensors: Mapping[str, Tensor],
+    *,
+    stage: str | None = None,
+    provenance: Mapping[str, object] | None = None,
+) -> None:
+    """Write weights by name; the metadata hold the config, whose they are, and a checksum of all of it."""
     metadata = {"config": json.dumps(config.model_dump(mode="json"), sort_keys=True)}
+    if stage is not None:
+        metadata["stage"] = stage
+    if provenance is not None:
+        metadata["provenance"] = json.dumps(provenance, sort_keys=True)
+    metadata["checksum"] = _checksum(tensors, metadata)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(state, metadata))
+        temporary.write_bytes(safetensors.torch.save(dict(tensors), metadata))
 
 
-def read_weights(path: Path, key: str) -> Weights:
-    """Read what :func:`save_weights` wrote; ``key`` is the setting that names the file, for messages."""
+# Others would be damage: a flipped bit in "checksum" must not make a file one of an earlier version.
+_METADATA = {"config", "stage", "provenance", "checksum"}
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps({**metadata, "checksum": ""}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_weights(path: Path, key: str = "", stage: str | None = None) -> Weights:
+    """Read what :func:`write_weights` wrote; ``key`` is the setting that names the file, for messages.
+
+    Files of earlier versions have no checksum.  Raises :class:`CadError` for a file that is missing,
+    cannot be read, is damaged, was not written by cad, or is that of another stage than ``stage``.
+    """
+    where = f"{key}: {path}" if key else str(path)
+    remedy = "get another copy of it" if stage is None else stage_remedy(path.parent)
+    if not path.exists():
+        raise CadError(f"{where} is missing; give the path of a .safetensors file")
+    data = read_bytes(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CadError(f"{key}: {path} is missing; give the path of a .safetensors file") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CadError(f"{key}: {path} cannot be read as safetensors ({error})") from error
-    if "config" not in metadata:
-        raise CadError(f"{key}: {path} carries no config: it was not written by cad")
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DamagedFileError(path, f"it cannot be read as safetensors: {error}", remedy, key) from error
+    if "config" not in metadata and "checksum" not in metadata:
+        raise CadError(f"{where} carries no config: it was not written by cad")
+    actual = _checksum(tensors, metadata)
+    if metadata.keys() - _METADATA or metadata.get("checksum", actual) != actual:
+        raise DamagedFileError(path, "it differs from its own checksum", remedy, key)
+    if stage is not None and metadata.get("stage", stage) != stage:
+        raise DamagedFileError(path, f"it is that of {metadata['stage']}, not of {stage}", remedy, key)
     try:
         stored = json.loads(metadata["config"])
-    except json.JSONDecodeError as error:
-        raise CadError(f"{key}: {path}: its config is damaged ({error})") from error
+    except (KeyError, json.JSONDecodeError) as error:
+        raise DamagedFileError(path, f"its config cannot be read: {error}", remedy, key) from error
     return Weights(path, tensors, stored_config(stored, str(path)))
 
 
-def load_encoder(model: SequenceModel, config: Config, path: Path, key: str) -> None:
+def load_encoder(
+    model: SequenceModel, config: Config, path: Path, key: str, stage: str | None = None
+) -> None:
     """Put the encoder in ``path`` into ``model``, by the ``encoder_transfer`` of its kind.
 
     Raises :class:`CadError` naming every setting and every tensor's shape that differs.
     """
-    _load(config.spec.encoder_transfer, model, config, path, key)
+    _load(config.spec.encoder_transfer, model, config, path, key, stage)
 
 
-def load_decoder(model: SequenceModel, config: Config, path: Path, key: str) -> None:
+def load_decoder(
+    model: SequenceModel, config: Config, path: Path, key: str, stage: str | None = None
+) -> None:
     """Put the decoder in ``path`` into ``model``, by the ``decoder_transfer`` of its kind.
 
     Raises :class:`CadError` naming every setting and every tensor's shape that differs.
     """
-    _load(config.spec.decoder_transfer, model, config, path, key)
+    _load(config.spec.decoder_transfer, model, config, path, key, stage)
 
 
 def _load(
-    transfer: WeightTransfer | None, model: SequenceModel, config: Config, path: Path, key: str
+    transfer: WeightTransfer | None,
+    model: SequenceModel,
+    config: Config,
+    path: Path,
+    key: str,
+    stage: str | None,
 ) -> None:
     assert transfer is not None  # the config's rules see to it
-    weights = read_weights(path, key)
+    weights = read_weights(path, key, stage)
     theirs = weights.config.model
     if reason := transfer.refuse_kind(theirs):
         raise CadError(f"{key}: {path} {reason}")

@@ -20,7 +20,7 @@ from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
 from cad.histories.collect import collect
 from cad.histories.source import learn, task_seed
-from cad.storage import folder_lock
+from cad.locks import folder_lock
 
 SCRIPT = """
 import json, sys

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import logging
+import os
 import resource
 from pathlib import Path
 
 import pytest
 import torch
 
+from cad.checksums import read_sealed, write_sealed
 from cad.errors import CadError
 from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 
@@ -25,7 +27,7 @@ def steps_of(folder: Path) -> list[int]:
 
 def edit_meta(checkpoint: Path, **changes: object) -> None:
     path = checkpoint / "meta.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    write_sealed(path, {**read_sealed(path, ""), **changes})
 
 
 def test_the_newest_comes_back(tmp_path):
@@ -129,9 +131,39 @@ def test_two_damaged_ones_and_all_damaged(tmp_path):
 def test_going_on_from_before_a_damaged_one_keeps_the_new_ones(tmp_path):
     save(tmp_path, 10, keep=1)
     flip_byte_of_state(tmp_path / "00000010")
-    assert load_newest(tmp_path, "run") is None
+    damaged = (tmp_path / "00000010/state.safetensors").read_bytes()
+    assert load_newest(tmp_path, "run", set_damaged_aside=True) is None
     save(tmp_path, 5, keep=1)  # the run started again and got this far
     assert load_newest(tmp_path, "run").step == 5
+    assert (tmp_path / "damaged/00000010/state.safetensors").read_bytes() == damaged
+
+
+def test_reading_moves_nothing(tmp_path):
+    save(tmp_path, 10)
+    flip_byte_of_state(tmp_path / "00000010")
+    assert load_newest(tmp_path, "run") is None
+    assert steps_of(tmp_path) == [10]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES, errno.EIO, errno.ENOENT])
+@pytest.mark.parametrize("name", ["meta.json", "state.safetensors"])
+def test_what_the_system_refuses_to_read_is_not_damaged(number, name, tmp_path, monkeypatch):
+    """The system's errors cannot be had here from a real disk; everything above the read is real."""
+    for step in (10, 20):
+        save(tmp_path, step)
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == name and path.parent.name == "00000020":
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(CadError, match=rf"00000020/{name}"):
+        load_newest(tmp_path, "run", set_damaged_aside=True)
+    monkeypatch.undo()
+    assert steps_of(tmp_path) == [10, 20]
+    assert load_newest(tmp_path, "run").step == 20
 
 
 def test_a_run_of_another_config_is_refused(tmp_path):

@@ -46,7 +46,15 @@ def test_a_damaged_line_is_named(tmp_path):
     write(tmp_path, 0, 5, 10)
     path = tmp_path / "metrics.jsonl"
     path.write_text("{bad\n" + path.read_text())
-    with pytest.raises(CadError, match=r"metrics\.jsonl:1 is damaged"):
+    with pytest.raises(CadError, match=r"metrics\.jsonl is damaged \(line 1 "):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[1]\n", b"{}\n", b"[" * 20000 + b"\n"])
+def test_what_is_no_record_is_named(content, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(CadError, match=r"metrics\.jsonl is damaged \(line 1 "):
         read_metrics(path)
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cad.checksums import DamagedFileError, read_sealed, write_sealed
 from cad.errors import CadError
-from cad.storage import read_json, write_json
 
 PROBE_FILE = "probe.json"
 VERSION = 1
@@ -53,25 +53,32 @@ class LatentProbe:
     uniform: float
 
 
-def save_probe(path: Path, probe: LatentProbe) -> None:
-    """Write ``probe``, atomically."""
-    write_json(path, {"version": VERSION, **_rounded(asdict(probe))})
+def save_probe(path: Path, probe: LatentProbe, stage: str | None = None) -> None:
+    """Write ``probe`` of the evaluation called ``stage``, with a checksum, atomically."""
+    write_sealed(path, {"version": VERSION, "stage": stage, **_rounded(asdict(probe))})
 
 
-def load_probe(path: Path) -> LatentProbe:
-    """Read what :func:`save_probe` wrote; raises :class:`CadError` that names what is wrong with the file."""
-    stored = read_json(path)
+def load_probe(path: Path, stage: str | None = None) -> LatentProbe:
+    """Read what :func:`save_probe` wrote; raises :class:`CadError` that names what is wrong with the file.
+
+    Files of earlier versions have no checksum and do not say whose they are.
+    """
+    remedy = f"'cad repair {path.parent}' sets it aside, and 'cad probe' makes it again"
+    stored = read_sealed(path, remedy, always_sealed=("stage",))
+    owner = stored.pop("stage", None)
+    if stage is not None and owner not in (None, stage):
+        raise DamagedFileError(path, f"it is that of {owner}, not of {stage}", remedy)
     try:
         version = stored.pop("version")
         if version != VERSION:
             raise CadError(
                 f"{path} was written by another version of cad ({version}, not {VERSION}); "
-                "move it away and run 'cad probe' again"
+                f"'cad repair {path.parent}' sets it aside, and 'cad probe' makes it again"
             )
         targets = tuple(Target(**_tuples(target)) for target in stored.pop("targets"))
         return LatentProbe(targets=targets, **_tuples(stored))
     except (AttributeError, KeyError, TypeError) as error:
-        raise CadError(f"{path} is damaged ({error}); remove it and run 'cad probe' again") from error
+        raise DamagedFileError(path, f"it is no probe: {error}", remedy) from error
 
 
 def _rounded(value: Any) -> Any:

@@ -15,7 +15,7 @@ from cad.evaluation.results import load_results
 from cad.evaluation.rollout import roll_out
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
-from cad.experiments.run.trained_model import load_model
+from cad.experiments.run.trained_model import load_trained
 from cad.process import prepare_process
 from cad.reports import WatchedRollout, animation_gif, strip_png
 from cad.storage import atomic_path
@@ -68,14 +68,16 @@ def _stored(
     directory, settings = StageDirectory(root, cell.evaluation.name), cell.config.evaluation
     n_episodes = n_episodes or settings.n_episodes
     inside = task in cell.config.evaluated_tasks and rollout <= settings.n_rollouts
-    file = directory.file(StageFile.ACTIONS)
-    if not (directory.done and inside and n_episodes <= settings.n_episodes and file.exists()):
+    if not (directory.done and inside and n_episodes <= settings.n_episodes):
         return None
-    result = load_results(directory.file(StageFile.RETURNS))
+    file = directory.checked(StageFile.ACTIONS)
+    if not file.exists():
+        return None
+    result = load_results(directory.checked(StageFile.RETURNS), directory.name)
     if result.compression_steps is None:
         return None
     steps = n_episodes * cell.config.env.steps_per_episode
-    actions = load_actions(file, [task])[0, rollout - 1, :steps]
+    actions = load_actions(file, [task], directory.name)[0, rollout - 1, :steps]
     compression_steps = result.compression_steps[result.task_ids.index(task), rollout - 1]
     return WatchedRollout(
         title,
@@ -102,7 +104,7 @@ def _rolled_out(
             f"{cell.label}, seed {config.seed} is not trained yet ({training.path} is not complete)"
         )
     prepare_process(1)
-    model = load_model(training.file(StageFile.MODEL), config).eval()
+    model = load_trained(root, cell.training, config).eval()
     family, settings = task_family(config.env), config.evaluation
     # Earlier roll-outs run with it: the random numbers of each depend on its place among them.
     result = roll_out(
@@ -131,7 +133,7 @@ def _compared(root: Path, cell: Cell, task: int, rollout: int, returns: np.ndarr
     directory, settings = StageDirectory(root, cell.evaluation.name), cell.config.evaluation
     if not directory.done or rollout > settings.n_rollouts:
         return ""
-    stored = load_results(directory.file(StageFile.RETURNS))
+    stored = load_results(directory.checked(StageFile.RETURNS), directory.name)
     if task not in stored.task_ids:
         return ""
     both = min(len(returns), settings.n_episodes)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
@@ -18,20 +16,20 @@ from cad.evaluation.results import save_results
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.reporting.environment_info import code_version
 from cad.experiments.run.resources import pick_device
-from cad.experiments.run.trained_model import evaluate, load_model
+from cad.experiments.run.trained_model import evaluate, model_with
 from cad.interrupt import stop_on_signals
 from cad.schema import Config, stored_config
-from cad.storage import atomic_path, sha256_file
+from cad.storage import sha256_file
 from cad.training.checkpoint import load_newest
 from cad.training.learner import build_model
-from cad.training.transfer import read_weights
+from cad.training.transfer import read_weights, write_weights
 
 
 def export_training(stage: str, root: Path, out: Path) -> str:
     """Write the newest sound checkpoint of a training to ``out``; returns a message for the user.
 
     ``stage`` is a stage directory or the name of one under ``root``.  The file holds only the weights,
-    whole and in fp32.  Its metadata holds the ``config`` and the ``provenance``, both as JSON.
+    whole and in fp32.  See :func:`~cad.training.transfer.write_weights` for its metadata.
     """
     folder = Path(stage) if Path(stage).is_dir() else StageDirectory(root, stage).path
     checkpoints = folder / StageFile.CHECKPOINTS
@@ -57,12 +55,7 @@ def export_training(stage: str, root: Path, out: Path) -> str:
         "torch": torch.__version__,
     }
     tensors = _model_tensors(config, checkpoint.tensors)
-    metadata = {
-        "config": json.dumps(config.model_dump(mode="json"), sort_keys=True),
-        "provenance": json.dumps(provenance, sort_keys=True),
-    }
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+    write_weights(out, config, tensors, provenance=provenance)
     n = sum(t.numel() for t in tensors.values())
     return (
         f"{out}: {n:,} weights after {checkpoint.step} of {config.train.n_updates} updates, "
@@ -90,8 +83,9 @@ def evaluate_exported(
     ``trace`` is called with a line for every compression.
     """
     settings_given = dict(_parse(word) for word in overrides)
-    config = read_weights(file, "--model").config.with_overrides(settings_given, "the command line")
-    model = load_model(file, config).to(pick_device(device)).eval()
+    weights = read_weights(file, "--model")
+    config = weights.config.with_overrides(settings_given, "the command line")
+    model = model_with(weights, config).to(pick_device(device)).eval()
     settings, family = config.evaluation, task_family(config.env)
     with stop_on_signals() as stop:
         on_compress = (lambda event: trace(str(event))) if trace else None

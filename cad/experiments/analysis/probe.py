@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cad.checksums import DamagedFileError
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -23,13 +24,13 @@ from cad.evaluation.rollout import roll_out
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.run.resources import pick_device
-from cad.experiments.run.trained_model import evaluate, load_model
+from cad.experiments.run.trained_model import evaluate, load_trained
 from cad.interrupt import StopFlag
+from cad.locks import folder_lock
 from cad.models.compressed_ad.network import CompressedAD
 from cad.models.network import SequenceModel
 from cad.process import prepare_process
 from cad.schema import Config
-from cad.storage import folder_lock
 
 TEST_TASKS = 100
 
@@ -49,15 +50,14 @@ def probe_cell(root: Path, cell: Cell, device: str, stop: StopFlag) -> str:
     with folder_lock(directory.path, f"stage {directory.name}"):
         path = directory.file(StageFile.PROBE)
         if path.exists():
-            load_probe(path)
+            load_probe(path, directory.name)
             return "done before"
         prepare_process(1)
-        trained = StageDirectory(root, cell.training.name)
-        model = load_model(trained.file(StageFile.MODEL), cell.config).to(pick_device(device)).eval()
+        model = load_trained(root, cell.training, cell.config).to(pick_device(device)).eval()
         assert isinstance(model, CompressedAD)
         test = _evaluated(directory, cell.config, model, stop)
         fit = _rollouts_to_fit(cell.config, model, stop)
-        save_probe(path, probe_latents(cell.config, model, fit, test))
+        save_probe(path, probe_latents(cell.config, model, fit, test), directory.name)
     return "probed"
 
 
@@ -65,18 +65,19 @@ def _evaluated(
     directory: StageDirectory, config: Config, model: SequenceModel, stop: StopFlag
 ) -> Trajectories:
     """The evaluation's own roll-outs, in the first of its tasks."""
-    actions_file, results_file = directory.file(StageFile.ACTIONS), directory.file(StageFile.RETURNS)
-    stored = load_results(results_file)
+    actions_file, results_file = directory.checked(StageFile.ACTIONS), directory.checked(StageFile.RETURNS)
+    stored = load_results(results_file, directory.name)
     if not actions_file.exists():
         again = evaluate(model, config, stop)
         if not np.array_equal(again.returns, stored.returns):
             raise CadError(
                 f"{results_file}: its roll-outs cannot be reproduced here (another machine, device or "
-                f"version?), so its actions are unknown; remove {directory.path} to evaluate again"
+                "version?), so its actions are unknown; use another --root to evaluate again"
             )
-        save_actions(actions_file, again)
+        save_actions(actions_file, again, directory.name)
+        directory.record_output(StageFile.ACTIONS)
     tasks = stored.task_ids[:TEST_TASKS]
-    actions = load_actions(actions_file, tasks)
+    actions = load_actions(actions_file, tasks, directory.name)
     paths = replay_actions(
         task_family(config.env),
         np.repeat(tasks, actions.shape[1]),
@@ -86,7 +87,9 @@ def _evaluated(
     if not np.array_equal(
         paths.returns.reshape(stored.returns[: len(tasks)].shape), stored.returns[: len(tasks)]
     ):
-        raise CadError(f"{actions_file} does not belong to {results_file.name}; remove it and try again")
+        raise DamagedFileError(
+            actions_file, f"it does not give the returns in {results_file.name}", directory.remedy
+        )
     return paths
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from cad.envs.config import EnvConfig
 from cad.errors import UsageError
 from cad.experiments.plan.equal_state import Choice, Point, choose, reference_point
 from cad.experiments.plan.stage import STAGE_KINDS, WARM_START_STAGE, Stage, StageKind, warm_start_config
-from cad.schema import Arm, Config, ExperimentConfig
+from cad.schema import Arm, Config, EqualState, ExperimentConfig
 
 
 @dataclass(frozen=True)
@@ -71,36 +72,34 @@ def collection_env(env: EnvConfig) -> EnvConfig:
     )
 
 
-def expand(
-    experiment: ExperimentConfig, where: str, place: Callable[[tuple[str | int, ...]], str] | None = None
-) -> tuple[Cell, ...]:
+Place = Callable[[tuple[str | int, ...]], str]
+"""Where the value at a path of the experiment file was written, such as ``FILE:LINE``."""
+
+
+def expand(experiment: ExperimentConfig, where: str, place: Place | None = None) -> tuple[Cell, ...]:
     """All cells, arm by arm, grid in the order of its keys, seeds innermost.
 
-    ``where`` names the file in messages, ``place`` the line of a part of it.  Raises
-    :class:`~cad.errors.UsageError` naming the arm whose settings do not fit, or a reference that
-    is not one of the models, so that this is known before anything runs.
+    Raises :class:`~cad.errors.UsageError` naming the arm whose settings do not fit or do not vary, or a
+    reference that is not one of the models, so that this is known before anything runs.  Messages begin
+    with ``where``, or the ``place`` of what is wrong.
     """
     place = place or (lambda _: where)
-    names = [f"{place(('arms', i))}: arm {arm.name!r}" for i, arm in enumerate(experiment.arms)]
-    # No rule depends on the seed, so that one validation does for all.
+    for number in range(len(experiment.arms)):
+        _require_axes(experiment.arms[number], number, place)
     sized = [
-        Point(arm.name, label, grid, experiment.base.with_overrides({**arm.set, **grid}, name))
-        for arm, name in zip(experiment.arms, names, strict=True)
+        Point(arm.name, label, grid, _config(experiment, number, grid, place))
+        for number, arm in enumerate(experiment.arms)
         if arm.equal_state is None
         for label, grid in _points(arm)
     ]
     models: list[tuple[Arm, str, Config, Choice | None]] = []
-    for i, (arm, name) in enumerate(zip(experiment.arms, names, strict=True)):
+    for number, arm in enumerate(experiment.arms):
         if arm.equal_state is None:
-            models += [(arm, point.label, point.config, None) for point in sized if point.arm == arm.name]
-            continue
-        origin = f"{place(('arms', i, 'equal_state'))}: arm {arm.name!r}: equal_state"
-        other = reference_point(arm.equal_state, sized, origin)
-        for label, grid in _points(arm):
-            settings = {**arm.set, **grid}
-            choice = choose(experiment.base.with_overrides(settings, name), settings, other, origin)
-            chosen = experiment.base.with_overrides({**settings, choice.key: choice.value}, name)
-            models.append((arm, label, chosen, choice))
+            own: list[tuple[Point, Choice | None]] = [(p, None) for p in sized if p.arm == arm.name]
+        else:
+            own = _points_of_equal_state(experiment, number, arm.equal_state, sized, place)
+        _require_distinct(arm, number, [point for point, _ in own], place)
+        models += [(arm, point.label, point.config, choice) for point, choice in own]
     cells = tuple(
         Cell(arm.name, label, config.model_copy(update={"seed": seed}), equal_state=choice)
         for arm, label, config, choice in models
@@ -120,6 +119,68 @@ def _points(arm: Arm) -> Iterator[tuple[str, dict[str, object]]]:
         point = dict(zip(arm.grid, values, strict=True))
         parts = [_words(key, value) for key, value in point.items()]
         yield ", ".join([arm.name, *parts]), point
+
+
+def _config(experiment: ExperimentConfig, number: int, more: Mapping[str, object], place: Place) -> Config:
+    """An arm's config with ``more`` settings.  No rule depends on the seed: one does for all seeds."""
+    arm = experiment.arms[number]
+    try:
+        return experiment.base.with_overrides({**arm.set, **more}, f"arm {arm.name!r}")
+    except UsageError as error:
+        parts = (("grid", arm.grid), ("set", arm.set))
+        named = [(part, key) for part, keys in parts for key in keys if key in str(error)]
+        raise UsageError(f"{place(('arms', number, *(named[0] if named else ())))}: {error}") from error
+
+
+def _points_of_equal_state(
+    experiment: ExperimentConfig, number: int, wanted: EqualState, sized: Sequence[Point], place: Place
+) -> list[tuple[Point, Choice | None]]:
+    arm = experiment.arms[number]
+    where = f"{place(('arms', number, 'equal_state'))}: arm {arm.name!r}: equal_state"
+    other = reference_point(wanted, sized, where)
+    made: list[tuple[Point, Choice | None]] = []
+    for label, grid in _points(arm):
+        choice = choose(_config(experiment, number, grid, place), {**arm.set, **grid}, other, where)
+        config = _config(experiment, number, {**grid, choice.key: choice.value}, place)
+        made.append((Point(arm.name, label, grid, config), choice))
+    return made
+
+
+def _require_distinct(arm: Arm, number: int, points: Sequence[Point], place: Place) -> None:
+    """One model must not be reported as two."""
+    models: dict[str, Point] = {}
+    for point in points:
+        name = Cell(arm.name, point.label, point.config).evaluation.name
+        other = models.setdefault(name, point)
+        if other is not point:
+            key = next(key for key in arm.grid if point.grid[key] != other.grid[key])
+            raise UsageError(
+                f"{place(('arms', number, 'grid', key))}: arm {arm.name!r}: {other.label!r} and "
+                f"{point.label!r} are one model: {key} changes no result there; take it out of the grid"
+            )
+
+
+SEED_ADVICE = "seed has no effect there; write seeds: [...] in the experiment or in the arm"
+
+
+def _require_axes(arm: Arm, number: int, place: Place) -> None:
+    """Refuse keys that cannot vary, and axes that are no axes."""
+
+    def here(part: str, key: str) -> str:
+        return f"{place(('arms', number, part, key))}: arm {arm.name!r}: {part}: {key}"
+
+    for part, keys in (("set", arm.set), ("grid", arm.grid)):
+        if "seed" in keys:
+            raise UsageError(f"{here(part, 'seed')}: {SEED_ADVICE}")
+    for key, values in arm.grid.items():
+        if not values:
+            raise UsageError(f"{here('grid', key)} has no values, so that the arm has no cells; list some")
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+        twice = [text for text in texts if texts.count(text) > 1]
+        if twice:
+            raise UsageError(f"{here('grid', key)} lists {twice[0]} twice; list it once")
+        if key in arm.set:
+            raise UsageError(f"{here('grid', key)} is also in 'set', which has no effect; keep one of them")
 
 
 def _words(key: str, value: object) -> str:

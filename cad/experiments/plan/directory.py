@@ -12,9 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cad.errors import CadError
+from cad.checksums import DamagedFileError, file_checksum, read_sealed, stage_remedy, write_sealed
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
-from cad.storage import is_locked, read_json, write_json
+from cad.locks import is_locked
+from cad.storage import read_json, sha256_json, write_json
 
 
 class StageFile(StrEnum):
@@ -35,11 +36,29 @@ class StageFile(StrEnum):
     CHECKPOINTS = "checkpoints"  # this and what follows is written by :func:`cad.training.loop.train`
     METRICS = "metrics.jsonl"
     TENSORBOARD = "tensorboard"
+    SET_ASIDE = "set-aside"  # damaged files that `cad repair` found
+
+
+# What a stage of each kind leaves for others, recorded with its SHA-256 when it finishes.  Checkpoints
+# carry their own; TensorBoard's files repeat what METRICS records.
+OUTPUTS = {
+    "histories": (StageFile.HISTORIES,),
+    "pretrain": (StageFile.ENCODER, StageFile.METRICS),
+    "train": (StageFile.MODEL, StageFile.METRICS),
+    "evaluate": (StageFile.RETURNS, StageFile.ACTIONS),
+}
+# Keys of a record that came with its checksum.
+_SINCE_CHECKSUMS = ("stage", "outputs")
 
 
 def stages_folder(root: Path) -> Path:
     """The folder of all stage directories under a root folder of runs."""
     return root / "stages"
+
+
+def stage_name(identity: dict[str, Any]) -> str:
+    """The name of a stage: its kind and twelve digits of the hash of what determines its result."""
+    return f"{identity.get('kind')}-{sha256_json(identity)[:12]}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +82,17 @@ class StageDirectory:
         """One of the stage's files; it need not exist."""
         return self.path / name
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file of the stage, for messages."""
+        return stage_remedy(self.path)
+
     def identity(self) -> dict[str, Any]:
         """What the stage's name is a hash of; :class:`CadError` where that is missing or damaged."""
-        identity = read_json(self.file(StageFile.IDENTITY))
-        if not isinstance(identity, dict):
-            raise CadError(f"{self.file(StageFile.IDENTITY)} is damaged; remove {self.path} to run it again")
+        file = self.file(StageFile.IDENTITY)
+        identity = read_json(file)
+        if not isinstance(identity, dict) or self.name != stage_name(identity):
+            raise DamagedFileError(file, "the directory is not named after it", self.remedy)
         return identity
 
     @property
@@ -77,14 +102,42 @@ class StageDirectory:
 
     def record(self) -> dict[str, Any]:
         """What the stage recorded when it finished; :class:`CadError` where that is damaged."""
-        record = read_json(self.file(StageFile.DONE))
-        if not isinstance(record, dict):
-            raise CadError(f"{self.file(StageFile.DONE)} is damaged; remove it to run the stage again")
+        marker = self.file(StageFile.DONE)
+        record = read_sealed(marker, self.remedy, always_sealed=_SINCE_CHECKSUMS)
+        if record.get("stage", self.name) != self.name:
+            raise DamagedFileError(marker, f"it is that of {record['stage']}", self.remedy)
         return record
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Mark the stage complete; :meth:`record` reads ``record`` back."""
-        write_json(self.file(StageFile.DONE), record)
+        """Mark the stage complete, with checksums of its outputs; :meth:`record` reads ``record`` back."""
+        files = [self.file(name) for name in OUTPUTS.get(self.kind, ())]
+        outputs = {file.name: file_checksum(file) for file in files if file.exists()}
+        write_sealed(self.file(StageFile.DONE), {**record, "stage": self.name, "outputs": outputs})
+
+    def record_output(self, name: StageFile) -> None:
+        """Record the checksum of a file that was added to the finished stage."""
+        record = self.record()
+        if "outputs" in record:  # else the stage is of a version that recorded none
+            record["outputs"][name] = file_checksum(self.file(name))
+            write_sealed(self.file(StageFile.DONE), record)
+
+    def checked(self, name: StageFile) -> Path:
+        """A file of the finished stage; where its checksum was recorded, it is what the stage wrote.
+
+        Raises :class:`DamagedFileError` where it is not, before any library opens it.  Stages of earlier
+        versions have no checksums.
+        """
+        file = self.file(name)
+        wanted = self.record().get("outputs", {}).get(name)
+        if wanted is None:
+            return file
+        if not file.exists():
+            raise DamagedFileError(file, "it is missing", self.remedy)
+        if file_checksum(file) != wanted:
+            raise DamagedFileError(
+                file, f"it is not what {self.name} wrote: its checksum differs from that in DONE", self.remedy
+            )
+        return file
 
     def failure(self) -> str | None:
         """Why the stage failed; None where it did not, or where it is complete all the same."""
@@ -117,7 +170,16 @@ class StageDirectory:
             note = json.loads(self.file(StageFile.PROGRESS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return note if isinstance(note, dict) else {}
+        whole = isinstance(note, dict) and all(type(value) in (int, float) for value in note.values())
+        return note if whole else {}
+
+    def saved_update(self) -> int | None:
+        """The update of the newest checkpoint; None without one."""
+        try:
+            names = [entry.name for entry in self.file(StageFile.CHECKPOINTS).iterdir()]
+        except OSError:
+            return None
+        return max((int(name) for name in names if name.isdigit()), default=None)
 
     def locked(self) -> bool:
         """Whether a process of this machine works in the directory."""

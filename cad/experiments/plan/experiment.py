@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cad.checksums import DamagedFileError
 from cad.config import load
-from cad.errors import CadError
-from cad.experiments.plan.cells import Cell, expand
+from cad.errors import CadError, UsageError
+from cad.experiments.plan.cells import SEED_ADVICE, Cell, expand
 from cad.schema import ExperimentConfig
 
 
@@ -27,6 +30,28 @@ class Experiment:
     def folder(self) -> Path:
         """The experiment's own folder: report, logs of jobs, resolved config."""
         return self.root / self.config.name
+
+    @property
+    def repair_command(self) -> str:
+        """The command that sets damaged files of the experiment's stages aside and makes them again."""
+        root = [] if self.root == Path("runs").absolute() else ["--root", str(self.root)]
+        return shlex.join(["cad", "repair", str(self.file), *self.overrides, *root])
+
+    @contextlib.contextmanager
+    def naming_repair(self) -> Iterator[None]:
+        """Within the block, the message about a damaged file names the experiment's own repair."""
+        try:
+            yield
+        except DamagedFileError as error:
+            owners = [each for each in self.compared if error.path.parent.name in each.stage_names]
+            command = (owners or [self])[0].repair_command
+            remedy = f"'{command}' sets it aside and makes it again"
+            raise DamagedFileError(error.path, error.why, remedy) from error
+
+    @property
+    def stage_names(self) -> set[str]:
+        """The names of all its stages."""
+        return {stage.name for cell in self.cells for stage in cell.stages}
 
     def record(self) -> dict[str, object]:
         """Plain data of the resolved experiment, kept beside its report."""
@@ -48,7 +73,10 @@ def open_experiment(file: Path, overrides: Sequence[str], root: Path) -> Experim
     """Read an experiment file and expand it to cells; every setting is checked before anything runs."""
     loaded = load(ExperimentConfig, [file], overrides)
     config = loaded.value
+    if loaded.is_written(("base", "seed")):
+        raise UsageError(f"{loaded.place(('base', 'seed'))}: base.seed: {SEED_ADVICE}")
     if config.name == "stages":
         raise CadError(f"{file}: name: 'stages' is a folder that all experiments share; choose another name")
-    cells = expand(config, str(file), lambda path: loaded.place(path, str(file)))
-    return Experiment(file, tuple(overrides), root.absolute(), config, cells)
+    return Experiment(
+        file, tuple(overrides), root.absolute(), config, expand(config, str(file), loaded.place)
+    )

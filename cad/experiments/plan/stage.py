@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cad.errors import UsageError
+from cad.experiments.plan.directory import stage_name
 from cad.models.spec import without_defaults
 from cad.schema import Config
-from cad.storage import sha256_file, sha256_json
+from cad.storage import sha256_file
 
 StageKind = Literal["histories", "pretrain", "train", "evaluate"]
 STAGE_KINDS: tuple[StageKind, ...] = get_args(StageKind)  # in the order of the flow
@@ -65,7 +66,14 @@ class Stage:
     @cached_property
     def name(self) -> str:
         """Directory name: the kind and twelve digits of the hash."""
-        return f"{self.kind}-{sha256_json(self.identity)[:12]}"
+        return stage_name(self.identity)
+
+    def is_described_by(self, config: Config) -> bool:
+        """Whether ``config``, which an output of the stage carries, gives the stage's results."""
+        try:
+            return Stage(self.kind, config, self.inputs).name == self.name
+        except UsageError:
+            return True  # weights that the training began with are gone: their content cannot be compared
 
 
 def warm_start_config(config: Config) -> Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cad.checksums import DamagedFileError
 from cad.envs.registry import task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
@@ -31,7 +32,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         StageDirectory(root, cell.evaluation.name),
     )
     record = training.record() if training.done else {}
-    result = load_results(evaluation.file(StageFile.RETURNS)) if evaluation.done else None
+    result = load_results(evaluation.checked(StageFile.RETURNS), evaluation.name) if evaluation.done else None
     if result is not None and result.task_ids != tasks:
         raise CadError(f"{evaluation.file(StageFile.RETURNS)} holds other tasks than the config names")
     probe = evaluation.file(StageFile.PROBE)
@@ -52,21 +53,40 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         train_seconds=record.get("train_seconds"),
         evaluation_seconds=result.seconds if result else None,
         evaluation_steps_per_second=result.steps_per_second if result else None,
-        metrics=read_metrics(training.file(StageFile.METRICS)) or None,
+        metrics=stored_metrics(training),
         compression_steps=result.compression_steps if result else None,
         chosen=result.chosen if result else None,
         facts=result.facts if result else None,
         optima=result.optima if result else None,
-        probe=load_probe(probe) if result and probe.exists() else None,
-        actions=_actions(evaluation.file(StageFile.ACTIONS)) if result else None,
+        probe=load_probe(probe, evaluation.name) if result and probe.exists() else None,
+        actions=_actions(evaluation) if result else None,
         parts=_training_parts(root, cell),
         pretrain_metrics=_pretraining_metrics(root, cell),
     )
 
 
-def _actions(path: Path) -> Callable[[int], npt.NDArray[np.uint8]] | None:
+def _actions(evaluation: StageDirectory) -> Callable[[int], npt.NDArray[np.uint8]] | None:
     """Reads the actions (roll-outs, steps) of a task; None where an evaluation did not keep them."""
-    return (lambda task: load_actions(path, [task])[0]) if path.exists() else None
+    if not evaluation.file(StageFile.ACTIONS).exists():
+        evaluation.checked(StageFile.ACTIONS)  # raises where it did keep them
+        return None
+    return lambda task: load_actions(evaluation.checked(StageFile.ACTIONS), [task], evaluation.name)[0]
+
+
+def stored_metrics(directory: StageDirectory) -> list[dict[str, float]] | None:
+    """What a training recorded so far; None where there is nothing yet.
+
+    Raises :class:`CadError` where that is damaged, or not all that a finished training recorded.
+    """
+    if not directory.done:
+        return read_metrics(directory.file(StageFile.METRICS)) or None
+    path, updates = directory.checked(StageFile.METRICS), directory.record().get("updates")
+    records = read_metrics(path)
+    last = records[-1].get("step") if records else "none"
+    # All that can be checked in stages of versions that recorded no checksums.
+    if path.exists() and updates is not None and last != updates:
+        raise DamagedFileError(path, f"its last update is {last}, not {updates}", directory.remedy)
+    return records or None
 
 
 def _training_parts(root: Path, cell: Cell) -> tuple[TrainingPart, ...]:
@@ -92,7 +112,7 @@ def _part(kind: str, directory: StageDirectory) -> TrainingPart:
 def _pretraining_metrics(root: Path, cell: Cell) -> list[dict[str, float]] | None:
     if cell.pretraining is None:
         return None
-    return read_metrics(StageDirectory(root, cell.pretraining.name).file(StageFile.METRICS)) or None
+    return stored_metrics(StageDirectory(root, cell.pretraining.name))
 
 
 def _status(root: Path, cell: Cell) -> str:
@@ -120,7 +140,7 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
     directory = StageDirectory(root, first.histories.name)
     if not same or not directory.done:
         return None
-    with open_histories(directory.file(StageFile.HISTORIES)) as file:
+    with open_histories(directory.checked(StageFile.HISTORIES), directory.name) as file:
         rewards = read_arrays(file, family, tasks).rewards
     episodes = rewards.reshape(*rewards.shape[:2], -1, first.config.env.steps_per_episode)
     returns = episodes.sum(axis=3, dtype=np.float64)

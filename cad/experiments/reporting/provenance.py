@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cad.checksums import file_checksum
 from cad.config import EvaluationConfig
 from cad.envs.split import split_tasks
 from cad.experiments.plan.cells import distinct_stages
@@ -23,7 +24,6 @@ from cad.experiments.reporting.environment_info import (
 from cad.packages import package_versions
 from cad.reports import Provenance, StageRecord
 from cad.schema import Config
-from cad.storage import sha256_file
 
 
 def gather_provenance(experiment: Experiment, *, public: bool = False) -> Provenance:
@@ -118,7 +118,7 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
         for path in (cell.config.train.pretrained_encoder_path, cell.config.train.init_from_ad):
             if path is not None and path != WARM_START_STAGE:
                 files[str(_shown(Path(path), public=public))] = Path(path)
-    return {name: sha256_file(file) for name, file in files.items() if file.exists()}
+    return {name: file_checksum(file) for name, file in files.items() if file.exists()}
 
 
 def _acting(evaluation: EvaluationConfig) -> str:

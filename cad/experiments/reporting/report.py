@@ -15,7 +15,8 @@ def experiment_study(
 ) -> Study:
     """The experiment's stored results, aggregated; see :func:`cad.reports.make_study`."""
     report = experiment.config.report
-    results = [gather_cell(experiment.root, cell) for cell in experiment.cells]
+    with experiment.naming_repair():
+        results = [gather_cell(experiment.root, cell) for cell in experiment.cells]
     reference = reference or report.reference
     unequal: Unequal = "cut" if allow_unequal else "refuse"
     return make_study(
@@ -38,13 +39,14 @@ def write_experiment_report(
     episodes, unless ``allow_unequal``.
     """
     requested = reference is not None or bool(experiment.compared)
-    return write_report(
-        experiment.config.name,
-        experiment.config.report,
-        [gather_cell(experiment.root, cell) for cell in experiment.cells],
-        gather_source(experiment.root, experiment.cells),
-        gather_provenance(experiment, public=public),
-        experiment.folder / "report",
-        reference=reference or experiment.config.report.reference,
-        unequal="cut" if allow_unequal else "refuse" if requested else "apart",
-    )
+    with experiment.naming_repair():
+        return write_report(
+            experiment.config.name,
+            experiment.config.report,
+            [gather_cell(experiment.root, cell) for cell in experiment.cells],
+            gather_source(experiment.root, experiment.cells),
+            gather_provenance(experiment, public=public),
+            experiment.folder / "report",
+            reference=reference or experiment.config.report.reference,
+            unequal="cut" if allow_unequal else "refuse" if requested else "apart",
+        )

@@ -8,10 +8,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cad.checksums import DamagedFileError
 from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import STAGE_VERSION, Stage
-from cad.storage import disk_error, make_dirs, remove_leftovers, write_json
+from cad.storage import disk_error, make_dirs, read_json, remove_leftovers, write_json
 
 
 @dataclass
@@ -38,7 +39,8 @@ class StageAttempt:
     def claim(self) -> None:
         """Create the directory, or check that it is this stage's.
 
-        Raises :class:`CadError` for a directory of another config or of a newer version of the program.
+        Raises :class:`CadError` for a directory that describes another config or is of a newer version of the
+        program.
         """
         path = make_dirs(self.directory.path)
         remove_leftovers(path)
@@ -50,16 +52,13 @@ class StageAttempt:
         if not file.exists():
             write_json(file, self.stage.identity)
             return
-        stored = self.directory.identity()
+        stored = read_json(file)
         if stored == self.stage.identity:
             return
-        version = stored.get("version")
+        version = stored.get("version") if isinstance(stored, dict) else None
         if isinstance(version, int) and version > STAGE_VERSION[self.stage.kind]:
             raise CadError(f"{path} was written by a newer version of cad; update cad to use it")
-        raise CadError(
-            f"{file} describes another config than the requested one; nothing was changed; "
-            "choose another --root or move that directory away"
-        )
+        raise DamagedFileError(file, f"it describes another config than {path.name}", self.directory.remedy)
 
     def report(self, done: int, total: int, **latest: float) -> None:
         """Note progress for tables.  Losing a note is harmless, so it is not flushed to the disk."""

@@ -15,12 +15,14 @@ from cad.experiments.plan.directory import StageDirectory, StageFile, stages_fol
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import StageKind
 from cad.experiments.reporting.report import write_experiment_report
+from cad.experiments.run.repair import Repair, repair_stage, run_to_repair
 from cad.experiments.run.resources import Resources, require_ranks_of_cells
 from cad.experiments.run.runner import Run, Show, run_in_processes, run_inline
 from cad.experiments.run.table import ChangeLines, run_table
 from cad.experiments.run.trace import end_trace
 from cad.interrupt import stop_on_signals
-from cad.storage import folder_lock, write_json
+from cad.locks import folder_lock
+from cad.storage import write_json
 
 
 def dry_run_text(experiment: Experiment, first: StageKind = "histories", last: StageKind = "evaluate") -> str:
@@ -71,6 +73,43 @@ def run_experiment(
     return page
 
 
+def repair_experiment(
+    experiment: Experiment, *, resources: Resources, console: Console, dry_run: bool = False
+) -> list[str]:
+    """Set damaged files of the experiment's stages aside and make them again; what happened, line by line.
+
+    Only stages that were done, and what they need, are run.  With ``dry_run`` nothing is written.
+    Raises :class:`CadError` where a file cannot be read, or where a stage failed.
+    """
+    require_ranks_of_cells(experiment.cells, resources.ranks)
+    names = [stage.name for stage in distinct_stages(experiment.cells)]
+    looked = [repair_stage(StageDirectory(experiment.root, name), change=not dry_run) for name in names]
+    repairs = [found for found in looked if found is not None]
+    lines = [line for found in repairs for line in repair_lines(found)]
+    if not repairs:
+        return [f"{len(names)} stages: nothing is damaged"]
+    if dry_run:
+        return [*lines, "nothing was changed"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    again = [found for found in repairs if found.again]
+    if not again:
+        return ["set aside; nothing has to run again"]
+    run = run_to_repair(experiment.root, experiment.cells, repairs)
+    jobs = experiment.folder / "jobs"
+    with stop_on_signals() as stop, _live_table(run, console) as show:
+        run_in_processes(run, resources, resources.workers, jobs, stop, show)
+    for entry in run.failures:
+        raise CadError(f"{entry.directory.path}: {entry.message}")
+    return [f"{found.directory.name}: {found.compared()}" for found in again]
+
+
+def repair_lines(found: Repair) -> list[str]:
+    """What was damaged in a stage, for the user."""
+    aside = found.directory.file(StageFile.SET_ASIDE)
+    return [f"{damage.path}: damaged ({damage.why}); its place is {aside}" for damage in found.damages]
+
+
 def run_cell(
     cell: Cell,
     last: str,
@@ -100,7 +139,7 @@ def run_cell(
     for entry in run.failures:
         raise CadError(f"{entry.directory.path}: {entry.message}")
     if traced:
-        end_trace(cell.config.model, directory.file(StageFile.RETURNS), traced, again=done_before)
+        end_trace(cell.config.model, directory, traced, again=done_before)
     return directory.path
 
 

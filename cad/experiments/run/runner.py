@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass
 class StageState:
-    """The state of a stage: waiting, running, done, failed or blocked (an input failed)."""
+    """The state of a stage: waiting, running, done, stopped, failed or blocked (an input failed)."""
 
     stage: Stage
     directory: StageDirectory
@@ -81,13 +81,16 @@ class Run:
                 ready.append(entry)
         return max(ready, key=lambda entry: expected_steps(entry.stage), default=None)
 
-    def settle(self, entry: StageState) -> None:
-        """Take a stage's outcome from its markers."""
+    def settle(self, entry: StageState, *, stopped: bool = False) -> None:
+        """Take a stage's outcome from its markers; ``stopped`` says that it was asked to save and end."""
         entry.seconds = time.time() - entry.started
         if entry.directory.done:
             entry.state = "done"
             return
         reason = entry.directory.failure()
+        if reason is None and stopped:
+            entry.state, entry.message = "stopped", _saved(entry)
+            return
         if reason is None:
             reason = (
                 "its process ended without reporting an error (killed or out of memory?); run again to resume"
@@ -98,6 +101,17 @@ class Run:
     def failures(self) -> list[StageState]:
         """Stages that failed, without those that are blocked by them."""
         return [entry for entry in self.stages.values() if entry.state == "failed"]
+
+
+def _saved(entry: StageState) -> str:
+    """In words, what a stopped stage goes on from."""
+    if entry.stage.kind in ("train", "pretrain"):
+        update = entry.directory.saved_update()
+        return "it had saved nothing yet" if update is None else f"saved at update {update}"
+    if entry.stage.kind == "histories":
+        note = entry.directory.progress()
+        return f"{note.get('done', 0)} of {note.get('total', '?')} tasks are kept"
+    return "it starts again"
 
 
 Show = Callable[[Run], None]
@@ -111,6 +125,9 @@ def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> No
         try:
             run_or_record(run.root, entry.stage, resources, stop)
         except CadError:
+            if stop():
+                run.settle(entry, stopped=True)
+                show(run)
             stop.raise_if_set("the experiment")
         run.settle(entry)
         show(run)
@@ -148,7 +165,8 @@ def run_in_processes(
     finally:
         end_all([process for _, process in running.values()])
     for entry, _ in running.values():
-        run.settle(entry)
+        run.settle(entry, stopped=stop())
+    show(run)
     stop.raise_if_set("the experiment")
 
 

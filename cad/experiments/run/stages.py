@@ -17,13 +17,13 @@ from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import environment_info
 from cad.experiments.run.attempt import StageAttempt
 from cad.experiments.run.resources import Resources, pick_device
-from cad.experiments.run.trained_model import evaluate, load_model
+from cad.experiments.run.trained_model import evaluate, load_trained
 from cad.experiments.run.training_stages import run_pretraining, run_training
 from cad.histories.audit import require_sound
 from cad.histories.collect import collect
 from cad.interrupt import StopFlag
+from cad.locks import BusyError, folder_lock
 from cad.process import prepare_process
-from cad.storage import BusyError, folder_lock
 from cad.training.ranks import SINGLE_PROCESS, Ranks
 
 
@@ -107,7 +107,10 @@ def _histories(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> d
         stop.raise_if_set(f"collection ({done} of {total} tasks)")
 
     if not out.exists():
-        collect(config.env, config.source, out, workers=resources.workers, progress=progress)
+        collect(
+            config.env, config.source, out,
+            workers=resources.workers, progress=progress, stage=attempt.stage.name,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     require_sound(out, config.env)
     # Tasks that this process collected, and how many at a time: estimates go by these.
@@ -121,8 +124,8 @@ def _histories(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> d
 
 def _evaluate(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> dict[str, Any]:
     config = attempt.stage.config
-    trained = StageDirectory(attempt.root, attempt.stage.inputs[0].name)
-    model = load_model(trained.file(StageFile.MODEL), config).to(pick_device(resources.device)).eval()
+    model = load_trained(attempt.root, attempt.stage.inputs[0], config)
+    model = model.to(pick_device(resources.device)).eval()
     trace = resources.trace
     result = evaluate(
         model,
@@ -131,6 +134,6 @@ def _evaluate(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> di
         progress=lambda done: attempt.report(done, config.evaluation.n_episodes),
         on_compress=(lambda event: trace(str(event))) if trace else None,
     )
-    save_actions(attempt.file(StageFile.ACTIONS), result)
-    save_results(attempt.file(StageFile.RETURNS), result)
+    save_actions(attempt.file(StageFile.ACTIONS), result, attempt.stage.name)
+    save_results(attempt.file(StageFile.RETURNS), result, attempt.stage.name)
     return {"steps_per_second": result.steps_per_second}

@@ -13,7 +13,8 @@ from rich.text import Text
 from cad.experiments.durations import clock_time
 from cad.experiments.run.runner import Run, StageState
 
-_STYLE = {"done": "green", "running": "cyan", "failed": "bold red", "blocked": "red", "waiting": "dim"}
+_STYLE = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "bold red",
+          "blocked": "red", "waiting": "dim"}  # fmt: skip
 
 
 def run_table(run: Run) -> RenderableType:
@@ -27,9 +28,9 @@ def run_table(run: Run) -> RenderableType:
         state = Text(entry.state, style=_STYLE[entry.state])
         table.add_row(stage_label(run, name), state, *_progress(entry))
     problems = [
-        Text(f"{entry.stage.name}: {entry.message}", style="red")
+        Text(f"{entry.stage.name}: {_outcome(entry)}", style=_STYLE[entry.state])
         for entry in run.stages.values()
-        if entry.state == "failed"
+        if entry.state in ("failed", "stopped")
     ]
     return Group(table, *problems)
 
@@ -45,6 +46,10 @@ def stage_label(run: Run, name: str) -> str:
     if kind == "pretrain":
         return f"encoder of {cell.label}, seed {cell.config.seed}" if cell.label else kind
     return f"{kind}: {cell.label}, seed {cell.config.seed}" if cell.label else kind
+
+
+def _outcome(entry: StageState) -> str:
+    return f"stopped, {entry.message}" if entry.state == "stopped" else entry.message
 
 
 class ChangeLines:

@@ -5,31 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 
+from cad.checksums import DamagedFileError
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.evaluation.compression_steps import CompressionEvent
 from cad.evaluation.rollout import RolloutResult, roll_out
+from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.stage import Stage
 from cad.interrupt import StopFlag
 from cad.models.network import SequenceModel
 from cad.schema import Config
 from cad.training.learner import build_model
 from cad.training.ranks import SINGLE_PROCESS, Ranks
+from cad.training.transfer import Weights, read_weights
 
 
-def load_model(path: Path, config: Config) -> SequenceModel:
-    """The model that ``config`` describes, with the weights of ``path``."""
+def load_trained(root: Path, training: Stage, config: Config) -> SequenceModel:
+    """The model of a finished training, for a cell's ``config``; its file is checked first."""
+    directory = StageDirectory(root, training.name)
+    path = directory.checked(StageFile.MODEL)
+    if not path.exists():
+        raise DamagedFileError(path, "it is missing", directory.remedy)
+    weights = read_weights(path, stage=training.name)
+    if not training.is_described_by(weights.config):
+        raise DamagedFileError(
+            path, f"it is the model of another config than {training.name}", directory.remedy
+        )
+    return model_with(weights, config)
+
+
+def model_with(weights: Weights, config: Config) -> SequenceModel:
+    """The model that ``config`` describes, with the weights of a file."""
     model = build_model(config)
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except FileNotFoundError as error:
-        raise CadError(f"{path} is missing; train the model again") from error
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise CadError(f"{path} is damaged or of another config ({error})") from error
+        model.load_state_dict(weights.tensors)
+    except RuntimeError as error:
+        raise CadError(f"{weights.path} is that of another config ({error})") from error
     return model
 
 

@@ -35,7 +35,7 @@ def run_pretraining(
         config = attempt.stage.config
         assert config.spec.pretraining is not None  # the config's rules see to it
         saved = config.spec.pretraining.saved
-        save_weights(attempt.file(StageFile.ENCODER), config, learner.model, saved)
+        save_weights(attempt.file(StageFile.ENCODER), config, learner.model, saved, attempt.stage.name)
     return record
 
 
@@ -53,7 +53,7 @@ def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ra
         validate=lambda: validation_return(config, learner.model, ranks),
     )
     if ranks.first:
-        save_weights(attempt.file(StageFile.MODEL), config, learner.model)
+        save_weights(attempt.file(StageFile.MODEL), config, learner.model, stage=attempt.stage.name)
     return record
 
 
@@ -101,7 +101,8 @@ def _training_arrays(attempt: StageAttempt, ranks: Ranks) -> HistoryArrays:
     copy = attempt.file(StageFile.STREAMED) if settings is not None and settings.stream else None
     arrays = None
     if ranks.first:
-        require_sound(histories, source.config.env)
+        histories = StageDirectory(attempt.root, source.name).checked(StageFile.HISTORIES)
+        require_sound(histories, source.config.env, source.name)
         arrays = _load_training_arrays(stage.config, histories, copy)
     ranks.broadcast(True)
     return arrays or _load_training_arrays(stage.config, histories, copy)
@@ -122,24 +123,25 @@ def _load_training_arrays(config: Config, histories: Path, copy: Path | None) ->
 def _load_initial_weights(attempt: StageAttempt, model: SequenceModel) -> None:
     """Load into a fresh model the weights that its config takes from elsewhere."""
     config = attempt.stage.config
-    pretrained = _input_file(attempt, "pretrain", StageFile.ENCODER)
+    pretrained = _input(attempt, "pretrain")
     if pretrained is not None:
-        load_encoder(model, config, pretrained, "pretrain.enabled")
+        path = pretrained.checked(StageFile.ENCODER)
+        load_encoder(model, config, path, "pretrain.enabled", pretrained.name)
     elif config.train.pretrained_encoder_path is not None:
         key = "train.pretrained_encoder_path"
         load_encoder(model, config, Path(config.train.pretrained_encoder_path), key)
-    warm = _input_file(attempt, "train", StageFile.MODEL)
+    warm = _input(attempt, "train")
     if warm is not None:
-        load_decoder(model, config, warm, "train.init_from_ad")
+        load_decoder(model, config, warm.checked(StageFile.MODEL), "train.init_from_ad", warm.name)
     elif config.train.init_from_ad is not None:
         load_decoder(model, config, Path(config.train.init_from_ad), "train.init_from_ad")
     if config.freezes_encoder:
         config.spec.freeze_encoder(model)
 
 
-def _input_file(attempt: StageAttempt, kind: StageKind, name: StageFile) -> Path | None:
-    """A file of the stage's input of a kind; None where it has no such input."""
+def _input(attempt: StageAttempt, kind: StageKind) -> StageDirectory | None:
+    """The directory of the stage's input of a kind; None where it has no such input."""
     for stage in attempt.stage.inputs:
         if stage.kind == kind:
-            return StageDirectory(attempt.root, stage.name).file(name)
+            return StageDirectory(attempt.root, stage.name)
     return None

@@ -12,8 +12,8 @@ from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, read_submission, write_submission
 from cad.experiments.run.attempt import StageAttempt
+from cad.locks import folder_lock
 from cad.schema import Config
-from cad.storage import folder_lock
 
 NAME = "train-0123456789ab"
 NOTE = JobNote("12_3", "cad-e-train", "e", "me", "e/jobs/1", 0.0, 1.0, 2.0)
@@ -42,7 +42,11 @@ def test_a_failure_counts_until_the_stage_is_done(directory):
     directory.record_failure("out of memory", expected=False)
     assert directory.failure() == "out of memory"
     directory.finish({"updates": 3})
-    assert directory.done and directory.failure() is None and directory.record() == {"updates": 3}
+    assert (
+        directory.done
+        and directory.failure() is None
+        and directory.record() == {"updates": 3, "stage": NAME, "outputs": {}}
+    )
     directory.file(StageFile.DONE).unlink()
     directory.file(StageFile.FAILED).write_text("{")
     assert "FAILED is damaged" in directory.failure()

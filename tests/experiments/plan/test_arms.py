@@ -1,0 +1,61 @@
+"""What cannot vary is refused where it stands, with its line, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cad.errors import UsageError
+from cad.experiments.plan.experiment import open_experiment
+
+TWO_LINES = "name: e\nbase: {model: {kind: KIND}}\n"
+REFUSED = [
+    ("grid: {seed: [0, 1, 2]}", [], r"e\.yaml:5: arm 'A': grid: seed: seed has no effect .*write seeds:"),
+    ("set: {seed: 5}", [], r"e\.yaml:5: arm 'A': set: seed: seed has no effect"),
+    ("seeds: [1]", ["base.seed=7"], r"override: base\.seed: seed has no effect"),
+    ("grid: {model.n_latent: [2, 4, 2]}", [], r"e\.yaml:5: arm 'A': grid: model.n_latent lists 2 twice"),
+    ("grid: {model.n_latent: []}", [], r"e\.yaml:5: arm 'A': grid: model.n_latent has no values"),
+    ("grid: {train.checkpoint_every: [50, 100]}", [],
+     r"e\.yaml:5: arm 'A': .* are one model: train.checkpoint_every changes no result"),
+    ("grid: {pretrain.n_updates: [50, 100]}", [], r"e\.yaml:5: .* pretrain.n_updates changes no result"),
+    ("grid: {train.n_updates: [50, 100], train.engine: [plain, accelerate]}", [],
+     r"e\.yaml:5: .*train\.engine changes no result"),
+    ("{grid: {model.n_latent: [4, 8]}, set: {model.n_latent: 2}}", [],
+     r"model.n_latent is also in 'set', which has no effect"),
+    ("grid: {model.n_latens: [4]}", [], r"e\.yaml:5: arm 'A': model.n_latens: unknown key"),
+]  # fmt: skip
+
+
+def written(folder: Path, arm: str, kind: str = "compressed_ad") -> Path:
+    file = folder / "e.yaml"
+    body = arm.strip("{}") if arm.startswith("{") else arm
+    arm = f"arms:\n- name: A\n  {arm}\n" if body == arm else f"arms:\n- {{name: A, {arm[1:]}\n"
+    file.write_text(TWO_LINES.replace("KIND", kind) + arm)
+    return file
+
+
+@pytest.mark.parametrize(("arm", "overrides", "says"), REFUSED, ids=[arm for arm, _, _ in REFUSED])
+def test_what_cannot_vary_is_refused_with_its_line(arm, overrides, says, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        open_experiment(written(tmp_path, arm), overrides, tmp_path)
+
+
+def test_ad_has_no_latents_to_vary(tmp_path):
+    file = written(tmp_path, "grid: {model.n_latent: [4, 8]}", "ad")
+    with pytest.raises(UsageError, match=r"e\.yaml:5: arm 'A': model.n_latent: unknown key; it is a key of"):
+        open_experiment(file, [], tmp_path)
+
+
+def test_a_seed_in_an_included_base_is_refused_where_it_stands(tmp_path):
+    (tmp_path / "cell.yaml").write_text("# a cell\nseed: 3\n")
+    (tmp_path / "e.yaml").write_text("name: e\nbase: {include: cell.yaml}\narms: [{name: A}]\n")
+    with pytest.raises(UsageError, match=r"cell\.yaml:2: base\.seed: seed has no effect"):
+        open_experiment(tmp_path / "e.yaml", [], tmp_path)
+
+
+def test_seeds_and_axes_that_vary_are_taken(tmp_path):
+    file = written(tmp_path, "{seeds: [0, 1], grid: {model.n_latent: [2, 4], pretrain.enabled: [true]}}")
+    cells = open_experiment(file, [], tmp_path).cells
+    assert [(c.config.seed, c.config.model.n_latent) for c in cells] == [(0, 2), (1, 2), (0, 4), (1, 4)]
+    assert len({c.training.name for c in cells}) == 4
