@@ -21,6 +21,7 @@ import cad
 from cad.config import load
 from cad.config.presets import PRESETS
 from cad.errors import CadError
+from cad.locks import folder_lock, has_flock
 from cad.schema import Config
 
 State = Literal["ok", "missing", "broken"]
@@ -56,6 +57,7 @@ def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
     yield _tool("slurm", ("sbatch",), "experiments run on this machine only")
     yield _tool("apptainer", ("apptainer", "singularity"), "needed only for cluster jobs in an image")
     yield _disk(root)
+    yield _locks(root)
 
 
 def _python() -> Check:
@@ -181,10 +183,32 @@ def _tool(name: str, commands: tuple[str, ...], advice: str) -> Check:
     return Check(name, "ok", f"{lines[0]} ({command})")
 
 
-def _disk(root: Path) -> Check:
+def _existing(root: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
     folder = root.absolute()
     while not folder.exists():
         folder = folder.parent
+    return folder
+
+
+def _locks(root: Path) -> Check:
+    """Take the lock that keeps two processes out of one stage."""
+    folder = _existing(root)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cad-doctor-", dir=folder) as name:
+            with folder_lock(Path(name), "the doctor's folder"):
+                pass
+            flock = has_flock(Path(name))
+    except (CadError, OSError) as error:
+        return Check("locks", "broken", str(error), "choose a --root on another file system")
+    if flock:
+        return Check("locks", "ok", f"flock works in {folder}")
+    advice = "it works too, slower: a killed run's lock is free after ten minutes on other machines"
+    return Check("locks", "missing", f"no flock in {folder}; folders are locks there", advice)
+
+
+def _disk(root: Path) -> Check:
+    folder = _existing(root)
     free = shutil.disk_usage(folder).free / 2**30
     detail = f"{free:.1f} GiB free for {root.absolute()}"
     try:

@@ -82,10 +82,13 @@ def repair(
     workers: Workers = CORES,
     device: Device = "auto",
     ranks: Ranks = 1,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="One stage after the other, in this process.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is damaged.")] = False,
 ) -> None:
     """Set damaged files of finished stages aside, and make them again."""
-    from cad.experiments.plan.directory import StageDirectory, StageFile
+    from cad.experiments.plan.directory import StageDirectory
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.run.local_run import repair_experiment, repair_lines
     from cad.experiments.run.repair import repair_stage
@@ -94,7 +97,8 @@ def repair(
     if not experiment.is_dir():
         opened = open_experiment(experiment, overrides or [], root)
         resources = Resources(workers=workers, device=device, ranks=ranks)
-        for line in repair_experiment(opened, resources=resources, console=console, dry_run=dry_run):
+        done = repair_experiment(opened, resources=resources, inline=inline, console=console, dry_run=dry_run)
+        for line in done:
             say(line)
         return
     path = experiment.absolute()
@@ -104,10 +108,10 @@ def repair(
     if found is None:
         say(f"{experiment}: nothing is damaged")
         return
-    for line in repair_lines(found):
+    for line in repair_lines(found, moved=not dry_run):
         say(line)
-    if not dry_run:
-        say(f"moved to {found.directory.file(StageFile.SET_ASIDE)}; run the command that made it again")
+    if found.again and not dry_run:
+        say("run the command that made it once more: it makes it again")
 
 
 def report(

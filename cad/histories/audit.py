@@ -97,7 +97,10 @@ def require_sound(path: Path, env: EnvConfig, stage: str | None = None) -> None:
         shown.append(
             f"... and {len(report.problems) - len(shown)} more ('cad histories audit {path}' lists them)"
         )
-    raise CadError(f"{path} fails its audit and is not trained on:\n  " + "\n  ".join(shown))
+    raise CadError(
+        f"{path} fails its audit and is not trained on ('cad repair {path.parent}' sets it aside, and the "
+        "next run collects again):\n  " + "\n  ".join(shown)
+    )
 
 
 def _audit_open(

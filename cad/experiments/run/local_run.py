@@ -74,7 +74,12 @@ def run_experiment(
 
 
 def repair_experiment(
-    experiment: Experiment, *, resources: Resources, console: Console, dry_run: bool = False
+    experiment: Experiment,
+    *,
+    resources: Resources,
+    inline: bool,
+    console: Console,
+    dry_run: bool = False,
 ) -> list[str]:
     """Set damaged files of the experiment's stages aside and make them again; what happened, line by line.
 
@@ -85,7 +90,7 @@ def repair_experiment(
     names = [stage.name for stage in distinct_stages(experiment.cells)]
     looked = [repair_stage(StageDirectory(experiment.root, name), change=not dry_run) for name in names]
     repairs = [found for found in looked if found is not None]
-    lines = [line for found in repairs for line in repair_lines(found)]
+    lines = [line for found in repairs for line in repair_lines(found, moved=not dry_run)]
     if not repairs:
         return [f"{len(names)} stages: nothing is damaged"]
     if dry_run:
@@ -98,16 +103,19 @@ def repair_experiment(
     run = run_to_repair(experiment.root, experiment.cells, repairs)
     jobs = experiment.folder / "jobs"
     with stop_on_signals() as stop, _live_table(run, console) as show:
-        run_in_processes(run, resources, resources.workers, jobs, stop, show)
+        if inline:
+            run_inline(run, resources, stop, show)
+        else:
+            run_in_processes(run, resources, resources.workers, jobs, stop, show)
     for entry in run.failures:
         raise CadError(f"{entry.directory.path}: {entry.message}")
     return [f"{found.directory.name}: {found.compared()}" for found in again]
 
 
-def repair_lines(found: Repair) -> list[str]:
-    """What was damaged in a stage, for the user."""
-    aside = found.directory.file(StageFile.SET_ASIDE)
-    return [f"{damage.path}: damaged ({damage.why}); its place is {aside}" for damage in found.damages]
+def repair_lines(found: Repair, *, moved: bool) -> list[str]:
+    """What was damaged in a stage, and where it was ``moved``, for the user."""
+    lines = [f"{damage.path}: damaged ({damage.why})" for damage in found.damages]
+    return [*lines, f"  set aside in {found.directory.file(StageFile.SET_ASIDE)}"] if moved else lines
 
 
 def run_cell(

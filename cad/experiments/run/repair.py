@@ -24,6 +24,9 @@ from cad.locks import folder_lock
 from cad.training.checkpoint import damaged_checkpoints
 from cad.training.transfer import read_weights
 
+# The others hold timings too.
+_REPRODUCIBLE = {StageFile.HISTORIES, StageFile.ENCODER, StageFile.MODEL, StageFile.ACTIONS}
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -38,8 +41,9 @@ class Repair:
     def compared(self) -> str:
         """In words, whether what was made again is what was there before."""
         now = self.directory.record().get("outputs", {})
-        differing = [name for name, checksum in self.before.items() if now.get(name, checksum) != checksum]
-        if not self.before:
+        comparable = self.before.keys() & _REPRODUCIBLE
+        differing = sorted(name for name in comparable if now.get(name) != self.before[name])
+        if not comparable:
             return "made again"
         if not differing:
             return "made again, the same bytes as before"

@@ -85,6 +85,9 @@ def test_tampered_histories_stop_the_training(cad, small, copy):
         group["rewards"][2, 7] = 1 - group["rewards"][2, 7]
     kept = file.read_bytes()
     shutil.rmtree(stage(copy, "train"))
+    refused(run_training(cad, small, copy), 1, "histories.h5", "checksum", f"'cad repair {file.parent}'")
+    # An earlier version recorded no checksum: then the audit finds it.
+    (file.parent / "DONE").write_text("{}")
     refused(run_training(cad, small, copy), 1, "histories.h5", "reward")
     assert file.read_bytes() == kept
 
@@ -92,8 +95,10 @@ def test_tampered_histories_stop_the_training(cad, small, copy):
 def test_truncated_histories_stop_the_training(cad, small, copy):
     file = stage(copy, "histories") / "histories.h5"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    kept = file.read_bytes()
     shutil.rmtree(stage(copy, "train"))
-    refused(run_training(cad, small, copy), 1, "histories.h5")
+    refused(run_training(cad, small, copy), 1, "histories.h5", "cad repair")
+    assert file.read_bytes() == kept
 
 
 def test_directory_of_another_config(cad, small, copy):

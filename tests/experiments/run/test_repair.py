@@ -1,0 +1,170 @@
+"""`cad repair`: what the messages advise works, and gives back what was there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cad import checksums
+from cad.checksums import DamagedFileError
+from cad.errors import CadError
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.experiment import open_experiment
+from cad.experiments.reporting.comparison import side_by_side
+from cad.experiments.run.repair import repair_stage
+from cad.training.checkpoint import load_newest
+
+
+def flip(path: Path, place: int = -30) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def stages(root: Path, kind: str) -> list[StageDirectory]:
+    return [StageDirectory(root, path.name) for path in sorted((root / "stages").glob(f"{kind}-*"))]
+
+
+def advised(message: str) -> list[str]:
+    """The command in a message, as one would copy it."""
+    words = shlex.split(message.split("'")[1])
+    assert words[0] == "cad"
+    return words[1:]
+
+
+def fingerprint(root: Path) -> str:
+    return json.loads((root / "small/report/report.json").read_text())["fingerprint"]
+
+
+def test_what_is_damaged_is_set_aside_and_made_again(cad, small, finished, same_results, copy):
+    (histories,), trainings, evaluations = (stages(copy, kind) for kind in ("histories", "train", "evaluate"))
+    file = histories.path / "histories.h5"
+    cut = file.read_bytes()[: file.stat().st_size // 2]
+    file.write_bytes(cut)
+    flip(trainings[0].path / "model.safetensors")
+    (trainings[1].path / "metrics.jsonl").write_bytes(b"")
+    (evaluations[0].path / "returns.h5").unlink()
+
+    refused = cad("report", small, "--root", copy)
+    assert refused.returncode == 1
+    assert "is damaged" in refused.stderr and "Traceback" not in refused.stderr
+    command = advised(refused.stderr)
+    assert command == ["repair", str(small), "--root", str(copy)]
+
+    looked = cad(*command, "--dry-run")
+    assert looked.returncode == 0, looked.stderr
+    for name in ("histories.h5", "model.safetensors", "metrics.jsonl", "returns.h5"):
+        assert name in looked.stdout
+    assert all(stage.done for stage in (histories, *trainings, *evaluations))
+
+    done = cad(*command, "--inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{histories.name}: made again, the same bytes as before" in done.stdout
+    assert f"{trainings[0].name}: made again, the same bytes as before" in done.stdout
+    assert (histories.path / "set-aside/histories.h5").read_bytes() == cut
+    assert (trainings[0].path / "set-aside/DONE").exists()
+    assert not (trainings[2].path / "set-aside").exists()  # what is sound is left alone
+    same_results(copy, finished)
+
+    again = cad(*command)
+    assert again.returncode == 0
+    assert "nothing is damaged" in again.stdout
+    assert cad("report", small, "--root", copy).returncode == 0
+    assert fingerprint(copy) == fingerprint(finished)
+
+
+def test_a_stage_alone_is_set_aside_and_the_next_run_makes_it_again(cad, small, copy, finished, same_results):
+    model = stages(copy, "train")[0].path / "model.safetensors"
+    for evaluation in stages(copy, "evaluate"):
+        (evaluation.path / "DONE").unlink()
+    flip(model)
+    refused = cad("run", small, "--root", copy, "--inline")
+    assert refused.returncode == 1
+    assert f"{model} is damaged" in refused.stderr
+    message = next(line for line in refused.stderr.splitlines() if "model.safetensors is damaged" in line)
+    command = advised(message)
+    assert command == ["repair", str(model.parent)]
+    assert cad(*command).returncode == 0
+    done = cad("run", small, "--root", copy, "--inline")
+    assert done.returncode == 0, done.stderr
+    same_results(copy, finished)
+
+
+@pytest.fixture
+def training(copy) -> StageDirectory:
+    return stages(copy, "train")[0]
+
+
+def test_a_damaged_record_or_identity_means_that_the_stage_goes_on_from_its_checkpoint(training):
+    kept = {name: (training.path / name).read_bytes() for name in ("DONE", "stage.json")}
+    for name in kept:
+        flip(training.path / name)
+        found = repair_stage(training)
+        assert found.again and [damage.path.name for damage in found.damages] == [name]
+        assert not training.done and not (training.path / name).exists()
+        assert (training.path / "model.safetensors").exists() and training.saved_update() == 120
+        for other, data in kept.items():
+            (training.path / other).write_bytes(data)
+    assert repair_stage(training) is None
+    # A second time nothing that was set aside is written over.
+    assert {path.name for path in (training.path / "set-aside").iterdir()} == {
+        "DONE", "DONE.2", "stage.json",
+    }  # fmt: skip
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_stage_stays_done(training):
+    newest = max(path for path in (training.path / "checkpoints").iterdir())
+    flip(newest / "state.safetensors")
+    found = repair_stage(training)
+    assert not found.again and training.done and not newest.exists()
+    assert (training.path / "set-aside" / newest.name / "state.safetensors").exists()
+    assert load_newest(training.path / "checkpoints", training.name).step < 120
+    assert repair_stage(training) is None
+
+
+def test_a_stage_of_an_earlier_version_stays_valid_and_gets_checksums(training):
+    """Its DONE has none: what opens and fits is kept; from then on it is checked."""
+    record = training.record()
+    marker = training.path / "DONE"
+    old = {key: value for key, value in record.items() if key not in ("stage", "outputs")}
+    marker.write_text(json.dumps(old))
+    assert repair_stage(training, change=False) is None
+    assert json.loads(marker.read_text()) == old
+    assert repair_stage(training) is None
+    assert training.record() == record
+    # A shorter record of metrics is noticed without checksums too.
+    marker.write_text(json.dumps(old))
+    metrics = training.path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-3]))
+    (damage,) = repair_stage(training, change=False).damages
+    assert "metrics.jsonl is damaged (its last update is 105, not 120)" in str(damage)
+
+
+def test_what_cannot_be_read_is_not_set_aside(training, monkeypatch):
+    """The system's error cannot be had from a real disk here."""
+
+    def refuse(_: Path) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    before = sorted(path.name for path in training.path.iterdir())
+    monkeypatch.setattr(checksums, "sha256_file", refuse)
+    monkeypatch.setattr(checksums, "_known", {})
+    with pytest.raises(CadError, match=r"Stale file handle \(errno 116\); nothing was changed") as caught:
+        repair_stage(training)
+    assert not isinstance(caught.value, DamagedFileError)
+    assert sorted(path.name for path in training.path.iterdir()) == before
+
+
+def test_messages_of_several_experiments_name_the_one_that_has_the_stage(small, one, finished):
+    opened = [open_experiment(file, [], finished) for file in (small, one)]
+    only = opened[0].cells[0].evaluation
+    with (
+        pytest.raises(DamagedFileError, match=r"cad repair .*small\.yaml"),
+        side_by_side(opened).naming_repair(),
+    ):
+        raise DamagedFileError(StageDirectory(finished, only.name).path / "returns.h5", "x", "y")
