@@ -25,7 +25,7 @@ def test_show_prints_values_and_where_they_come_from() -> None:
 def test_show_keys_lists_every_key_with_type_default_and_meaning() -> None:
     text = " ".join(cad("config", "show", "--keys").split())
     assert "source.gae_lambda (a number from 0 to 1, default 0.95): ppo: GAE lambda." in text
-    assert "arms" not in text
+    assert "arms[]" not in text
     of_experiments = " ".join(cad("config", "show", "--experiment", "--keys").split())
     assert "base.source.gae_lambda (a number from 0 to 1, default 0.95): ppo: GAE lambda." in of_experiments
     assert "arms[].name (text" in of_experiments

@@ -15,6 +15,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(CONFIGS.rglob("*.yaml"))
 # Learners are those of a family.
 ENV_OF = {
+    "search": "cued_darkroom",
     "thompson": "bandit",
     "posterior_sampling": "random_mdp",
     "remember_cue": "t_maze",

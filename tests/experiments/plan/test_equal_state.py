@@ -107,7 +107,7 @@ def test_what_makes_no_sense_is_refused_with_its_line(arm, message, tmp_path):
 def test_a_wrong_setting_of_an_arm_is_refused_with_its_line(tmp_path):
     path = tmp_path / "e.yaml"
     path.write_text("name: e\narms:\n  - name: A\n  - name: B\n    set: {model.n_latnt: 3}\n")
-    with pytest.raises(UsageError, match=r"e\.yaml:4: arm 'B': model\.n_latnt: unknown key"):
+    with pytest.raises(UsageError, match=r"e\.yaml:5: arm 'B': model\.n_latnt: unknown key"):
         open_experiment(path, [], tmp_path)
 
 
