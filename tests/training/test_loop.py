@@ -17,12 +17,13 @@ from cad.histories.batch import Batch
 from cad.histories.sampler import HistoryArrays
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.models.objective import action_loss
+from cad.models.registry import MODELS
 from cad.schema import Config
 from cad.training.learner import build_training, training_objective, training_sampler
 from cad.training.metrics import read_metrics
 
 CPU = torch.device("cpu")
-KINDS = ["ad", "compressed_ad", "region_ad"]
+KINDS = list(MODELS)
 
 
 class Killed(Exception):
@@ -115,6 +116,20 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     stored = final_state(tmp_path / "stopped")
     assert all(torch.equal(tensor, stored[f"model/{name}"]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "train"),
+    [("gru", {}), ("linear_attention", {}), ("compressed_ad", {"depth_curriculum": 0.8})],
+    ids=["gru", "linear_attention", "curriculum"],
+)
+def test_a_stop_between_two_metric_lines_changes_nothing(kind, train, tiny_config, toy_histories, tmp_path):
+    config = tiny_config(kind, train=train)
+    run(config, toy_histories, tmp_path / "whole")
+    with pytest.raises(InterruptedRun):
+        run(config, toy_histories, tmp_path / "stopped", 7)
+    run(config, toy_histories, tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("at", [0, 7, 14, 19])

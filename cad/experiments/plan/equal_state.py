@@ -37,8 +37,8 @@ class Choice:
     def in_words(self) -> str:
         """What was chosen, and for which sizes."""
         return (
-            f"{self.key}={self.value}: a state of {self.state_bytes:,} bytes, "
-            f"{self.other} has {self.other_bytes:,}"
+            f"{self.key}={self.value}: a state of {self.state_bytes:,} bytes "
+            f"for the {self.other_bytes:,} of {self.other}"
         )
 
 

@@ -41,7 +41,9 @@ def test_the_largest_state_that_is_not_above_the_other_is_chosen(settings, key, 
     assert BYTES == 129_024 == opened.cells[1].config.spec.state_bytes(opened.cells[1].config.model)
     assert getattr(cell.config.model, key) == value
     assert cell.config.spec.state_bytes(cell.config.model) == bytes_ <= BYTES
-    line = f"  equal, seed 0 (model.{key}={value}: a state of {bytes_:,} bytes, C, 16 latents has 129,024)"
+    line = (
+        f"  equal, seed 0 (model.{key}={value}: a state of {bytes_:,} bytes for the 129,024 of C, 16 latents)"
+    )
     assert line in dry_run_text(opened).splitlines()
 
 
