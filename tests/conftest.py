@@ -15,6 +15,7 @@ import torch
 from cad.histories.batch import Batch, Steps
 from cad.histories.sampler import HistoryArrays
 from cad.models.network import SequenceModel
+from cad.models.registry import MODELS
 from cad.schema import Config
 from cad.training.learner import build_model
 
@@ -105,10 +106,8 @@ def tiny_config() -> MakeConfig:
             "source": {"steps_per_stream": STEPS},
             "model": {
                 "kind": kind,
-                "n_transit": 8,
                 "n_embd": 16,
                 "n_layer": 2,
-                "n_head": 2,
             },
             "train": {
                 "n_updates": 20,
@@ -121,6 +120,9 @@ def tiny_config() -> MakeConfig:
                 "validate_every": 0,
             },
         }
+        fields = MODELS[kind].config_class.model_fields
+        shared = {"n_transit": 8, "n_unroll": 8, "n_head": 2}
+        base["model"].update({key: value for key, value in shared.items() if key in fields})
         if kind in ("compressed_ad", "region_ad"):
             base["model"].update(n_latent=3, encoder_n_layer=2, max_compression_depth=2)
         if kind == "region_ad":

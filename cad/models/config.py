@@ -13,10 +13,8 @@ class ModelConfig(Section):
     """Settings of a sequence model of any kind."""
 
     kind: str
-    n_transit: PositiveInt = Field(40, description="Window: steps that the decoder sees uncompressed.")
     n_embd: PositiveInt = Field(64, description="Width.")
     n_layer: PositiveInt = Field(4, description="Decoder layers.")
-    n_head: PositiveInt = Field(4, description="Attention heads.")
     n_inner: PositiveInt | None = Field(None, description="Feed-forward width; default 4 x n_embd.")
     dropout: Probability = Field(0.0, description="Residual dropout; attention itself has none.")
     step_embedding: Literal["row_column", "cell"] = Field(
@@ -41,7 +39,7 @@ class ModelConfig(Section):
     @property
     def uncompressed_steps(self) -> int:
         """Steps that the decoder sees uncompressed."""
-        return self.n_transit
+        raise NotImplementedError
 
     @property
     def depth(self) -> int | None:
@@ -58,14 +56,31 @@ class ModelConfig(Section):
         """Segments of a training window that are decoded and reported separately."""
         return 1
 
+
+class TransformerConfig(ModelConfig):
+    """Settings of a model that attends to a window of steps."""
+
+    n_transit: PositiveInt = Field(40, description="Window: steps that the decoder sees uncompressed.")
+    n_head: PositiveInt = Field(4, description="Attention heads.")
+
+    @property
+    def uncompressed_steps(self) -> int:
+        """See :attr:`ModelConfig.uncompressed_steps`."""
+        return self.n_transit
+
     @model_validator(mode="after")
-    def _heads_fit(self) -> ModelConfig:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_head={self.n_head} does not divide n_embd={self.n_embd}")
+    def _heads_fit(self) -> TransformerConfig:
+        require_heads_fit(self.n_head, self.n_embd)
         return self
 
 
-class LatentModelConfig(ModelConfig):
+def require_heads_fit(n_head: int, n_embd: int) -> None:
+    """Raise ``ValueError`` where heads of equal width do not fill the model's width."""
+    if n_embd % n_head:
+        raise ValueError(f"n_head={n_head} does not divide n_embd={n_embd}")
+
+
+class LatentModelConfig(TransformerConfig):
     """Settings of a model whose encoder compresses old context into latents."""
 
     n_latent: PositiveInt = Field(16, description="Latent tokens that hold the past.")

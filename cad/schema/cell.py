@@ -116,7 +116,7 @@ class Config(Section):
         needed = self.spec.training_window(self.model)
         if needed > self.source.steps_per_stream:
             raise ValueError(
-                f"a training window needs {needed} steps (n_transit, segments x longest segment, "
+                f"a training window needs {needed} steps (n_transit, n_unroll, segments x longest segment, "
                 "or regions x compress_interval), but a history has "
                 f"source.steps_per_stream={self.source.steps_per_stream}"
             )

@@ -387,7 +387,7 @@ def test_a_missing_key_says_what_it_takes() -> None:
 
 def test_a_section_replaced_by_a_value() -> None:
     message = refused(load, Config, [write("a.yaml", "seed: 1\nmodel:\nenv: 3\n")], [])
-    assert "a.yaml:2: model: expected a section (keys kind, n_transit," in message
+    assert "a.yaml:2: model: expected a section (keys kind, n_embd," in message
     assert "a.yaml:3: env: expected a section" in message
 
 

@@ -90,7 +90,7 @@ CASES = [
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
 def model(request, tiny_config, loud_model) -> SequenceModel:
     kind, settings = request.param
-    return loud_model(tiny_config(kind, model={"n_transit": WINDOW, **settings}))
+    return loud_model(tiny_config(kind, model=settings))
 
 
 def test_cached_logits_are_the_uncached_ones(model):

@@ -14,6 +14,7 @@ from cad.histories.sampler import WindowSampler
 from cad.models.linear_attention.config import CHUNK
 from cad.models.linear_attention.delta_rule import delta_rule
 from cad.models.spec import HistoryShape
+from cad.schema import Config
 from cad.training.learner import build_model
 
 KINDS = ("gru", "linear_attention")
@@ -99,7 +100,7 @@ def test_no_step_sees_a_later_one_and_all_see_the_first(kind, tiny_config, rando
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_begin_with_an_episode_and_without_a_past(kind, tiny_config, toy_histories):
-    config = tiny_config(kind, model={"n_transit": 23})
+    config = tiny_config(kind, model={"n_unroll": 23})
     _, _, steps = toy_histories.actions.shape
     windows = config.spec.windows(config.model, config.train, HistoryShape(steps, toy_histories.horizon))
     batch = WindowSampler(toy_histories, windows, seed=0, batch_size=16).batch(0)
@@ -116,7 +117,16 @@ def test_a_fresh_linear_attention_forgets_half_over_16_to_1024_steps(tiny_config
 
 
 def test_fresh_gru_units_forget_over_2_steps_to_a_whole_window(tiny_config):
-    model = build_model(tiny_config("gru", model={"n_transit": 60, "n_hidden": 400}))
+    model = build_model(tiny_config("gru", model={"n_unroll": 60, "n_hidden": 400}))
     kept = model.decoder.blocks[0].recurrent.units.bias_hh_l0.chunk(3)[1].sigmoid()
     steps = 1 / (1 - kept)  # a unit's time constant
     assert 2 <= steps.min() < 5 and 55 < steps.max() <= 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_arm_of_another_base_is_unrolled_as_far_as_the_default_compressed_ad(kind):
+    """Neither a window nor heads are inherited."""
+    base = Config().with_overrides({"model.n_transit": 40, "model.n_embd": 48, "model.n_head": 3}, "test")
+    assert base.spec.training_window(base.model) == 160
+    model = base.with_overrides({"model.kind": kind}, "test").model
+    assert (model.n_unroll, model.n_embd, hasattr(model, "n_transit")) == (160, 48, False)

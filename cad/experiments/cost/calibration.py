@@ -198,7 +198,7 @@ def _update_seconds(learner: Learner, device: torch.device) -> float:
 def _roll_out_seconds(config: Config, tasks: Sequence[int], n_rollouts: int, device: torch.device) -> float:
     """Of one step of all roll-outs together, over as many episodes as fill the window twice."""
     horizon, watch = config.env.steps_per_episode, _Stopwatch(device)
-    filled = -(-2 * config.model.n_transit // horizon)
+    filled = -(-2 * config.model.uncompressed_steps // horizon)
     model = build_model(config).to(device).eval()
     with contextlib.suppress(InterruptedRun):
         roll_out(

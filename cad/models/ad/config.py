@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cad.config.section import NonNegativeInt, PositiveInt
-from cad.models.config import ModelConfig
+from cad.models.config import TransformerConfig
 
 
-class ADConfig(ModelConfig):
+class ADConfig(TransformerConfig):
     """A window of the last ``n_transit`` steps."""
 
     kind: Literal["ad"] = Field("ad", description="A window of the last n_transit steps.")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cad.models.blocks.transformer import Blocks, KeyValueCache, input_norm, prefix_mask
-from cad.models.config import ModelConfig
+from cad.models.config import TransformerConfig
 
 
 class Decoder(nn.Module):
@@ -15,7 +15,7 @@ class Decoder(nn.Module):
     The latents see each other in both directions and every step sees all of them.
     """
 
-    def __init__(self, config: ModelConfig, n_actions: int, n_latent: int = 0) -> None:
+    def __init__(self, config: TransformerConfig, n_actions: int, n_latent: int = 0) -> None:
         super().__init__()
         self.config = config
         self.n_latent = n_latent

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cad.models.config import ModelConfig
+from cad.models.config import ModelConfig, TransformerConfig
 
 
 class KeyValueCache:
@@ -21,7 +21,7 @@ class KeyValueCache:
     positions are filled.  Memory does not grow with the number of steps.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, like: Tensor) -> None:
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
         shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.values = torch.empty_like(self.keys)
@@ -79,7 +79,7 @@ def input_norm(config: ModelConfig) -> nn.Module:
 class Block(nn.Module):
     """Attention, then a feed-forward layer, each added to the residual stream; pre-norm or post-norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         inner = config.inner_width
         self._post = config.norm == "post"
@@ -118,7 +118,7 @@ class Blocks(nn.Module):
     The others' last-layer outputs would be thrown away: leaving them out changes no result.
     """
 
-    def __init__(self, config: ModelConfig, n_layer: int) -> None:
+    def __init__(self, config: TransformerConfig, n_layer: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(n_layer))
 

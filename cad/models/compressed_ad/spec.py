@@ -10,7 +10,7 @@ from cad.models.blocks.costs import blocks_work, cache_bytes, encoder_work, vect
 from cad.models.compressed_ad.config import CompressedADConfig
 from cad.models.compressed_ad.curriculum import DepthCurriculum
 from cad.models.compressed_ad.transfer import DECODER_TRANSFER, ENCODER_TRANSFER, ENCODER_WEIGHTS
-from cad.models.config import ModelConfig
+from cad.models.config import ModelConfig, TransformerConfig
 from cad.models.spec import HistoryShape, ModelSpec, Pretraining, Sections, without_defaults
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
 
     def warm_start(self, config: CompressedADConfig) -> ModelConfig:
         """AD with the settings that both have."""
-        shared = ModelConfig.model_fields.keys() - {"kind"}
+        shared = TransformerConfig.model_fields.keys() - {"kind"}
         return ADConfig(**config.model_dump(include=shared))
 
     def build(self, config: CompressedADConfig, spaces: Spaces) -> SequenceModel:

@@ -41,8 +41,9 @@ def _no_ad(theirs: ModelConfig) -> str | None:
 
 
 def _too_short(ours: ModelConfig, theirs: ModelConfig) -> str | None:
-    if theirs.n_transit < ours.n_transit:
-        return f"model.n_transit is {theirs.n_transit} there, less than the {ours.n_transit} here"
+    here, there = ours.uncompressed_steps, theirs.uncompressed_steps
+    if there < here:
+        return f"model.n_transit is {there} there, less than the {here} here"
     return None
 
 
@@ -54,7 +55,7 @@ def _pick_decoder(
     positions = picked["decoder.positions"]
     if positions is not None:
         steps = own["decoder.positions"].clone()
-        steps[ours.latents or 0 :] = positions[: ours.n_transit]
+        steps[ours.latents or 0 :] = positions[: ours.uncompressed_steps]
         picked["decoder.positions"] = steps
     return picked
 

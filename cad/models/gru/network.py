@@ -15,7 +15,7 @@ class GRULayer(RecurrentLayer):
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__()
-        self._longest = config.n_transit
+        self._longest = config.n_unroll
         self.units = nn.GRU(config.n_embd, config.hidden_width, batch_first=True)
         self.out = nn.Linear(config.hidden_width, config.n_embd)
 
@@ -29,7 +29,7 @@ class GRULayer(RecurrentLayer):
         return self.out(hidden), after[0]
 
     def initialise(self) -> None:
-        """Orthogonal recurrent matrices, and units that forget over 2 to ``n_transit`` steps.
+        """Orthogonal recurrent matrices, and units that forget over 2 to ``n_unroll`` steps.
 
         The latter by the biases of the update gates (chrono initialisation, Tallec and Ollivier,
         arXiv:1804.11188, section 2), without which nothing is kept over several episodes at first.

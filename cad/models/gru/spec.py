@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cad.models.blocks.costs import FLOAT_BYTES
 from cad.models.blocks.recurrent.spec import RecurrentSpec
@@ -18,10 +18,6 @@ class GRUSpec(RecurrentSpec[GRUConfig]):
 
     config_class = GRUConfig
     state_key = "n_hidden"
-
-    def identity(self, config: GRUConfig) -> dict[str, Any]:
-        """See :meth:`ModelSpec.identity`; there are no heads."""
-        return {key: value for key, value in super().identity(config).items() if key != "n_head"}
 
     def build(self, config: GRUConfig, spaces: Spaces) -> SequenceModel:
         """See :meth:`ModelSpec.build`."""

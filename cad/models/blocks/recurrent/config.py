@@ -11,10 +11,10 @@ from cad.models.config import ModelConfig
 class RecurrentConfig(ModelConfig):
     """A state of constant size that every step updates."""
 
-    n_transit: PositiveInt = Field(
+    n_unroll: PositiveInt = Field(
         160,
         description="Steps of a training window, over which the state is unrolled from zeros; roll-outs "
-        "never reset it. As far as CompressedAD is unrolled: (depth + 1) x its n_transit.",
+        "never reset it. Default: as many as the default CompressedAD unrolls, (depth + 1) x n_transit.",
     )
 
     @property

@@ -23,7 +23,7 @@ class RecurrentSpec(ModelSpec[R]):
 
     def training_window(self, config: R) -> int:
         """See :meth:`ModelSpec.training_window`."""
-        return config.n_transit
+        return config.n_unroll
 
     def new_memory(self, model: Any, batch: int) -> Memory:
         """See :meth:`ModelSpec.new_memory`."""
@@ -35,7 +35,7 @@ class RecurrentSpec(ModelSpec[R]):
         """See :meth:`ModelSpec.windows`."""
         from cad.models.blocks.recurrent.windows import RecurrentWindows
 
-        return RecurrentWindows(config.n_transit, shape.steps, shape.horizon, settings.max_episode_gap)
+        return RecurrentWindows(config.n_unroll, shape.steps, shape.horizon, settings.max_episode_gap)
 
     def objective(self, config: R, others: Sections, spaces: Spaces) -> Objective:
         """See :meth:`ModelSpec.objective`."""
@@ -53,7 +53,7 @@ class RecurrentSpec(ModelSpec[R]):
 
     def window_work(self, config: R, others: Sections) -> float:
         """See :meth:`ModelSpec.window_work`."""
-        return self._work(config, config.n_transit)
+        return self._work(config, config.n_unroll)
 
     def rollout_work(self, config: R) -> float:
         """One step; the same for every step."""

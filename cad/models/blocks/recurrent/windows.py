@@ -1,4 +1,4 @@
-"""Training windows of a recurrent model: ``n_transit`` steps from the beginning of any episode.
+"""Training windows of a recurrent model: ``n_unroll`` steps from the beginning of any episode.
 
 The state begins with zeros there, as at the beginning of a roll-out, and is carried through the whole
 window: as many episodes as fit into it.
