@@ -17,7 +17,12 @@ def compressed(tiny_config, loud_model):
     """``compressed(groups)``: a model, and its latents after 0, 1, ... 5 windows, one input each."""
 
     def make(groups, inputs):
-        model = loud_model(tiny_config(model={"n_latent": sum(groups), "latent_groups": groups}))
+        settings = {
+            "n_latent": sum(groups),
+            "latent_groups": groups,
+            "max_compression_depth": len(groups) + 1,
+        }
+        model = loud_model(tiny_config(model=settings))
         after = [model.initial_latents(2)]
         with torch.no_grad():
             for steps in inputs:
@@ -63,6 +68,12 @@ def test_one_group_is_the_model_without_groups(tiny_config, loud_model):
 def test_groups_are_all_of_the_latents(tiny_config):
     with pytest.raises(ValueError, match=r"latent_groups=\[2, 2\] are 4 latents, n_latent=3"):
         tiny_config(model={"latent_groups": [2, 2]})
+
+
+def test_training_must_fold_what_the_last_group_holds(tiny_config):
+    with pytest.raises(ValueError, match=r"max_compression_depth=2 never folds .* at least 3"):
+        tiny_config(model={"n_latent": 4, "latent_groups": [2, 2], "max_compression_depth": 2})
+    tiny_config(model={"n_latent": 4, "latent_groups": [2, 2], "max_compression_depth": 3})
 
 
 def test_costs_count_every_compression(tiny_config):

@@ -81,6 +81,11 @@ class CompressedADConfig(LatentModelConfig):
             raise ValueError(
                 f"latent_groups={list(groups)} are {sum(groups)} latents, n_latent={self.n_latent}"
             )
+        if groups is not None and 1 < len(groups) >= self.max_compression_depth:
+            raise ValueError(
+                f"max_compression_depth={self.max_compression_depth} never folds what the last of "
+                f"{len(groups)} latent_groups holds, which roll-outs do: it takes at least {len(groups) + 1}"
+            )
         low, high = self.compress_lengths
         if low > high:
             raise ValueError(f"min_compress_length={low} is above max_compress_length={high}")
