@@ -47,7 +47,7 @@ def report_content(
         notices=[*notices(study), *provenance_notices(provenance)],
         answers=answers,
         method=method(study),
-        differing=_settings_table(study, keys, settings) if keys else None,
+        differing=settings_table(study, keys, settings) if keys else None,
         shared={key: value for key, value in alike.items() if key not in [*keys, "seed"]},
         provenance=provenance,
         costs=costs_table(provenance),
@@ -55,7 +55,7 @@ def report_content(
     )
 
 
-def _settings_table(study: Study, keys: Sequence[str], settings: Sequence[dict[str, Any]]) -> ShownTable:
+def settings_table(study: Study, keys: Sequence[str], settings: Sequence[dict[str, Any]]) -> ShownTable:
     """The settings of each model under ``keys``, and which of them was chosen for its state's size."""
     chosen = ("equal state",) if any(model.equal_state for model in study.models) else ()
     rows = [
