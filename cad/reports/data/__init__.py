@@ -44,6 +44,11 @@ from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
 from cad.reports.data.profile import THRESHOLDS, profile, profile_tables
 from cad.reports.data.recall import Recall, ages_of_facts, mean_recall, recall_by_age, recall_tables
+from cad.reports.data.regret import (
+    model_regret,
+    reference_regrets,
+    regret_tables,
+)
 from cad.reports.data.results import (
     CellResult,
     FloatArray,
@@ -142,6 +147,7 @@ __all__ = [
     "metric_series",
     "metrics_by_depth",
     "minutes_before",
+    "model_regret",
     "number_cell",
     "pareto_tables",
     "plural",
@@ -151,7 +157,9 @@ __all__ = [
     "profile_tables",
     "recall_by_age",
     "recall_tables",
+    "reference_regrets",
     "region_tables",
+    "regret_tables",
     "rewarded_by_episode",
     "rollout_tables",
     "shared_model_tables",

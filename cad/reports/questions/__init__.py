@@ -16,6 +16,7 @@ from cad.reports.questions import (
     long_horizon,
     recall,
     references,
+    regret,
     shared_models,
     training,
 )
@@ -28,6 +29,7 @@ SECTIONS: tuple[Section, ...] = (
     references.SECTION,
     depth_and_latents.SECTION,
     recall.SECTION,
+    regret.SECTION,
     cost.SECTION,
     failures.SECTION,
     long_horizon.SECTION,
