@@ -5,11 +5,11 @@ Layout (schema version 1)::
     /                       attributes: schema_version, created_by, seed,
                             env, source, split, versions (JSON texts); stage, if one wrote it
     /task_00040             attributes: task_id, goal, optimal_return
-        states              (streams, steps, 2) uint8   observation (row, column) before the step
-        actions             (streams, steps)    uint8   0..4
-        rewards             (streams, steps)    uint8   0 or 1
-        next_states         (streams, steps, 2) uint8   true observation after the step
-        episode_ends        (streams, steps)    uint8   1 at the last step of an episode
+        states              (streams, steps, fields) uint8   observation before the step: row and column, ...
+        actions             (streams, steps)         uint8   below the family's number of actions
+        rewards             (streams, steps)         uint8   whole numbers
+        next_states         (streams, steps, fields) uint8   true observation after the step
+        episode_ends        (streams, steps)         uint8   1 at the last step of an episode
 
 A stream is one unbroken history: its episodes follow each other along ``steps``.
 """
