@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import h5py
@@ -11,14 +12,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import cad.envs.gymnasium_env  # noqa: F401
-from cad.config import LearnerConfig, NoiseDistillationConfig
+from cad.config import LearnerConfig, NoiseDistillationConfig, SourceConfig
 from cad.envs.batched import BatchedEnv
+from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.noise import noise_keys
 from cad.envs.registry import FAMILIES, env_config, task_family
 from cad.envs.split import split_tasks
 from cad.histories.audit import audit
-from cad.histories.file import Provenance, write_root, write_task
+from cad.histories.file import Provenance, task_name, write_root, write_task
 from cad.histories.source import learn
 
 SPLIT = {"n_heldout": 1, "n_validation": 0}
@@ -127,6 +129,16 @@ def sources() -> list[tuple[str, LearnerConfig | NoiseDistillationConfig]]:
     return made
 
 
+def collected(env: EnvConfig, source: SourceConfig, path: Path) -> None:
+    """What collect() does, in this process."""
+    family = task_family(env)
+    with h5py.File(path, "w") as file:
+        write_root(file, Provenance(env, source, split_tasks(env), {}, "test"))
+        for task in family.task_ids:
+            history = learn(family, task, source)
+            write_task(file, task, family.goal(task), family.optimal_return(task), history)
+
+
 @pytest.mark.parametrize(
     ("name", "source"),
     sources(),
@@ -134,13 +146,7 @@ def sources() -> list[tuple[str, LearnerConfig | NoiseDistillationConfig]]:
 )
 def test_sources_improve_and_their_histories_pass_the_audit(name, source, tmp_path) -> None:
     env = env_config({**SETTINGS[name], **SPLIT, "n_tasks": 3})
-    family = task_family(env)
-    with h5py.File(tmp_path / "a.h5", "w") as file:  # as collect() does, in this process
-        write_root(file, Provenance(env, source, split_tasks(env), {}, "test"))
-        for task in family.task_ids:
-            write_task(
-                file, task, family.goal(task), family.optimal_return(task), learn(family, task, source)
-            )
+    collected(env, source, tmp_path / "a.h5")
     report = audit(tmp_path / "a.h5", env=env)
     assert report.ok, report.problems
     assert report.transitions == 3 * 6 * source.steps_per_stream
@@ -148,3 +154,18 @@ def test_sources_improve_and_their_histories_pass_the_audit(name, source, tmp_pa
     assert last > 0.8, last
     again = audit(tmp_path / "a.h5", env=env.model_copy(update={"split_seed": 1}))
     assert not again.ok
+
+
+@pytest.mark.parametrize(("name", "what"), [("bandit", "rewards"), ("random_mdp", "next_states")])
+def test_another_chance_fails_the_audit(name: str, what: str, tmp_path) -> None:
+    """What chance decided is derived again: a history with better luck is found out."""
+    env = env_config({**SETTINGS[name], **SPLIT, "n_tasks": 2})
+    shape = {"n_streams": 3, "steps_per_stream": 20 * env.steps_per_episode}
+    collected(env, NoiseDistillationConfig(kind="noise_distillation", **shape), tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        data = file[task_name(task_family(env).task_ids[1])][what]
+        place = (1, 7) if what == "rewards" else (1, 7, 0)
+        data[place] = (data[place] + 1) % 2
+    named = {"rewards": "reward", "next_states": "next state"}[what]
+    problems = audit(tmp_path / "a.h5", env=env).problems
+    assert any(f"stream 1, step 7: {named} is" in problem for problem in problems), problems

@@ -83,7 +83,7 @@ def test_settings_that_fit_no_lake_are_refused() -> None:
     for n_holes in (9, 24):
         with pytest.raises(ValidationError, match="1 to 8 holes"):
             family(size=5, n_holes=n_holes)
-    with pytest.raises(ValidationError, match="take 16 steps"):
+    with pytest.raises(ValidationError, match="may take 16 steps to cross; make it at least that"):
         family(size=5, horizon=15)
 
 

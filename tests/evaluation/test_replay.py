@@ -15,7 +15,17 @@ from cad.evaluation.results import load_results, save_results
 from cad.evaluation.rollout import roll_out
 from cad.models.registry import new_memory
 
-FAMILIES = {"darkroom": 25, "darkroom_permuted": 120, "dark_key_to_door": 625}
+SPLIT = {"n_tasks": 20, "n_heldout": 2, "n_validation": 1}
+FAMILIES = {
+    "darkroom": {"size": 5, "n_tasks": 25},
+    "darkroom_permuted": {"size": 5, "n_tasks": 120},
+    "dark_key_to_door": {"size": 5, "n_tasks": 625},
+    "cued_darkroom": {"size": 5, **SPLIT},
+    "bandit": SPLIT,
+    "t_maze": {"n_cues": 5, **SPLIT},
+    "random_mdp": {"rewards": "dense", **SPLIT},
+    "frozen_lake": {"size": 4, "horizon": 12, **SPLIT},
+}
 
 
 class Seen:
@@ -35,7 +45,10 @@ class Seen:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_actions_determine_returns_and_what_the_model_saw(name, tiny_config, loud_model):
-    config = tiny_config("compressed_ad", env={"name": name, "n_tasks": FAMILIES[name], "n_validation": 1})
+    settings = {"name": name, "horizon": 6, "n_validation": 1, **FAMILIES[name]}
+    if name == "t_maze":
+        settings["corridor"] = 5
+    config = tiny_config("compressed_ad").with_overrides({"env": settings}, "test")
     family, tasks = task_family(config.env), (3, 17)
     memories = []
 

@@ -80,7 +80,8 @@ class FrozenLakeConfig(GridConfig):
             )
         if self.steps_per_episode < self.longest_way:
             raise ValueError(
-                f"horizon={self.horizon}: some lakes of size {self.size} take {self.longest_way} steps"
+                f"horizon={self.horizon}: a lake of size {self.size} may take {self.longest_way} steps to "
+                "cross; make it at least that"
             )
         return self
 

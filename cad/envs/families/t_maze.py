@@ -47,7 +47,7 @@ class TMazeConfig(EnvConfig):
         if self.steps_per_episode <= self.corridor:
             raise ValueError(
                 f"horizon={self.horizon}: a corridor of {self.corridor} steps and the choice take "
-                f"{self.corridor + 1}"
+                f"{self.corridor + 1}; make it at least that"
             )
         return self
 
@@ -116,7 +116,8 @@ class TMaze(TaskFamily[TMazeConfig]):
       lost the cue, and only knows which side is right more often in this task, reaches E[max(k, n - k)] / n
       for k of n cues that mean left: 0.66 with 6 cues.  Memory of both begins above that.
     * An agent that never errs in the corridor is needed to reach its end: evaluate long corridors with
-      ``evaluation.greedy``.
+      ``evaluation.greedy``.  For the same reason noise distillation suits short corridors alone: as long
+      as there is noise, hardly an episode reaches the junction in time.
 
     **Observation** place (0 corridor, 1 junction, 2 behind it) and cue (``n_cues`` where none is seen).
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
@@ -79,3 +80,27 @@ def test_the_columns_are_the_fields_of_the_familys_observations(cell: Make) -> N
         "episode", "step", "row", "column", "cue", "action", "reward", "compressed_before",
     )  # fmt: skip
     assert {row[8] for row in table.rows} == {0, 1}
+@pytest.mark.parametrize(
+    ("env", "drawn"),
+    [
+        ({"name": "bandit", "n_tasks": 80, "n_heldout": 8}, False),
+        ({"name": "cued_darkroom", "n_tasks": 80, "n_heldout": 8}, True),
+        ({"name": "frozen_lake", "n_tasks": 80, "n_heldout": 8, "size": 5, "horizon": 20}, True),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_families_on_a_grid_are_drawn_whatever_else_they_show(cell: Make, env: dict, drawn: bool) -> None:
+    config = cell().config.with_overrides({"env": env}, "test")
+    family, tasks = task_family(config.env), config.evaluated_tasks
+    result = replace(
+        cell(depth=1, n_latent=4), config=config, task_ids=tasks,
+        goals=tuple(family.goal(task) for task in tasks),
+        optimal=tuple(family.optimal_return(task) for task in tasks),
+    )  # fmt: skip
+    one = consistent(result)
+    tables = rollout_tables(make_study("s", "", "", [one], None))
+    assert bool(tables) == drawn
+    if drawn:
+        rows = tables["rollouts"].rows
+        assert rows[0][6:8] == family.start[:2]
+        assert {row[6] for row in rows} <= set(range(family.grid_size))
