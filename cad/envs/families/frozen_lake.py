@@ -213,8 +213,8 @@ class FrozenLake(GridFamily[FrozenLakeConfig]):
 
     **Task id** the place of the lake among all that can be crossed in 4 x (size - 1) steps, in
     lexicographic order of the holes' cells (row x size + column).  Where more than 200,000 choices of
-    holes would have to be looked at (6 x 6 with 5 holes and more), ids from 0 to 2**53 - 1 are used: the
-    holes are drawn from the id (:mod:`cad.envs.noise`), again and again until the lake can be crossed.
+    holes would have to be looked at (5 x 5 with 7, 6 x 6 with 5, and more), ids from 0 to 2**53 - 1 are
+    used: the holes are drawn from the id (:mod:`cad.envs.noise`), again until the lake can be crossed.
     Two such ids may name one lake, as two draws may.
     """
 
