@@ -44,7 +44,7 @@ def test_a_submission_is_what_the_profile_says(cluster, one_cell, with_histories
     )
     assert f"then: cad status {one_cell} --root {root}" in done.stdout.replace("\n", " ")
     train = next(s for s in cluster.stages(one_cell, root).values() if s["kind"] == "train")
-    job = cluster.call("scontrol", "--oneliner", "show", "job", train["job"]).stdout
+    job = cluster.call("scontrol", "--oneliner", "show", "job", train["job_id"]).stdout
     for word in ("Partition=debug", "TimeLimit=00:20:00", "Requeue=1", "JobName=cad-one-train"):
         assert word in job.split(), job
     seen = cluster.cad("status", one_cell, "--root", root, **around).stdout

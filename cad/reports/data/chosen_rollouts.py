@@ -111,8 +111,9 @@ def rollout_tables(study: Study) -> dict[str, Table]:
         for step, (state, action, reward) in enumerate(
             zip(paths.states[0].tolist(), paths.actions[0].tolist(), paths.rewards[0].tolist(), strict=True)
         ):
+            observed = (step // horizon + 1, step % horizon + 1, *state[: len(fields)])
             compressed = int(step in chosen.watched.compression_steps)
-            rows.append((*name, step // horizon + 1, step % horizon + 1, *state[: len(fields)], action, reward, compressed))
+            rows.append((*name, *observed, action, reward, compressed))
     columns = ("label", "seed", "task_id", "rollout", "episode", "step", *fields, "action", "reward",
                "compressed_before")  # fmt: skip
     return table_if_any("rollouts", columns, rows)

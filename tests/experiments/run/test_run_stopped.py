@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,7 @@ from pathlib import Path
 
 def start(file: Path, root: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "cad.cli", "run", str(file), "--root", str(root), "--no-report", *words]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def test_killed_at_random_moments_ends_with_the_same_numbers(one, finished, same_results, tmp_path):
@@ -46,11 +45,13 @@ def test_interrupt_saves_and_second_run_is_refused_meanwhile(cad, one, finished,
     assert second.returncode == 1
     assert "is in use by process" in second.stderr
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode in (0, 130), errors.decode()
     assert b"Traceback" not in errors
     if process.returncode == 130:
         assert b"run the same command again to go on" in errors
+        assert re.search(rb"stopped: .*: saved at update [0-9]+", output), output.decode()
+        assert b"failed" not in output
     third = cad("run", one, "--root", collected, "--no-report")
     assert third.returncode == 0, third.stderr
     same_results(collected, finished)

@@ -1,0 +1,38 @@
+"""What a run makes of a stage whose process has ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from cad.experiments.plan.cells import Cell
+from cad.experiments.run.runner import Run
+from cad.experiments.run.table import run_table
+from cad.schema import Config
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved", "note", "says"),
+    [
+        ("train", ["00000050", "00000120", "damaged"], "", "saved at update 120"),
+        ("train", [], "", "it had saved nothing yet"),
+        ("histories", [], '{"done": 7, "total": 81}', "7 of 81 tasks are kept"),
+        ("evaluate", [], "", "it starts again"),
+    ],
+)
+def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, note, says, tmp_path):
+    run = Run(tmp_path, (Cell("", "", Config()),))
+    entry = next(entry for entry in run.stages.values() if entry.stage.kind == kind)
+    for name in saved:
+        (entry.directory.path / "checkpoints" / name).mkdir(parents=True)
+    entry.directory.path.mkdir(parents=True, exist_ok=True)
+    if note:
+        (entry.directory.path / "progress.json").write_text(note)
+    run.settle(entry, stopped=True)
+    assert (entry.state, entry.message) == ("stopped", says)
+    assert run.failures == []
+    assert run_table(run)
+    run.settle(entry)
+    assert entry.state == "failed" and "without reporting an error" in entry.message
+    entry.directory.record_failure("out of memory", expected=True)
+    run.settle(entry, stopped=True)
+    assert (entry.state, entry.message) == ("failed", "out of memory")

@@ -1,0 +1,83 @@
+"""HDF5 files that cannot be read are not damaged ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+
+from cad.checksums import DamagedFileError
+from cad.errors import CadError
+from cad.hdf5 import open_hdf5
+
+HOLD = """
+import sys, h5py
+with h5py.File(sys.argv[1], "r+") as file:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+READ = """
+import sys
+from pathlib import Path
+from cad.hdf5 import open_hdf5
+print(open_hdf5(Path(sys.argv[1]), "").attrs["a"])
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as new:
+        new.attrs["a"] = 7
+    return path
+
+
+@pytest.fixture
+def writer(file: Path) -> Iterator[int]:
+    """The number of a process that has the file open for writing."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    yield process.pid
+    process.communicate("", timeout=30)
+
+
+def test_a_file_that_is_open_for_writing_is_named_with_its_writer_and_what_helps(file, writer):
+    with pytest.raises(CadError, match=rf"cannot read {file}: process {writer} \(") as caught:
+        open_hdf5(file, "")
+    assert not isinstance(caught.value, DamagedFileError)
+    name, _, value = str(caught.value).rpartition("set ")[2].partition("=")
+    assert name == "HDF5_USE_FILE_LOCKING"
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(file)], capture_output=True, text=True, check=False,
+        env={**os.environ, name: value}, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.stdout == "7\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOLCK])
+def test_the_systems_words_are_passed_on(number, file, monkeypatch):
+    """Such errors cannot be had from a real disk here."""
+
+    def refuse(*_args, **_settings):
+        raise OSError(number, f"[Errno {number}] Unable to synchronously open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(CadError, match=rf"cannot read {file}: .*\(errno {number}\); ") as caught:
+        open_hdf5(file, "")
+    assert not isinstance(caught.value, DamagedFileError)
+
+
+def test_what_was_read_and_is_not_hdf5_is_damaged(file):
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DamagedFileError, match=r"a\.h5 is damaged \(truncated, or not HDF5: .*\); do this"):
+        open_hdf5(file, "do this")
+    with pytest.raises(CadError, match=r"none\.h5 is missing"):
+        open_hdf5(file.with_name("none.h5"), "")
