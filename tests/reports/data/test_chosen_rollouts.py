@@ -80,6 +80,8 @@ def test_the_columns_are_the_fields_of_the_familys_observations(cell: Make) -> N
         "episode", "step", "row", "column", "cue", "action", "reward", "compressed_before",
     )  # fmt: skip
     assert {row[8] for row in table.rows} == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("env", "drawn"),
     [
