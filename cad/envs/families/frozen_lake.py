@@ -36,7 +36,7 @@ class FrozenLakeConfig(GridConfig):
     DEFAULT_TASKS: ClassVar[int] = 300
 
     name: Literal["frozen_lake"] = Field("frozen_lake", description="Task family.")
-    size: Annotated[int, Field(ge=3, le=16)] = Field(5, description="Rows (and columns) of the square lake.")
+    size: Annotated[int, Field(ge=2, le=100)] = Field(5, description="Rows (and columns) of the square lake.")
     n_holes: PositiveInt | None = Field(None, description="Holes; default a fifth of the cells.")
     horizon: PositiveInt | None = Field(
         None, description="Steps an episode; default 10 x (size - 1), for five straight crossings."
@@ -48,7 +48,7 @@ class FrozenLakeConfig(GridConfig):
     @property
     def total_holes(self) -> int:
         """Holes with the default filled in."""
-        return self.n_holes if self.n_holes is not None else self.size**2 // 5
+        return self.n_holes if self.n_holes is not None else max(1, self.size**2 // 5)
 
     @property
     def longest_way(self) -> int:
