@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from cad.errors import CadError
 from cad.storage import disk_error, sha256_file, sha256_json, write_json
 
+SET_ASIDE = "set-aside"
+"""Folder of a stage for files that are not what was written."""
 _SEAL = "seal"
 # Younger files are hashed again at every reading: within a tick of the file system's clock a file can
 # change without a change of its times.

@@ -18,15 +18,21 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from cad.checksums import DamagedFileError, read_bytes, read_sealed, set_aside, stage_remedy, write_sealed
+from cad.checksums import (
+    SET_ASIDE,
+    DamagedFileError,
+    read_bytes,
+    read_sealed,
+    set_aside,
+    stage_remedy,
+    write_sealed,
+)
 from cad.errors import CadError
 from cad.storage import atomic_dir, disk_error, make_dirs, remove_leftovers, sha256_file
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-DAMAGED = "damaged"
-"""Folder beside the checkpoints for those that are not what was written."""
 _META, _STATE = "meta.json", "state.safetensors"
 
 
@@ -73,8 +79,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, run_id: str, keep: int
 def load_newest(folder: Path, run_id: str, *, set_damaged_aside: bool = False) -> Checkpoint | None:
     """Load the newest intact checkpoint; None without one.  Damaged ones are passed over with a warning.
 
-    A run that goes on sets them aside, in ``folder/damaged``: if they stayed, they would count as the
-    newest, and intact ones would be deleted in their place.
+    A run that goes on sets them aside, in ``set-aside`` beside ``folder``: if they stayed, they would count
+    as the newest, and intact ones would be deleted in their place.
 
     Raises :class:`CadError` for a checkpoint that cannot be read (it may be intact), of another run, or of
     a newer version of the program.
@@ -85,7 +91,7 @@ def load_newest(folder: Path, run_id: str, *, set_damaged_aside: bool = False) -
         except _DamagedError as error:
             log.warning("checkpoint %s is damaged (%s); taking the previous one, if any", path, error)
             if set_damaged_aside:
-                set_aside(path, folder / DAMAGED)
+                set_aside(path, folder.parent / SET_ASIDE)
     return None
 
 

@@ -65,7 +65,15 @@ def write_weights(
         metadata["provenance"] = json.dumps(provenance, sort_keys=True)
     metadata["checksum"] = _checksum(tensors, metadata)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(dict(tensors), metadata))
+        temporary.write_bytes(_in_order(safetensors.torch.save(dict(tensors), metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file whose header is sorted: the library's order of metadata differs each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 # Others would be damage: a flipped bit in "checksum" must not make a file one of an earlier version.

@@ -129,13 +129,14 @@ def test_two_damaged_ones_and_all_damaged(tmp_path):
 
 
 def test_going_on_from_before_a_damaged_one_keeps_the_new_ones(tmp_path):
-    save(tmp_path, 10, keep=1)
-    flip_byte_of_state(tmp_path / "00000010")
-    damaged = (tmp_path / "00000010/state.safetensors").read_bytes()
-    assert load_newest(tmp_path, "run", set_damaged_aside=True) is None
-    save(tmp_path, 5, keep=1)  # the run started again and got this far
-    assert load_newest(tmp_path, "run").step == 5
-    assert (tmp_path / "damaged/00000010/state.safetensors").read_bytes() == damaged
+    folder = tmp_path / "checkpoints"
+    save(folder, 10, keep=1)
+    flip_byte_of_state(folder / "00000010")
+    damaged = (folder / "00000010/state.safetensors").read_bytes()
+    assert load_newest(folder, "run", set_damaged_aside=True) is None
+    save(folder, 5, keep=1)  # the run started again and got this far
+    assert load_newest(folder, "run").step == 5
+    assert (tmp_path / "set-aside/00000010/state.safetensors").read_bytes() == damaged
 
 
 def test_reading_moves_nothing(tmp_path):

@@ -33,6 +33,25 @@ def fresh(config):
     return build_model(config)
 
 
+def test_the_same_weights_give_the_same_bytes_and_any_change_is_noticed(tiny_config, tmp_path):
+    path, model = tmp_path / "model.safetensors", build_model(tiny_config())
+    written = set()
+    for _ in range(5):
+        save_weights(path, tiny_config(), model, stage="train-0123456789ab")
+        written.add(path.read_bytes())
+    (data,) = written
+    stored = read_weights(path, "key", "train-0123456789ab")
+    assert all(torch.equal(tensor, stored.tensors[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(CadError, match=r"it is that of train-0123456789ab, not of train-ba9876543210"):
+        read_weights(path, "key", "train-ba9876543210")
+    for place in (0, 20, 200, len(data) // 2, -1):
+        altered = bytearray(data)
+        altered[place] ^= 1
+        path.write_bytes(altered)
+        with pytest.raises(CadError, match=r"key: .*model\.safetensors is damaged \(.*\); get another copy"):
+            read_weights(path, "key")
+
+
 def test_the_encoder_and_what_feeds_it_are_taken_over(encoder, tiny_config):
     path, module = encoder
     config = tiny_config(model={"n_layer": 1})  # the decoder is its own

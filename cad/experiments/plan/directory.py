@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cad.checksums import DamagedFileError, file_checksum, read_sealed, stage_remedy, write_sealed
+from cad.checksums import SET_ASIDE, DamagedFileError, file_checksum, read_sealed, stage_remedy, write_sealed
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
 from cad.locks import is_locked
 from cad.storage import read_json, sha256_json, write_json
@@ -36,7 +36,7 @@ class StageFile(StrEnum):
     CHECKPOINTS = "checkpoints"  # this and what follows is written by :func:`cad.training.loop.train`
     METRICS = "metrics.jsonl"
     TENSORBOARD = "tensorboard"
-    SET_ASIDE = "set-aside"  # damaged files that `cad repair` found
+    SET_ASIDE = SET_ASIDE  # damaged files, found by `cad repair` or, in checkpoints, by a training
 
 
 # What a stage of each kind leaves for others, recorded with its SHA-256 when it finishes.  Checkpoints

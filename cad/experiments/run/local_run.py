@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from cad.checksums import DamagedFileError
 from cad.errors import CadError
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
@@ -65,11 +66,17 @@ def run_experiment(
                 run_inline(run, resources, stop, show)
             else:
                 run_in_processes(run, resources, resources.workers, experiment.folder / "jobs", stop, show)
-        page = write_experiment_report(experiment) if report else None
+        reasons = "".join(f"\n  {entry.directory.path}: {entry.message}" for entry in run.failures)
+        failed = f"{len(run.failures)} of {len(run.stages)} stages failed"
+        try:
+            page = write_experiment_report(experiment) if report else None
+        except DamagedFileError as error:
+            if run.failures:
+                raise CadError(f"{failed}, and there is no report ({error}):{reasons}") from error
+            raise
     if run.failures:
-        reasons = "\n".join(f"  {entry.directory.path}: {entry.message}" for entry in run.failures)
         where = "" if page is None else f" (report: {page})"
-        raise CadError(f"{len(run.failures)} of {len(run.stages)} stages failed{where}:\n{reasons}")
+        raise CadError(f"{failed}{where}:{reasons}")
     return page
 
 

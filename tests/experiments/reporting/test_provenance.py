@@ -67,9 +67,9 @@ def test_the_public_learns_no_machine(cad, small, copy):
 
 def test_a_submission_says_what_its_frozen_code_cannot(small, copy):
     train = next((copy / "stages").glob("train-*"))
-    facts = json.loads((train / "DONE").read_text())
+    facts = StageDirectory(copy, train.name).record()
     facts["made_by"]["code_version"] = "0.1.0"
-    write_json(train / "DONE", facts)
+    StageDirectory(copy, train.name).finish(facts)
     StageDirectory(copy, train.name).note_job(job_note("12_3", "small/jobs/a-slurm"))
     submission = SubmissionRecord("small.yaml", (), "cad submit", {}, "0.1.0+abc", True, "me", "f" * 64)
     write_submission(copy / "small/jobs/a-slurm", submission)

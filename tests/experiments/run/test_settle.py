@@ -13,7 +13,7 @@ from cad.schema import Config
 @pytest.mark.parametrize(
     ("kind", "saved", "note", "says"),
     [
-        ("train", ["00000050", "00000120", "damaged"], "", "saved at update 120"),
+        ("train", ["00000050", "00000120"], "", "saved at update 120"),
         ("train", [], "", "it had saved nothing yet"),
         ("histories", [], '{"done": 7, "total": 81}', "7 of 81 tasks are kept"),
         ("evaluate", [], "", "it starts again"),
