@@ -102,6 +102,17 @@ def read_sealed(path: Path, remedy: str, *, always_sealed: tuple[str, ...] = ())
     return record
 
 
+def is_missing(path: Path) -> bool:
+    """Whether the system says that there is no such file; :class:`CadError` for whatever else it says."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise disk_error(error, path, "read") from error
+    return False
+
+
 def read_bytes(path: Path) -> bytes:
     """All bytes of a file; :class:`CadError` with what the system says where it cannot be read."""
     try:

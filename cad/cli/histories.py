@@ -13,10 +13,11 @@ from cad.errors import CadError
 
 def audit(file: Path) -> None:
     """Verify a histories file by replaying it; list every contradiction."""
+    from cad.experiments.plan.directory import checked_if_recorded
     from cad.histories.audit import audit as audit_file
     from cad.histories.audit_table import audit_table
 
-    report = audit_file(file)
+    report = audit_file(checked_if_recorded(file))
     console.print(audit_table(report))
     say(f"{report.transitions:,} transitions replayed from state, action and goal")
     for warning in report.warnings:
@@ -33,8 +34,9 @@ def plot(
     out: Annotated[Path | None, typer.Option(help="PNG file; default: beside the histories.")] = None,
 ) -> None:
     """Draw the learning curves of a histories file."""
+    from cad.experiments.plan.directory import checked_if_recorded
     from cad.histories.plot import plot_histories
 
     target = out or file.with_suffix(".png")
-    plot_histories(file, target)
+    plot_histories(checked_if_recorded(file), target)
     say(target)

@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 
 from cad import __version__
-from cad.checksums import DamagedFileError, file_checksum, read_sealed, write_sealed
+from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, write_sealed
 from cad.config import SourceConfig
 from cad.envs.config import EnvConfig
 from cad.envs.registry import task_family
@@ -90,7 +90,7 @@ def _is_part(path: Path, fingerprint: str) -> bool:
 
     Raises :class:`CadError` where it cannot be read.
     """
-    if not (path.exists() and _part_note(path).exists()):
+    if is_missing(path) or is_missing(_part_note(path)):
         return False
     try:
         note = read_sealed(_part_note(path), "")

@@ -24,7 +24,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            if not isinstance(record, dict) or "step" not in record:
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
                 raise ValueError(f"no record of an update: {line[:40]!r}")
         except (ValueError, RecursionError) as error:
             raise DamagedFileError(path, f"line {number} is not JSON: {error}", remedy) from error

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cad.checksums import DamagedFileError, read_bytes, stage_remedy
+from cad.checksums import DamagedFileError, is_missing, read_bytes, stage_remedy
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -97,7 +97,7 @@ def read_weights(path: Path, key: str = "", stage: str | None = None) -> Weights
     """
     where = f"{key}: {path}" if key else str(path)
     remedy = "get another copy of it" if stage is None else stage_remedy(path.parent)
-    if not path.exists():
+    if is_missing(path):
         raise CadError(f"{where} is missing; give the path of a .safetensors file")
     data = read_bytes(path)
     try:

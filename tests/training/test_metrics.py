@@ -50,7 +50,10 @@ def test_a_damaged_line_is_named(tmp_path):
         read_metrics(path)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[1]\n", b"{}\n", b"[" * 20000 + b"\n"])
+NO_RECORDS = [b"\xff\xfe\n", b"[1]\n", b"{}\n", b'{"step": "5"}\n', b"[" * 20000 + b"\n"]
+
+
+@pytest.mark.parametrize("content", NO_RECORDS)
 def test_what_is_no_record_is_named(content, tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(content)

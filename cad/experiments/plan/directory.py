@@ -12,14 +12,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cad.checksums import SET_ASIDE, DamagedFileError, file_checksum, read_sealed, stage_remedy, write_sealed
+from cad.checksums import (
+    SET_ASIDE,
+    DamagedFileError,
+    file_checksum,
+    is_missing,
+    read_sealed,
+    stage_remedy,
+    write_sealed,
+)
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
 from cad.locks import is_locked
 from cad.storage import read_json, sha256_json, write_json
 
 
 class StageFile(StrEnum):
-    """Every file and folder of a stage's directory, but for its lock (:func:`cad.storage.folder_lock`)."""
+    """Every file and folder of a stage's directory, but for its lock (:func:`cad.locks.folder_lock`)."""
 
     DONE = "DONE"  # written last, with a record such as the seconds it took: nothing else means complete
     FAILED = "FAILED"  # why the last attempt failed
@@ -49,6 +57,14 @@ OUTPUTS = {
 }
 # Keys of a record that came with its checksum.
 _SINCE_CHECKSUMS = ("stage", "outputs")
+
+
+def checked_if_recorded(file: Path) -> Path:
+    """A file that a user named; where it is an output of a finished stage, :meth:`StageDirectory.checked`."""
+    path = file.absolute()
+    directory = StageDirectory(path.parent.parent.parent, path.parent.name)
+    known = directory.path == path.parent and path.name in OUTPUTS.get(directory.kind, ())
+    return directory.checked(StageFile(path.name)) if known and directory.done else file
 
 
 def stages_folder(root: Path) -> Path:
@@ -90,6 +106,8 @@ class StageDirectory:
     def identity(self) -> dict[str, Any]:
         """What the stage's name is a hash of; :class:`CadError` where that is missing or damaged."""
         file = self.file(StageFile.IDENTITY)
+        if is_missing(file):
+            raise DamagedFileError(file, "it is missing", self.remedy)
         identity = read_json(file)
         if not isinstance(identity, dict) or self.name != stage_name(identity):
             raise DamagedFileError(file, "the directory is not named after it", self.remedy)
@@ -131,7 +149,7 @@ class StageDirectory:
         wanted = self.record().get("outputs", {}).get(name)
         if wanted is None:
             return file
-        if not file.exists():
+        if is_missing(file):
             raise DamagedFileError(file, "it is missing", self.remedy)
         if file_checksum(file) != wanted:
             raise DamagedFileError(

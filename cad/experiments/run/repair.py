@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cad.checksums import DamagedFileError, set_aside
+from cad.checksums import DamagedFileError, is_missing, set_aside
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
 from cad.evaluation.probes.result import load_probe
@@ -136,9 +136,9 @@ def _checks(directory: StageDirectory) -> Iterator[Callable[[], object]]:
     try:
         outputs = directory.record().get("outputs")
     except DamagedFileError:
-        outputs = {}
+        outputs = None
     for name in OUTPUTS.get(directory.kind, ()):
-        if outputs is None:  # of a version that recorded no checksums
+        if outputs is None:  # a version that recorded none wrote it, or the record is damaged
             yield functools.partial(_require_opening, directory, name)
         elif name in outputs:
             yield functools.partial(directory.checked, name)
@@ -151,7 +151,7 @@ def _raise(error: DamagedFileError) -> None:
 def _require_opening(directory: StageDirectory, name: StageFile) -> None:
     """Check a file without a recorded checksum as far as possible: it opens, and fits what it says."""
     path = directory.file(name)
-    if not path.exists():
+    if is_missing(path):
         if name in (StageFile.ACTIONS, StageFile.METRICS):  # the first versions kept none
             return
         raise DamagedFileError(path, "it is missing", directory.remedy)

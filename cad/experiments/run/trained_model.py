@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cad.checksums import DamagedFileError
+from cad.checksums import DamagedFileError, is_missing
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -27,7 +27,7 @@ def load_trained(root: Path, training: Stage, config: Config) -> SequenceModel:
     """The model of a finished training, for a cell's ``config``; its file is checked first."""
     directory = StageDirectory(root, training.name)
     path = directory.checked(StageFile.MODEL)
-    if not path.exists():
+    if is_missing(path):
         raise DamagedFileError(path, "it is missing", directory.remedy)
     weights = read_weights(path, stage=training.name)
     if not training.is_described_by(weights.config):

@@ -22,7 +22,7 @@ from cad.checksums import file_checksum, write_sealed
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
 from cad.evaluation.probes.result import LatentProbe, save_probe
-from cad.experiments.plan.directory import OUTPUTS, StageDirectory, StageFile
+from cad.experiments.plan.directory import OUTPUTS, StageDirectory, StageFile, checked_if_recorded
 from cad.experiments.plan.experiment import Experiment, open_experiment
 from cad.experiments.reporting.gather import gather_cell, gather_source
 from cad.experiments.run.trained_model import load_trained
@@ -225,6 +225,20 @@ def test_files_of_two_stages_swapped_are_named(file, runs):
     finally:
         for name, data in kept.items():
             name.write_bytes(data)
+
+
+def test_a_file_given_by_hand_is_checked_where_it_is_a_stages(runs, tmp_path):
+    """As by `cad histories audit FILE`: HDF5 must not be the first to see the damage."""
+    path = folder_of(runs, "histories") / StageFile.HISTORIES
+    data = path.read_bytes()
+    assert checked_if_recorded(path) == path
+    try:
+        path.write_bytes(data[:100] + b"\xff" + data[101:])
+        with pytest.raises(CadError, match=r"histories\.h5 is damaged \(it is not what histories-"):
+            checked_if_recorded(path)
+    finally:
+        path.write_bytes(data)
+    assert checked_if_recorded(tmp_path / "histories.h5") == tmp_path / "histories.h5"
 
 
 def test_a_model_of_an_earlier_version_is_compared_by_its_config(runs):
