@@ -155,7 +155,7 @@ class Bandit(TaskFamily[BanditConfig]):
         self._check_id(task_id)
         n = self.config.n_arms
         if _LEVELS**n <= _MOST_TASKS:
-            return tuple(task_id // _LEVELS**arm % _LEVELS + 1 for arm in reversed(range(n)))
+            return tuple(task_id // _LEVELS**place % _LEVELS + 1 for place in reversed(range(n)))
         from cad.envs.noise import noise_keys, uniform
 
         drawn = uniform(noise_keys("arms", 0, [task_id] * n, range(n)), 0)

@@ -167,7 +167,7 @@ class TMaze(TaskFamily[TMazeConfig]):
     def goal(self, task_id: int) -> tuple[int, ...]:
         """Side of each cue: 0 left, 1 right."""
         self._check_id(task_id)
-        return tuple(task_id >> cue & 1 for cue in reversed(range(self.n_facts)))
+        return tuple(task_id >> place & 1 for place in reversed(range(self.n_facts)))
 
     def optimal_return(self, task_id: int) -> float:
         """See :meth:`TaskFamily.optimal_return`."""
