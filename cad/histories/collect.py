@@ -26,6 +26,7 @@ from cad.envs.config import EnvConfig
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
+from cad.hdf5 import open_hdf5
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
 from cad.interrupt import STOP_SIGNALS
 from cad.locks import folder_lock
@@ -90,9 +91,12 @@ def _is_part(path: Path, fingerprint: str) -> bool:
 
     Raises :class:`CadError` where it cannot be read.
     """
-    if is_missing(path) or is_missing(_part_note(path)):
+    if is_missing(path):
         return False
     try:
+        if is_missing(_part_note(path)):  # an earlier version wrote it
+            with open_hdf5(path, "") as file:
+                return bool(file.attrs.get("fingerprint") == fingerprint)
         note = read_sealed(_part_note(path), "")
         # Before HDF5 opens it, which may crash on a damaged file.
         return bool(note.get("fingerprint") == fingerprint and note.get("sha256") == file_checksum(path))
