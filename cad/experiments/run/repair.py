@@ -89,7 +89,8 @@ def _found(directory: StageDirectory) -> Repair | None:
         try:
             check()
         except DamagedFileError as error:
-            damages.append(error)
+            if error.path not in [damage.path for damage in damages]:  # several checks read the record
+                damages.append(error)
     if not damages:
         return None
     essential = {StageFile.DONE, StageFile.IDENTITY, *OUTPUTS.get(directory.kind, ())}
