@@ -48,7 +48,7 @@ def cad(*words: object) -> str:
 def experiment(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("probed") / "probed.yaml"
     path.write_text(SETTINGS)
-    cad("run", path, "--root", path.parent / "runs", "--inline", "--device", "cpu", "--no-report")
+    cad("run", path, "--root", path.parent / "runs", "--inline", "--device", "cpu")
     return path
 
 
