@@ -52,7 +52,7 @@ class AllocationRequest(Section):
     )
     throttle: PositiveInt = Field(
         64,
-        description="Tasks of one kind that run at the same time, all arrays of a submission together.",
+        description="Tasks of one kind of stage that run at the same time, all arrays of a submission together.",
     )
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {}, description="Further sbatch options without their dashes; true for one without a value."
