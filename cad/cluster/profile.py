@@ -50,10 +50,7 @@ class AllocationRequest(Section):
     tasks_per_node: PositiveInt = Field(
         1, description="Processes (ranks) per node, each with cpus CPUs; more than one only for trainings."
     )
-    throttle: PositiveInt = Field(
-        64,
-        description="Tasks of one kind of stage that run at the same time, all arrays of a submission together.",
-    )
+    throttle: PositiveInt = Field(64, description="Tasks of one array that run at the same time (%N).")
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {}, description="Further sbatch options without their dashes; true for one without a value."
     )
