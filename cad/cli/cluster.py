@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +10,9 @@ import typer
 
 from cad.cli.arguments import RUNS, ExperimentFile, Overrides, Root, split_words
 from cad.cli.terminal import console
-from cad.errors import CadError
 
 if TYPE_CHECKING:
     from cad.cluster.submit import Submission
-    from cad.experiments.plan.experiment import Experiment
 
 
 def submit(
@@ -45,12 +42,9 @@ def submit(
 
     if dry_run:
         plan = plan_submission(opened, settings)
-        accepted, text = show_scripts(opened, settings, plan)
-        typer.echo(text)
+        typer.echo(show_scripts(opened, settings, plan))
         if plan.arrays:
             typer.echo(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
-        if not accepted:
-            raise CadError("sbatch would refuse these jobs; its reason stands after each script")
         return
 
     def approve(plan: Plan) -> None:
@@ -58,7 +52,7 @@ def submit(
         typer.echo(f"estimate: {cost}")
         require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
 
-    _report(submit_experiment(opened, settings, approve=approve), opened)
+    _report(submit_experiment(opened, settings, approve=approve), opened.file)
 
 
 def status(
@@ -145,7 +139,7 @@ def retry(
         choose=lambda stage: not failed or stage.state in ("failed", "dead"),
         multiplier=multiplier_for(opened.root, *factors),
     )
-    _report(submission, opened)
+    _report(submission, opened.file)
 
 
 def profile(
@@ -163,7 +157,7 @@ def profile(
     typer.echo(show(load(Profile, files or [])))
 
 
-def _report(submission: Submission, experiment: Experiment) -> None:
+def _report(submission: Submission, file: Path) -> None:
     from cad.cluster.dry_run import left_out
 
     for entry in submission.arrays:
@@ -175,7 +169,4 @@ def _report(submission: Submission, experiment: Experiment) -> None:
         typer.echo("nothing to submit")
         return
     typer.echo(f"logs: {submission.folder}")
-    words = ["cad", "status", str(experiment.file), *experiment.overrides]
-    if experiment.root != RUNS.absolute():
-        words += ["--root", str(experiment.root)]
-    typer.echo(f"then: {shlex.join(words)}")
+    typer.echo(f"then: cad status {file}")

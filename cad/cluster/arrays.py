@@ -5,10 +5,9 @@ Finished stages are left out.  Where a stage is queued or running, others depend
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cad.experiments.plan.stage import Stage
 
@@ -38,8 +37,7 @@ class StageArray:
     """Stages of one kind that become one job array.
 
     ``after`` lists what the whole array waits for.  ``pairwise`` is the number of an earlier array:
-    task i then waits for task i of that array only.  ``throttle`` tasks run at the same time (None: as
-    many as the profile allows), and none before all of the array ``behind`` have ended, however they did.
+    task i then waits for task i of that array only.
     """
 
     kind: str
@@ -47,8 +45,6 @@ class StageArray:
     multiplier: ResourceMultiplier = ResourceMultiplier()
     after: tuple[Dependency, ...] = ()
     pairwise: int | None = None
-    throttle: int | None = None
-    behind: int | None = None
 
 
 def plan_arrays(
@@ -74,25 +70,6 @@ def plan_arrays(
     return tuple(plan.arrays)
 
 
-def throttled(arrays: tuple[StageArray, ...], limit_of: Callable[[str], int]) -> tuple[StageArray, ...]:
-    """Arrays whose tasks of one kind, all arrays together, run at most ``limit_of(kind)`` at a time.
-
-    Where there are several, each gets its share; where there are more than the limit, they queue up.
-    """
-    result = list(arrays)
-    for kind in dict.fromkeys(array.kind for array in arrays):
-        numbers = [number for number, array in enumerate(arrays) if array.kind == kind]
-        limit = limit_of(kind)
-        if len(numbers) == 1 or sum(len(arrays[number].stages) for number in numbers) <= limit:
-            continue
-        lanes = min(limit, len(numbers))
-        for place, number in enumerate(numbers):
-            share = limit // lanes + (place % lanes < limit % lanes)
-            behind = numbers[place - lanes] if place >= lanes else None
-            result[number] = replace(arrays[number], throttle=share, behind=behind)
-    return tuple(result)
-
-
 def fitting(wanted: tuple[Stage, ...], room: int | None) -> tuple[Stage, ...]:
     """The first ``room`` of ``wanted``.  These come cell by cell, so only the last cell may be incomplete."""
     return wanted if room is None else wanted[:room]
@@ -100,15 +77,10 @@ def fitting(wanted: tuple[Stage, ...], room: int | None) -> tuple[Stage, ...]:
 
 def dependency(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> str | None:
     """The value of sbatch's ``--dependency``; ``job_ids`` belong to the arrays submitted so far."""
-    conditions = [] if array.behind is None else [f"afterany:{job_ids[array.behind]}"]
     if array.pairwise is not None:
-        conditions.insert(0, f"aftercorr:{job_ids[array.pairwise]}")
-    elif array.after:
-        conditions.insert(0, _all_of(array, arrays, job_ids))
-    return ",".join(conditions) or None
-
-
-def _all_of(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> str:
+        return f"aftercorr:{job_ids[array.pairwise]}"
+    if not array.after:
+        return None
     words = []
     for needed in array.after:
         if isinstance(needed, str):
@@ -157,11 +129,8 @@ class _Plan:
             for stage in paired:
                 del groups[multiplier, self._dependencies(stage)]
         for (multiplier, after), members in groups.items():
-            # Parts of one size, so that one does not run on when the others are through.
-            n_parts = math.ceil(len(members) / self._max_size)
-            size = math.ceil(len(members) / n_parts)
-            for start in range(0, len(members), size):
-                part = tuple(members[start : start + size])
+            for start in range(0, len(members), self._max_size):
+                part = tuple(members[start : start + self._max_size])
                 self._add(StageArray(part[0].kind, part, multiplier, after))
 
     def _pairs(

@@ -15,8 +15,8 @@ from cad.experiments.plan.experiment import Experiment
 from cad.storage import write_json, write_text
 
 
-def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[bool, str]:
-    """Write the job scripts and the resolved cells of a plan; whether Slurm would take them, and as text.
+def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> str:
+    """Write the job scripts and the resolved cells of a plan; return them as text with Slurm's verdict.
 
     A real submission differs only in the folder of the submission and in the job ids of dependencies.
     """
@@ -26,22 +26,22 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[bool,
     write_json(cells, experiment.record())
     labels = {stage.name: cell for cell in experiment.cells for stage in cell.stages}
     lines = [f"{len(experiment.cells)} cells, resolved: {cells}"]
-    accepted = True
     ids = [f"JOB{number}" for number in range(1, len(plan.arrays) + 1)]
     for number, array in enumerate(plan.arrays):
-        make = functools.partial(job_script, profile, array, job_name(experiment, array.kind), paths)
-        text = make(dependency(array, plan.arrays, ids))
+        make = functools.partial(
+            job_script, profile, array.kind, job_name(experiment, array.kind), paths, array.multiplier
+        )
+        text = make(dependency(array, plan.arrays, ids), len(array.stages))
         file = paths.folder / f"{number + 1}-{array.kind}.sh"
         write_text(file, text)
         # The jobs that it would wait for do not exist: sbatch judges the script without them.
-        taken, verdict = test_only(make(None)) if has_slurm() else (True, "no sbatch on this machine")
-        accepted = accepted and taken
+        verdict = test_only(make(None, len(array.stages))) if has_slurm() else "no sbatch on this machine"
         lines += [f"{ids[number]}: {file}", *(f"    {line}" for line in text.splitlines())]
         lines.append(f"sbatch --test-only: {verdict}")
         for index, stage in enumerate(array.stages):
             cell = labels[stage.name]
             lines.append(f"  task {index}: {stage.name}  {cell.label}, seed {cell.config.seed}")
-    return accepted, "\n".join([*lines, *left_out(plan)])
+    return "\n".join([*lines, *left_out(plan)])
 
 
 def left_out(plan: Plan) -> list[str]:

@@ -18,10 +18,6 @@ OneLine = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 SbatchWord = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f\\]+$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-# A path that may name variables of the node.
-NodePath = Annotated[
-    str, Field(pattern=r"^(/|\$[A-Za-z_]|\$\{[A-Za-z_][A-Za-z0-9_]*\})[^\x00-\x1f\x7f,:%\\]*$")
-]
 # Paths of binds and the image: without the characters that are special for apptainer and sbatch.
 PlainPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f,:%\\]*$")]
 
@@ -70,12 +66,8 @@ class Profile(Section):
     )
     modules: tuple[OneLine, ...] = Field((), description="Environment modules to load.")
     environment: dict[VariableName, Line] = Field({}, description="Environment variables of the tasks.")
-    scratch: NodePath = Field(
-        "/tmp",
-        description=(
-            "Folder on the node's own disk, for the caches of Triton and torch extensions; it may name "
-            "variables of the node, such as $TMPDIR."
-        ),
+    scratch: PlainPath = Field(
+        "/tmp", description="Folder on the node's own disk, for the caches of Triton and torch extensions."
     )
     signal_seconds: Annotated[int, Field(ge=10)] = Field(
         120, description="A task gets the signal to save and end this many seconds before its time limit."
@@ -101,19 +93,6 @@ class Profile(Section):
                 raise ValueError(
                     f"stages of kind {kind} are one process: nodes and tasks_per_node cannot be above 1; "
                     "set these under stages: train: (and pretrain:), not under resources:"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _signal_comes_before_the_limit(self) -> Profile:
-        for owner, request in (("resources", self.resources), *self.stages.items()):
-            if (owner == "resources" or "minutes" in request.model_fields_set) and (
-                self.signal_seconds >= 60 * request.minutes
-            ):
-                key = "resources.minutes" if owner == "resources" else f"stages.{owner}.minutes"
-                raise ValueError(
-                    f"signal_seconds={self.signal_seconds} leaves a task no time before its limit of "
-                    f"{request.minutes} minutes ({key}): lower signal_seconds or raise minutes"
                 )
         return self
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cad.cluster.commands import run_command
 from cad.errors import CadError
 
+_PATIENCE = 60.0
 # Slurm's default.
 _DEFAULT_MAX_ARRAY_SIZE = 1001
 
@@ -96,10 +97,10 @@ def max_array_size() -> int:
     return max(1, int(match.group(1)) if match else _DEFAULT_MAX_ARRAY_SIZE)
 
 
-def test_only(script: str) -> tuple[bool, str]:
-    """Whether Slurm would take a job script, and what ``sbatch --test-only`` says about it."""
+def test_only(script: str) -> str:
+    """What ``sbatch --test-only`` says about a job script."""
     done = run_command(["sbatch", "--test-only"], script)
-    return done.returncode == 0, (done.stderr or done.stdout).strip()
+    return (done.stderr or done.stdout).strip()
 
 
 def cancel_jobs(job_ids: Iterable[str]) -> None:
@@ -113,3 +114,13 @@ def cancel_jobs(job_ids: Iterable[str]) -> None:
 
 def _bases(job_ids: set[str]) -> set[str]:
     return {job.partition("_")[0] for job in job_ids}
+
+
+def run_command(command: list[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands.  Raises :class:`CadError` if it is missing or does not answer."""
+    try:
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CadError(f"{command[0]} does not answer: {error}") from error

@@ -6,18 +6,17 @@ on the host whether the job runs again.
 
 from __future__ import annotations
 
-import re
 import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The pure function that submitit uses; the version is pinned, and a test on a real
+# The pure function that submitit's executor uses; the version is pinned, and a test on a real
 # cluster compares its result with what was submitted.
 from submitit.slurm.slurm import _make_sbatch_string
 
-from cad.cluster.arrays import StageArray
+from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.image import check_lines, enter
 from cad.cluster.profile import Profile
 from cad.errors import UsageError
@@ -60,11 +59,16 @@ def python_command(profile: Profile, kind: str, paths: SubmissionPaths) -> str:
     return enter(profile, profile.for_stage(kind).gpus, paths.root)
 
 
-def script_parameters(
-    profile: Profile, array: StageArray, job_name: str, paths: SubmissionPaths, depends: str | None
+def executor_parameters(
+    profile: Profile,
+    kind: str,
+    job_name: str,
+    paths: SubmissionPaths,
+    multiplier: ResourceMultiplier,
+    depends: str | None,
 ) -> dict[str, Any]:
-    """Parameters of submitit's job script for one array."""
-    request, multiplier = profile.for_stage(array.kind), array.multiplier
+    """Parameters of submitit's Slurm executor for one array."""
+    request = profile.for_stage(kind)
     extra: dict[str, bool | int | str] = {"requeue": True, "kill-on-invalid-dep": "yes", **request.sbatch}
     parameters: dict[str, Any] = {
         "job_name": job_name,
@@ -81,7 +85,7 @@ def script_parameters(
         "cpus_per_task": request.cpus,
         "gpus_per_node": request.gpus or None,
         "dependency": depends,
-        "array_parallelism": array.throttle or request.throttle,
+        "array_parallelism": request.throttle,
         "signal_delay_s": profile.signal_seconds,
         "stderr_to_stdout": True,
         # False removes a default line: sbatch has no options with "=False".
@@ -89,8 +93,7 @@ def script_parameters(
         # Slurm 22.05 and later do not pass the job's CPUs to its steps.
         # No --kill-on-bad-exit: ranks notice themselves when one is gone.  A rank that has saved and ends
         # first must not get the others killed, which would look like a crash.
-        # The environment of this script, also where the job itself was submitted with --export=NONE.
-        "srun_args": [f"--cpus-per-task={request.cpus}", "--export=ALL"],
+        "srun_args": [f"--cpus-per-task={request.cpus}"],
         "setup": _setup(profile, request.nodes, paths),
         "teardown": _teardown(profile),
     }
@@ -98,12 +101,19 @@ def script_parameters(
 
 
 def job_script(
-    profile: Profile, array: StageArray, job_name: str, paths: SubmissionPaths, depends: str | None
+    profile: Profile,
+    kind: str,
+    job_name: str,
+    paths: SubmissionPaths,
+    multiplier: ResourceMultiplier,
+    depends: str | None,
+    n: int,
 ) -> str:
-    """The job script for an array."""
-    n, python = len(array.stages), python_command(profile, array.kind, paths)
-    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
-    parameters = script_parameters(profile, array, job_name, paths, depends)
+    """The job script for an array of ``n`` tasks."""
+    command = (
+        f"{python_command(profile, kind, paths)} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
+    )
+    parameters = executor_parameters(profile, kind, job_name, paths, multiplier, depends)
     return _make_sbatch_string(
         command=command, folder=paths.folder, map_count=n if n > 1 else None, **parameters
     )
@@ -114,15 +124,16 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths) -> list[str]:
     return [
         "# Signals are for the worker; this script survives them to decide what comes next.",
         "trap : TERM USR2",
+        *(f"module load {shlex.quote(module)}" for module in profile.modules),
         *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
         # The frozen copy comes before the folder that the job was submitted from.  An image has its own
         # packages; those of the host are for another Python.
         f"export PYTHONPATH={shlex.quote(str(paths.code))}{outside} PYTHONSAFEPATH=1",
         "export OMP_NUM_THREADS=1",
         # Caches of compilers: on the node's own disk, private to the user.
-        f'cache={_expanded(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
+        f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
         # This script runs on the first node only.
-        *(['srun --export=ALL --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
+        *(['srun --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
         'export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"',
         'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         f'attempts={shlex.quote(str(paths.folder))}/"$task"{ATTEMPTS_SUFFIX}',
@@ -130,35 +141,9 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths) -> list[str]:
         'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
         'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
         "note started",
-        *_load_modules(profile),
         *(check_lines(profile, paths.folder) if profile.image else ()),
         *_requeue_decision(profile),
     ]
-
-
-def _load_modules(profile: Profile) -> list[str]:
-    """Lines that load the profile's modules, or end a task, for good, where one does not load."""
-    if not profile.modules:
-        return []
-    lines = """\
-load() {
-    type module >/dev/null 2>&1 && module load "$1" && return
-    echo "module load $1 (modules in the profile) failed on $SLURMD_NODENAME: no such module, or none at all"
-    note no-module
-    exit 1
-}""".splitlines()
-    return [*lines, *(f"load {shlex.quote(module)}" for module in profile.modules)]
-
-
-def _expanded(path: str) -> str:
-    """A path in the script, whose ``$VARIABLES`` are the node's; a missing one ends the task."""
-    parts = re.split(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
-    # Texts and names of variables take turns.
-    return "".join(
-        f'"${{{part}:?is not set on this node (scratch in the profile)}}"' if index % 2 else shlex.quote(part)
-        for index, part in enumerate(parts)
-        if part
-    )
 
 
 def _requeue_decision(profile: Profile) -> list[str]:

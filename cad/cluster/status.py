@@ -27,7 +27,6 @@ _EVENTS = {
     "too-many-crashes": "killed too often without reporting an error",
     "failed": "its job failed; see the log",
     "image-changed": "its image was changed after the submission; submit again",
-    "no-module": "a module of its profile could not be loaded on its node; see the log",
     "saved": "saved, but was not requeued",
     "time-limit": f"{_TIMEOUT}, and was not requeued",
     "crashed": "killed, and was not requeued",

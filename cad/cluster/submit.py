@@ -1,29 +1,26 @@
-"""Submit job arrays whose tasks are submitit's, and note which job runs which stage."""
+"""Submit job arrays through submitit's Slurm executor, and note which job runs which stage."""
 
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from submitit.core.utils import DelayedSubmission
+import submitit
 
 import cad
-from cad.cluster.arrays import ResourceMultiplier, StageArray, dependency, fitting, plan_arrays, throttled
+from cad.cluster.arrays import ResourceMultiplier, StageArray, dependency, fitting, plan_arrays
 from cad.cluster.image import Image, freeze_image, try_image
 from cad.cluster.limits import submit_room
 from cad.cluster.profile import Profile
 from cad.cluster.queue import has_slurm, max_array_size
-from cad.cluster.sbatch import submit_script
-from cad.cluster.script import SubmissionPaths, check_path, job_script
+from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, python_command
 from cad.cluster.status import StageStatus, stage_statuses
 from cad.cluster.worker import slurm_task
 from cad.errors import CadError
@@ -34,15 +31,12 @@ from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_su
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
 from cad.experiments.run.resources import Resources, engine_settings
-from cad.locks import BusyError, folder_lock
+from cad.locks import folder_lock
 from cad.storage import make_dirs, write_json
 from cad.training.engines import require_ranks
 
 Choose = Callable[[StageStatus], bool]
 MultiplierFor = Callable[[StageStatus], ResourceMultiplier]
-
-_POLL_SECONDS = 1.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,13 +77,11 @@ def plan_submission(
     profile: Profile,
     choose: Choose = lambda _status: True,
     multiplier: MultiplierFor = lambda _status: ResourceMultiplier(),
-    image: Image | None = None,
 ) -> Plan:
     """Plan job arrays for the stages that are neither done nor queued nor running.
 
     ``choose`` decides from a stage's status whether to submit it, ``multiplier`` how much more memory
-    and time it gets.  An ``image`` was tried by an earlier plan.
-    Raises :class:`CadError` where the profile or the cluster does not allow it.
+    and time it gets.  Raises :class:`CadError` where the profile or the cluster does not allow it.
     """
     _check(experiment, profile)
     stages = distinct_stages(experiment.cells)
@@ -101,10 +93,10 @@ def plan_submission(
         and not status.alive
         and choose(status)
     )
-    size, room = sys.maxsize, None
+    size, room, image = sys.maxsize, None, None
     if wanted and has_slurm():
         # Jobs that can be submitted from here can also run here.
-        image = image or try_image(profile)
+        image = try_image(profile)
         size = max_array_size()
         room = submit_room(profile.for_stage(kind) for kind in {stage.kind for stage in wanted})
     now = fitting(wanted, room)
@@ -114,10 +106,7 @@ def plan_submission(
             "be submitted; submit again when some jobs have ended"
         )
     alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
-    arrays = throttled(
-        plan_arrays(now, alive, size, lambda stage: multiplier(statuses[stage.name])),
-        lambda kind: profile.for_stage(kind).throttle,
-    )
+    arrays = plan_arrays(now, alive, size, lambda stage: multiplier(statuses[stage.name]))
     return Plan(arrays, statuses, wanted[len(now) :], image)
 
 
@@ -137,42 +126,22 @@ def submit(
     """
     if not has_slurm():
         raise CadError("this machine has no Slurm (sbatch, squeue); `cad run` works without one")
-    plan = plan_submission(experiment, profile, choose, multiplier)
-    if plan.arrays:
-        approve(plan)
-    # One submission at a time in a folder of runs: two would submit shared stages twice.  Nobody's answer
-    # to a question is waited for meanwhile.
-    with _alone(experiment.root / "stages"):
-        # What others have submitted since is joined.
-        plan = plan_submission(experiment, profile, choose, multiplier, plan.image)
+    # One submission at a time in a folder of runs: two would submit shared stages twice.
+    with folder_lock(experiment.root / "stages", "the folder of stages"):
+        plan = plan_submission(experiment, profile, choose, multiplier)
+        if plan.arrays:
+            approve(plan)
         write_json(experiment.folder / "experiment.json", experiment.record())
         paths = _new_paths(experiment)
         if not plan.arrays:
             return Submission(paths.folder, (), plan)
         provenance = _freeze(experiment, profile, plan.image, paths)
         submitted: list[SubmittedArray] = []
-        for number, array in enumerate(plan.arrays):
+        for array in plan.arrays:
             depends = dependency(array, plan.arrays, [done.job_id for done in submitted])
-            submitted.append(_submit_array(experiment, profile, paths, array, number, depends, provenance))
+            submitted.append(_submit_array(experiment, profile, paths, array, depends, provenance))
             _write_arrays(paths, submitted)
     return Submission(paths.folder, tuple(submitted), plan)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``, after those who hold it now."""
-    told = False
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(folder_lock(folder, "the folder of stages"))
-                break
-            except BusyError as error:
-                if not told:
-                    _log.warning("another submission is under way, this one waits for it: %s", error)
-                told = True
-                time.sleep(_POLL_SECONDS)
-        yield
 
 
 def job_name(experiment: Experiment, kind: str) -> str:
@@ -229,7 +198,6 @@ def _submit_array(
     profile: Profile,
     paths: SubmissionPaths,
     array: StageArray,
-    number: int,
     depends: str | None,
     provenance: dict[str, str],
 ) -> SubmittedArray:
@@ -240,19 +208,18 @@ def _submit_array(
         device="cuda" if request.gpus else "cpu",
         provenance=provenance,
     )
-    n = len(array.stages)
-    script = job_script(profile, array, name, paths, depends)
-    calls = [DelayedSubmission(slurm_task, experiment.root, stage, resources) for stage in array.stages]
-    for call in calls:
-        call.set_timeout(request.minutes, 3)
-    mark = f"cad-{paths.folder.name}-{number}"
+    executor = submitit.SlurmExecutor(folder=paths.folder, python=python_command(profile, array.kind, paths))
+    executor.update_parameters(
+        **executor_parameters(profile, array.kind, name, paths, array.multiplier, depends)
+    )
     try:
-        job = submit_script(script, paths.folder, calls, mark, str(request.sbatch.get("comment", "")))
-    except CadError as error:
+        with executor.batch():
+            jobs = [executor.submit(slurm_task, experiment.root, stage, resources) for stage in array.stages]
+    except submitit.core.utils.FailedJobError as error:
         raise CadError(f"sbatch refused the {array.kind} jobs: {error}") from error
-    for index, stage in enumerate(array.stages):
+    for job, stage in zip(jobs, array.stages, strict=True):
         note = JobNote(
-            job_id=job if n == 1 else f"{job}_{index}",
+            job_id=job.job_id,
             name=name,
             experiment=experiment.config.name,
             user=getpass.getuser(),
@@ -262,7 +229,7 @@ def _submit_array(
             memory=array.multiplier.memory,
         )
         StageDirectory(experiment.root, stage.name).note_job(note)
-    return SubmittedArray(array, job)
+    return SubmittedArray(array, jobs[0].job_id.partition("_")[0])
 
 
 def _write_arrays(paths: SubmissionPaths, submitted: Iterable[SubmittedArray]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cad.cluster.arrays import StageArray
+from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
 from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
@@ -270,7 +270,7 @@ def test_names_that_a_shell_would_act_on(accounted, wait_for, tmp_path):
     (folder / "scratch; touch pwned").mkdir()
     profile = from_mapping(Profile, settings, "profile")
     text = job_script(
-        profile, StageArray("train", (None,)), "odd", SubmissionPaths(folder, folder, str(worker)), None
+        profile, "train", "odd", SubmissionPaths(folder, folder, str(worker)), ResourceMultiplier(), None, 1
     )
     (tmp_path / "job.sh").write_text(text)
     job = accounted.call("sbatch", "--parsable", tmp_path / "job.sh").stdout.strip()

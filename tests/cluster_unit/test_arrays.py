@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cad.cluster.arrays import Planned, ResourceMultiplier, dependency, fitting, plan_arrays, throttled
+from cad.cluster.arrays import Planned, ResourceMultiplier, dependency, fitting, plan_arrays
 from cad.config import from_mapping
 from cad.experiments.plan.cells import distinct_stages, expand
 from cad.experiments.plan.stage import Stage
@@ -44,28 +44,6 @@ def test_one_array_a_kind_chained(stages):
 def test_pairs_are_pairs(stages):
     train, evaluate = plan_arrays(stages, {}, 100)[1:]
     assert [stage.inputs[0].name for stage in evaluate.stages] == [stage.name for stage in train.stages]
-
-
-@pytest.mark.parametrize(
-    ("size", "limit", "shares", "behind"),
-    [
-        (100, 2, [None], [None]),  # one array: its own %2
-        (3, 7, [None, None], [None, None]),  # five tasks at most
-        (3, 3, [2, 1], [None, None]),
-        (2, 2, [1, 1, 1], [None, None, 0]),
-        (1, 2, [1, 1, 1, 1, 1], [None, None, 0, 1, 2]),
-    ],
-)
-def test_a_throttle_holds_for_all_arrays_of_a_kind(stages, size, limit, shares, behind):
-    arrays = throttled(plan_arrays(stages, {}, size), lambda _kind: limit)
-    trainings = [(number, array) for number, array in enumerate(arrays) if array.kind == "train"]
-    assert [array.throttle for _, array in trainings] == shares
-    first = trainings[0][0]
-    assert [None if array.behind is None else array.behind - first for _, array in trainings] == behind
-    ids = [str(10 + number) for number in range(len(arrays))]
-    for _, array in trainings:
-        tail = "" if array.behind is None else f",afterany:{ids[array.behind]}"
-        assert dependency(array, arrays, ids) == f"afterok:10{tail}"
 
 
 def test_split_at_the_largest_array(stages):

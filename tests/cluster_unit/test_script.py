@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cad.cluster.arrays import ResourceMultiplier, StageArray
+from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
-from cad.cluster.script import SubmissionPaths, check_path, job_script, script_parameters
+from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, job_script
 from cad.config import from_mapping, load
 from cad.errors import UsageError
 
@@ -47,11 +47,6 @@ EVERYTHING = {
 }
 
 
-def array(kind: str, n: int, *factors: float) -> StageArray:
-    """Of ``n`` stages; of these, scripts know the number only."""
-    return StageArray(kind, (None,) * n, ResourceMultiplier(*factors))
-
-
 def compare(name: str, text: str) -> None:
     file = GOLDEN / name
     if os.environ.get("CAD_RECORD"):
@@ -66,31 +61,34 @@ def parsed(text: str) -> None:
 
 
 def test_array_of_defaults():
-    text = job_script(Profile(), array("train", 4), "cad-small-train", PATHS, "aftercorr:12")
+    text = job_script(Profile(), "train", "cad-small-train", PATHS, ResourceMultiplier(), "aftercorr:12", 4)
     parsed(text)
     compare("defaults.sh", text)
 
 
 def test_one_job_with_everything():
     profile = from_mapping(Profile, EVERYTHING, "profile")
-    text = job_script(profile, array("train", 1, 2, 3), "cad-small-train", PATHS, "afterok:1:2_3")
+    text = job_script(
+        profile, "train", "cad-small-train", PATHS, ResourceMultiplier(2, 3), "afterok:1:2_3", 1
+    )
     parsed(text)
     compare("everything.sh", text)
 
 
 def test_trainings_over_several_nodes():
     profile = load(Profile, [PROFILES / "multinode.yaml"]).value
-    text = job_script(profile, array("train", 3), "cad-small-train", PATHS, "afterok:1")
+    text = job_script(profile, "train", "cad-small-train", PATHS, ResourceMultiplier(), "afterok:1", 3)
     parsed(text)
     compare("multinode.sh", text)
-    one = job_script(profile, array("evaluate", 3), "cad-small-evaluate", PATHS, None)
+    one = job_script(profile, "evaluate", "cad-small-evaluate", PATHS, ResourceMultiplier(), None, 3)
     assert "--nodes=1\n#SBATCH --ntasks-per-node=1\n" in one
 
 
 def test_stages_differ_only_in_what_is_said():
     profile = from_mapping(Profile, EVERYTHING, "profile")
     histories, train = (
-        script_parameters(profile, array(kind, 1), "n", PATHS, None) for kind in ("histories", "train")
+        executor_parameters(profile, kind, "n", PATHS, ResourceMultiplier(), None)
+        for kind in ("histories", "train")
     )
     different = {key for key in histories | train if histories.get(key) != train.get(key)}
     assert different == {"gpus_per_node", "cpus_per_task", "srun_args"}
@@ -99,7 +97,9 @@ def test_stages_differ_only_in_what_is_said():
 def test_values_stay_values_in_the_shell():
     profile = from_mapping(Profile, {"environment": {"A": "'; exit 7; '$(exit 8)"}}, "profile")
     line = next(
-        x for x in job_script(profile, array("train", 2), "n", PATHS, None).splitlines() if " A=" in x
+        x
+        for x in job_script(profile, "train", "n", PATHS, ResourceMultiplier(), None, 2).splitlines()
+        if " A=" in x
     )
     shown = subprocess.run(
         ["bash", "-c", f'{line}; printf %s "$A"'], capture_output=True, text=True, check=True
@@ -132,10 +132,6 @@ def test_paths_with_spaces_and_semicolons_are_fine():
         ({"stages": {"training": {}}}, "stages"),
         ({"resources": {"minuts": 3}}, "minutes"),
         ({"resources": {"nodes": 2}}, "histories"),
-        ({"resources": {"minutes": 2}}, r"signal_seconds=120 .*resources\.minutes"),
-        ({"stages": {"train": {"minutes": 1}}, "signal_seconds": 60}, r"stages\.train\.minutes"),
-        ({"scratch": "tmp"}, "scratch"),
-        ({"scratch": "$(id)"}, "scratch"),
         ({"stages": {"evaluate": {"tasks_per_node": 2}}}, "evaluate"),
     ],
 )
@@ -148,18 +144,4 @@ def test_bad_profiles(settings, key):
 def test_the_profiles_that_come_along_are_sound(file):
     profile = load(Profile, [file]).value
     for kind in ("histories", "train", "evaluate"):
-        parsed(job_script(profile, array(kind, 3), "n", PATHS, None))
-
-
-def test_scratch_may_name_a_variable_of_the_node():
-    profile = from_mapping(Profile, {"scratch": "$MY_SCRATCH/a b;c"}, "profile")
-    script = job_script(profile, array("train", 1), "n", PATHS, None)
-    parsed(script)
-    line = next(x for x in script.splitlines() if x.startswith("cache=")).partition(" && ")[0]
-    for environment, shown in (({"MY_SCRATCH": "/disk $x"}, "/disk $x/a b;c/cad-"), ({}, "")):
-        done = subprocess.run(
-            ["bash", "-c", f'{line}; printf %s "$cache"'], env={"PATH": os.environ["PATH"], **environment},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.stdout.startswith(shown) and (done.returncode == 0) == bool(environment)
-    assert "MY_SCRATCH: is not set on this node" in done.stderr
+        parsed(job_script(profile, kind, "n", PATHS, ResourceMultiplier(), None, 3))

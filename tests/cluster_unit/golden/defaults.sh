@@ -52,7 +52,7 @@ disown
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --cpus-per-task=1 --export=ALL /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --cpus-per-task=1 /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
 
 
 # teardown

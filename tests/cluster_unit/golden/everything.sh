@@ -26,6 +26,8 @@
 # setup
 # Signals are for the worker; this script survives them to decide what comes next.
 trap : TERM USR2
+module load python/3.11
+module load 'x; y'
 export GREETING='it'"'"'s $HOME'
 export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code' PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
@@ -37,14 +39,6 @@ log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
 log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
 note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
 note started
-load() {
-    type module >/dev/null 2>&1 && module load "$1" && return
-    echo "module load $1 (modules in the profile) failed on $SLURMD_NODENAME: no such module, or none at all"
-    note no-module
-    exit 1
-}
-load python/3.11
-load 'x; y'
 if [ /images/cad.sif -nt '/scratch/my runs;x/small/jobs/1/image.sha256' ] || [ /images/cad.sif -ot '/scratch/my runs;x/small/jobs/1/image.sha256' ]; then
     if ! sha256sum --check --status '/scratch/my runs;x/small/jobs/1/image.sha256'; then
         echo /images/cad.sif "has changed since the submission (image.sha256); submit again"
@@ -75,7 +69,7 @@ disown
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%j_%t_log.out' --cpus-per-task=4 --export=ALL apptainer exec --nv --bind '/scratch/my runs;x' --bind '/data one' --bind "$cache" /images/cad.sif /opt/venv/bin/python3 -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%j_%t_log.out' --cpus-per-task=4 apptainer exec --nv --bind '/scratch/my runs;x' --bind '/data one' --bind "$cache" /images/cad.sif /opt/venv/bin/python3 -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
 
 
 # teardown

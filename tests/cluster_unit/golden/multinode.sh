@@ -24,7 +24,7 @@ trap : TERM USR2
 export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 cache=/tmp/cad-$(id -u) && mkdir -p -m 700 "$cache"
-srun --export=ALL --ntasks-per-node=1 mkdir -p -m 700 "$cache"
+srun --ntasks-per-node=1 mkdir -p -m 700 "$cache"
 export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
 task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
@@ -55,7 +55,7 @@ disown
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --cpus-per-task=8 --export=ALL /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --cpus-per-task=8 /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
 
 
 # teardown
