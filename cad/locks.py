@@ -16,8 +16,9 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,15 @@ _HELD = ".lock.held"  # the folder that is the lock where there is no flock
 _OWNER = "owner.json"
 _TAKEOVER = ".lock.takeover"
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-_TOUCH_SECONDS, _STALE_SECONDS = 20.0, 600.0
+_TOUCH_SECONDS, _STALE_SECONDS, _POLL_SECONDS = 20.0, 600.0, 0.5
 
 
 class BusyError(CadError):
-    """Another process holds the lock of a folder."""
+    """Another process, the ``owner``, holds the lock of a folder."""
+
+    def __init__(self, folder: Path, what: str, owner: str) -> None:
+        super().__init__(f"{what} is in use by {owner} ({folder}); wait for it or stop it first")
+        self.owner = owner
 
 
 @contextlib.contextmanager
@@ -56,7 +61,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().decode(errors="replace").strip() or "another process"
-            raise _busy(folder, what, owner) from error
+            raise BusyError(folder, what, owner) from error
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise disk_error(error, path, "lock") from error
@@ -64,12 +69,29 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         else:
             # Another machine may have mounted the same file system without flock.
             if _is_held(folder):
-                raise _busy(folder, what, _owner(folder))
+                raise BusyError(folder, what, _owner(folder))
         try:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         except OSError as error:
             raise disk_error(error, path) from error
+        yield
+
+
+@contextlib.contextmanager
+def folder_lock_in_turn(folder: Path, what: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """:func:`folder_lock`, after the process that holds it now; ``tell`` hears once who that is."""
+    told = False
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(folder_lock(folder, what))
+                break
+            except BusyError as error:
+                if not told:
+                    tell(error.owner)
+                told = True
+                time.sleep(_POLL_SECONDS)
         yield
 
 
@@ -97,10 +119,6 @@ def has_flock(folder: Path) -> bool:
     return True
 
 
-def _busy(folder: Path, what: str, owner: str) -> BusyError:
-    return BusyError(f"{what} is in use by {owner} ({folder}); wait for it or stop it first")
-
-
 # A folder as a lock --------------------------------------------------------------------------
 
 
@@ -110,7 +128,7 @@ def _held_folder(folder: Path, what: str) -> Iterator[None]:
     place = folder / _HELD
     while not _make(place):
         if not _is_stale(folder):
-            raise _busy(folder, what, _owner(folder))
+            raise BusyError(folder, what, _owner(folder))
         _take_away(folder)
     note = place / _OWNER
     owner = {

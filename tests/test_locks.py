@@ -130,3 +130,18 @@ def test_the_doctor_tries_a_lock(tmp_path, monkeypatch):
     refuse(monkeypatch, errno.EIO)
     assert _locks(tmp_path).state == "broken"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_one_that_waits_is_told_once_who_has_it(flock, holder, tmp_path, monkeypatch):
+    if not flock:
+        refuse(monkeypatch, errno.ENOLCK)
+    told: list[str] = []
+
+    def tell(owner: str) -> None:
+        told.append(owner)
+        holder.communicate("", timeout=30)
+
+    with locks.folder_lock_in_turn(tmp_path, "the run", tell):
+        assert locks.is_locked(tmp_path)
+    assert [owner.partition(" on ")[0] for owner in told] == [f"process {holder.pid}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,10 +40,14 @@ def submit(
     from cad.cluster.dry_run import dry_run as show_scripts
     from cad.cluster.submit import Plan, plan_submission
     from cad.cluster.submit import submit as submit_experiment
+    from cad.errors import CadError
 
     if dry_run:
         plan = plan_submission(opened, settings)
-        typer.echo(show_scripts(opened, settings, plan))
+        text, refused = show_scripts(opened, settings, plan)
+        typer.echo(text)
+        if refused:
+            raise CadError("\n".join(refused))
         if plan.arrays:
             typer.echo(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
         return
@@ -52,7 +57,7 @@ def submit(
         typer.echo(f"estimate: {cost}")
         require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
 
-    _report(submit_experiment(opened, settings, approve=approve), opened.file)
+    _report(submit_experiment(opened, settings, approve=approve), _again(opened.file, overrides, root))
 
 
 def status(
@@ -63,9 +68,11 @@ def status(
 ) -> None:
     """Show where every stage of every cell stands; change nothing."""
     from cad.cluster import table
+    from cad.cluster.sending import adopt_lost
     from cad.experiments.plan.experiment import open_experiment
 
     opened = open_experiment(experiment, overrides or [], root)
+    adopt_lost(opened.root)
     cells = table.cell_statuses(opened)
     if as_json:
         typer.echo(table.as_json(cells))
@@ -139,7 +146,7 @@ def retry(
         choose=lambda stage: not failed or stage.state in ("failed", "dead"),
         multiplier=multiplier_for(opened.root, *factors),
     )
-    _report(submission, opened.file)
+    _report(submission, _again(opened.file, overrides, root))
 
 
 def profile(
@@ -157,7 +164,13 @@ def profile(
     typer.echo(show(load(Profile, files or [])))
 
 
-def _report(submission: Submission, file: Path) -> None:
+def _again(file: Path, overrides: list[str] | None, root: Path) -> str:
+    """The words of the command line that name this experiment, for a shell."""
+    words = [str(file), *(overrides or [])]
+    return shlex.join([*words, *(["--root", str(root)] if root != Path(RUNS) else [])])
+
+
+def _report(submission: Submission, words: str) -> None:
     from cad.cluster.dry_run import left_out
 
     for entry in submission.arrays:
@@ -169,4 +182,4 @@ def _report(submission: Submission, file: Path) -> None:
         typer.echo("nothing to submit")
         return
     typer.echo(f"logs: {submission.folder}")
-    typer.echo(f"then: cad status {file}")
+    typer.echo(f"then: cad status {words}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cad.experiments.plan.stage import Stage
 
@@ -37,7 +37,8 @@ class StageArray:
     """Stages of one kind that become one job array.
 
     ``after`` lists what the whole array waits for.  ``pairwise`` is the number of an earlier array:
-    task i then waits for task i of that array only.
+    task i then waits for task i of that array only.  At most ``throttle`` tasks run at a time, once the
+    array with the number ``behind`` has ended.
     """
 
     kind: str
@@ -45,6 +46,8 @@ class StageArray:
     multiplier: ResourceMultiplier = ResourceMultiplier()
     after: tuple[Dependency, ...] = ()
     pairwise: int | None = None
+    throttle: int | None = None
+    behind: int | None = None
 
 
 def plan_arrays(
@@ -77,10 +80,39 @@ def fitting(wanted: tuple[Stage, ...], room: int | None) -> tuple[Stage, ...]:
 
 def dependency(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> str | None:
     """The value of sbatch's ``--dependency``; ``job_ids`` belong to the arrays submitted so far."""
+    conditions = []
     if array.pairwise is not None:
-        return f"aftercorr:{job_ids[array.pairwise]}"
-    if not array.after:
-        return None
+        conditions.append(f"aftercorr:{job_ids[array.pairwise]}")
+    if array.after:
+        conditions.append("afterok:" + ":".join(_waited_for(array, arrays, job_ids)))
+    if array.behind is not None:
+        conditions.append(f"afterany:{job_ids[array.behind]}")
+    return ",".join(conditions) or None
+
+
+def share_throttle(arrays: tuple[StageArray, ...], throttle: Callable[[str], int]) -> tuple[StageArray, ...]:
+    """Let ``throttle(kind)`` hold for all arrays of a kind together.
+
+    Each gets a share that fits its size.  Where there are more arrays than the throttle allows tasks,
+    an array starts when an earlier one has ended.
+    """
+    shared = list(arrays)
+    for kind in dict.fromkeys(array.kind for array in arrays):
+        numbers = [number for number, array in enumerate(arrays) if array.kind == kind]
+        left, lanes = throttle(kind), min(len(numbers), throttle(kind))
+        # The smallest first: what they do not need is for the larger ones.
+        size = {lane: max(len(arrays[n].stages) for n in numbers[lane::lanes]) for lane in range(lanes)}
+        for place, lane in enumerate(sorted(size, key=lambda lane: size[lane])):
+            share = min(size[lane], left // (lanes - place))
+            left -= share
+            behind = None
+            for number in numbers[lane::lanes]:
+                shared[number] = replace(arrays[number], throttle=share, behind=behind)
+                behind = number
+    return tuple(shared)
+
+
+def _waited_for(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> list[str]:
     words = []
     for needed in array.after:
         if isinstance(needed, str):
@@ -89,7 +121,7 @@ def dependency(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[
             # An array of one task is an ordinary job: it has no index.
             index = f"_{needed.index}" if len(arrays[needed.array].stages) > 1 else ""
             words.append(f"{job_ids[needed.array]}{index}")
-    return "afterok:" + ":".join(words)
+    return words
 
 
 def _kinds_in_order(stages: tuple[Stage, ...]) -> list[str]:

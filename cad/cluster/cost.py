@@ -16,12 +16,12 @@ from cad.experiments.plan.stage import Stage
 def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path) -> Estimate:
     """What the stages of ``arrays`` take, by the rates of finished stages or of a short calibration.
 
-    Assumes a free cluster: an array runs as many tasks at a time as its throttle allows.  Hours are
+    Assumes a free cluster: as many tasks of a kind run at a time as the throttle allows.  Hours are
     hours of the allocation, used or not; a stage with a GPU counts as GPU-hours.
     """
     given = {
-        stage.name: allocation(profile, array.kind, pool=str(number))
-        for number, array in enumerate(arrays)
+        stage.name: allocation(profile, array.kind, pool=array.kind)
+        for array in arrays
         for stage in array.stages
     }
     stages = tuple(stage for array in arrays for stage in array.stages)
@@ -30,7 +30,7 @@ def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path
         return given[stage.name]
 
     rates = measured_rates(root, stages, lambda stage: given[stage.name].device)
-    limits = {str(number): profile.for_stage(array.kind).throttle for number, array in enumerate(arrays)}
+    limits = {array.kind: profile.for_stage(array.kind).throttle for array in arrays}
     return estimate(stages, allocation_of, rates, limits)
 
 

@@ -15,8 +15,8 @@ from cad.experiments.plan.experiment import Experiment
 from cad.storage import write_json, write_text
 
 
-def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> str:
-    """Write the job scripts and the resolved cells of a plan; return them as text with Slurm's verdict.
+def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, list[str]]:
+    """Write the job scripts and the resolved cells of a plan; return them as text, and Slurm's refusals.
 
     A real submission differs only in the folder of the submission and in the job ids of dependencies.
     """
@@ -26,22 +26,33 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> str:
     write_json(cells, experiment.record())
     labels = {stage.name: cell for cell in experiment.cells for stage in cell.stages}
     lines = [f"{len(experiment.cells)} cells, resolved: {cells}"]
+    refused: dict[str, list[str]] = {}
     ids = [f"JOB{number}" for number in range(1, len(plan.arrays) + 1)]
     for number, array in enumerate(plan.arrays):
         make = functools.partial(
             job_script, profile, array.kind, job_name(experiment, array.kind), paths, array.multiplier
         )
-        text = make(dependency(array, plan.arrays, ids), len(array.stages))
-        file = paths.folder / f"{number + 1}-{array.kind}.sh"
+        label = f"{number + 1}-{array.kind}"
+        make = functools.partial(make, n=len(array.stages), label=label, throttle=array.throttle)
+        text = make(depends=dependency(array, plan.arrays, ids))
+        file = paths.folder / f"{label}.sh"
         write_text(file, text)
         # The jobs that it would wait for do not exist: sbatch judges the script without them.
-        verdict = test_only(make(None, len(array.stages))) if has_slurm() else "no sbatch on this machine"
+        verdict = "no sbatch on this machine"
+        if has_slurm():
+            accepted, verdict = test_only(make(depends=None))
+            if not accepted:
+                refused.setdefault(verdict, []).append(array.kind)
+                verdict = "refused"
         lines += [f"{ids[number]}: {file}", *(f"    {line}" for line in text.splitlines())]
         lines.append(f"sbatch --test-only: {verdict}")
         for index, stage in enumerate(array.stages):
             cell = labels[stage.name]
             lines.append(f"  task {index}: {stage.name}  {cell.label}, seed {cell.config.seed}")
-    return "\n".join([*lines, *left_out(plan)])
+    return "\n".join([*lines, *left_out(plan)]), [
+        f"sbatch refuses the jobs of {', '.join(dict.fromkeys(kinds))}: {why}"
+        for why, kinds in refused.items()
+    ]
 
 
 def left_out(plan: Plan) -> list[str]:

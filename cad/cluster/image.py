@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cad
-from cad.cluster.profile import Profile
+from cad.cluster.profile import Profile, node_path, node_variables
 from cad.errors import CadError
 from cad.storage import sha256_file, write_text
 
@@ -35,16 +35,20 @@ def enter(profile: Profile, gpus: int, root: Path) -> str:
     assert profile.image is not None
     words = _enter((str(root), *profile.binds), gpus)
     # Only the job script knows the name of the task's cache, so it is bound by its variable.
-    return f'{shlex.join(words)} --bind "$cache" {shlex.join([profile.image, profile.image_python])}'
+    return (
+        f'{shlex.join(words)} --bind "$cache" {node_path(profile.image)} {shlex.quote(profile.image_python)}'
+    )
 
 
 def try_image(profile: Profile) -> Image | None:
-    """Start the profile's image on this machine and check its version of cad; None without an image.
+    """Start the profile's image on this machine and check its version of cad.
+
+    None without an image, and for one that only the nodes can find (``$VARIABLES``).
 
     Raises :class:`CadError` for an image that is missing, cannot be run, or holds another version of
     ``cad``.
     """
-    if profile.image is None:
+    if profile.image is None or node_variables(profile.image):
         return None
     path = Path(profile.image)
     if not path.is_file():
@@ -84,15 +88,17 @@ def freeze_image(image: Image, folder: Path) -> None:
 def check_lines(profile: Profile, folder: Path) -> list[str]:
     """Lines of the job script that end a task if its image has changed since the submission."""
     assert profile.image is not None
-    image, digest = shlex.quote(profile.image), shlex.quote(str(folder / DIGEST_FILE))
-    return f"""\
+    image, digest = node_path(profile.image), shlex.quote(str(folder / DIGEST_FILE))
+    lines = [
+        f'[ -r {image} ] || refuse image-missing {image}" (image) is missing or not readable on this node"'
+    ]
+    if not node_variables(profile.image):
+        lines += f"""\
 if [ {image} -nt {digest} ] || [ {image} -ot {digest} ]; then
-    if ! sha256sum --check --status {digest}; then
-        echo {image} "has changed since the submission (image.sha256); submit again"
-        note image-changed
-        exit 1
-    fi
+    sha256sum --check --status {digest} ||
+        refuse image-changed {image}" has changed since the submission (image.sha256); submit again"
 fi""".splitlines()
+    return lines
 
 
 def _enter(binds: tuple[str, ...], gpus: int) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cad.cluster.queue import cancel_jobs
+from cad.cluster.sending import adopt_lost
 from cad.cluster.status import stage_statuses
 from cad.cluster.table import pick_cell
 from cad.errors import CadError, UsageError
@@ -41,6 +42,7 @@ def cancel(experiment: Experiment, numbers: list[int]) -> tuple[list[str], list[
     Returns the ids of the cancelled jobs, and those left alone because another experiment submitted
     them, or because cells that are not cancelled need them.
     """
+    adopt_lost(experiment.root)
     chosen = [pick_cell(experiment, number) for number in numbers] or list(experiment.cells)
     others = [cell for cell in experiment.cells if cell not in chosen]
     shared = {stage.name for stage in distinct_stages(tuple(others))}

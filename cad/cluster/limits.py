@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cad.cluster.command import run_command
 from cad.cluster.profile import AllocationRequest
-from cad.cluster.queue import run_command
 from cad.errors import CadError
 
 

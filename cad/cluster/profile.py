@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import typing
 from typing import Annotated
 
@@ -20,6 +22,23 @@ VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 # Paths of binds and the image: without the characters that are special for apptainer and sbatch.
 PlainPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f,:%\\]*$")]
+# The same, but it may contain $VARIABLES and begin with one.
+NodePath = Annotated[str, Field(pattern=r"^(/|\$\{?[A-Za-z_])[^\x00-\x1f\x7f,:%\\]*$")]
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", re.ASCII)
+# cad sets these itself, or finds its jobs by them.
+_OWN_OPTIONS = (
+    "array",
+    "dependency",
+    "error",
+    "job-name",
+    "open-mode",
+    "output",
+    "parsable",
+    "signal",
+    "test-only",
+    "wait",
+    "wrap",
+)
 
 
 class AllocationRequest(Section):
@@ -46,7 +65,10 @@ class AllocationRequest(Section):
     tasks_per_node: PositiveInt = Field(
         1, description="Processes (ranks) per node, each with cpus CPUs; more than one only for trainings."
     )
-    throttle: PositiveInt = Field(64, description="Tasks of one array that run at the same time (%N).")
+    throttle: PositiveInt = Field(
+        64,
+        description="Tasks of one kind of stage that run at the same time, over all arrays of a submission.",
+    )
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {}, description="Further sbatch options without their dashes; true for one without a value."
     )
@@ -66,8 +88,10 @@ class Profile(Section):
     )
     modules: tuple[OneLine, ...] = Field((), description="Environment modules to load.")
     environment: dict[VariableName, Line] = Field({}, description="Environment variables of the tasks.")
-    scratch: PlainPath = Field(
-        "/tmp", description="Folder on the node's own disk, for the caches of Triton and torch extensions."
+    scratch: NodePath = Field(
+        "/tmp",
+        description="Folder on the node's own disk, for the caches of Triton and torch extensions; "
+        "$VARIABLES are the node's.",
     )
     signal_seconds: Annotated[int, Field(ge=10)] = Field(
         120, description="A task gets the signal to save and end this many seconds before its time limit."
@@ -78,8 +102,10 @@ class Profile(Section):
     max_crashes: NonNegativeInt = Field(
         2, description="How often a task that was killed without reporting an error is requeued."
     )
-    image: PlainPath | None = Field(
-        None, description="Apptainer image to run in; null: the environment of `cad submit`."
+    image: NodePath | None = Field(
+        None,
+        description="Apptainer image to run in; null: the environment of `cad submit`. $VARIABLES are the "
+        "node's; such an image is not checked before the submission.",
     )
     image_python: OneLine = Field("python3", description="Python inside the image.")
     binds: tuple[PlainPath, ...] = Field(
@@ -96,9 +122,38 @@ class Profile(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _signal_comes_after_the_start(self) -> Profile:
+        for request in (self.resources, *(self.for_stage(kind) for kind in self.stages)):
+            if self.signal_seconds >= 60 * request.minutes:
+                raise ValueError(
+                    f"signal_seconds ({self.signal_seconds}) is not below minutes ({request.minutes}): a "
+                    "task would be told to save when it starts; raise minutes or lower signal_seconds"
+                )
+            for option in request.sbatch:
+                if option in _OWN_OPTIONS:
+                    raise ValueError(f"sbatch.{option}: cad sets this option itself; remove it")
+        return self
+
     def for_stage(self, kind: str) -> AllocationRequest:
         """The request of a stage of this kind."""
         own = dict(self.stages).get(typing.cast(StageKind, kind))
         if own is None:
             return self.resources
         return self.resources.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def node_variables(path: str) -> list[str]:
+    """The names of the ``$VARIABLES`` in a path, each once."""
+    return list(dict.fromkeys(one.group(1) or one.group(2) for one in _VARIABLE.finditer(path)))
+
+
+def node_path(path: str) -> str:
+    """A path as a shell word that expands its ``$VARIABLES`` and nothing else."""
+    words, start = [], 0
+    for one in _VARIABLE.finditer(path):
+        words += [shlex.quote(path[start : one.start()]) if one.start() > start else ""]
+        words += [f'"${{{one.group(1) or one.group(2)}}}"']
+        start = one.end()
+    rest = path[start:]
+    return "".join([*words, shlex.quote(rest) if rest or not words else ""])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from cad.cluster.command import run_command
 from cad.errors import CadError
 
-_PATIENCE = 60.0
 # Slurm's default.
 _DEFAULT_MAX_ARRAY_SIZE = 1001
 
@@ -97,10 +99,26 @@ def max_array_size() -> int:
     return max(1, int(match.group(1)) if match else _DEFAULT_MAX_ARRAY_SIZE)
 
 
-def test_only(script: str) -> str:
-    """What ``sbatch --test-only`` says about a job script."""
+def test_only(script: str) -> tuple[bool, str]:
+    """Whether Slurm would accept a job script, and what ``sbatch --test-only`` says about it."""
     done = run_command(["sbatch", "--test-only"], script)
-    return (done.stderr or done.stdout).strip()
+    return done.returncode == 0, (done.stderr or done.stdout).strip()
+
+
+def find_jobs(comment: str, script: Path) -> list[str]:
+    """Jobs of this user with this comment or this script, ended ones too: ids of whole arrays, oldest first.
+
+    Slurm forgets ended jobs after some minutes (``MinJobAge``).
+    """
+    user = pwd.getpwuid(os.getuid()).pw_name
+    command = ["squeue", "--noheader", "--states=all", f"--user={user}", "--format=%F|%k|%o"]
+    done = run_command(command)
+    if done.returncode != 0:
+        raise CadError(f"squeue does not answer: {done.stderr.strip()}")
+    rows = (line.split("|", 1) for line in done.stdout.splitlines() if "|" in line)
+    # A site may change the comment, or a profile set its own; a wrapper may copy the script.
+    found = {job for job, rest in rows if rest.startswith(f"{comment}|") or rest.endswith(f"|{script}")}
+    return sorted(found, key=int)
 
 
 def cancel_jobs(job_ids: Iterable[str]) -> None:
@@ -114,13 +132,3 @@ def cancel_jobs(job_ids: Iterable[str]) -> None:
 
 def _bases(job_ids: set[str]) -> set[str]:
     return {job.partition("_")[0] for job in job_ids}
-
-
-def run_command(command: list[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of Slurm's commands.  Raises :class:`CadError` if it is missing or does not answer."""
-    try:
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=_PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CadError(f"{command[0]} does not answer: {error}") from error

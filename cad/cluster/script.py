@@ -18,7 +18,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.image import check_lines, enter
-from cad.cluster.profile import Profile
+from cad.cluster.profile import Profile, node_path, node_variables
 from cad.errors import UsageError
 from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX
 
@@ -41,6 +41,14 @@ class SubmissionPaths:
     def code(self) -> Path:
         """The frozen copy of the package that the jobs import."""
         return self.folder / "code"
+
+    def comment(self, label: str) -> str:
+        """What Slurm knows an array by, even when its answer with the job's number was lost."""
+        return f"cad-{self.folder.name}-{label}"
+
+    def task(self, label: str, index: int | str) -> Path:
+        """What a task of an array runs (pickled); written before the array is submitted."""
+        return self.folder / "tasks" / f"{label}-{index}.pkl"
 
 
 def check_path(path: Path, what: str) -> None:
@@ -66,10 +74,17 @@ def executor_parameters(
     paths: SubmissionPaths,
     multiplier: ResourceMultiplier,
     depends: str | None,
+    label: str = "1",
+    throttle: int | None = None,
 ) -> dict[str, Any]:
-    """Parameters of submitit's Slurm executor for one array."""
+    """Parameters of submitit's job script for one array; see :func:`job_script`."""
     request = profile.for_stage(kind)
-    extra: dict[str, bool | int | str] = {"requeue": True, "kill-on-invalid-dep": "yes", **request.sbatch}
+    extra: dict[str, bool | int | str] = {
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",
+        "comment": paths.comment(label),
+        **request.sbatch,
+    }
     parameters: dict[str, Any] = {
         "job_name": job_name,
         "partition": request.partition,
@@ -85,7 +100,7 @@ def executor_parameters(
         "cpus_per_task": request.cpus,
         "gpus_per_node": request.gpus or None,
         "dependency": depends,
-        "array_parallelism": request.throttle,
+        "array_parallelism": throttle or request.throttle,
         "signal_delay_s": profile.signal_seconds,
         "stderr_to_stdout": True,
         # False removes a default line: sbatch has no options with "=False".
@@ -93,8 +108,9 @@ def executor_parameters(
         # Slurm 22.05 and later do not pass the job's CPUs to its steps.
         # No --kill-on-bad-exit: ranks notice themselves when one is gone.  A rank that has saved and ends
         # first must not get the others killed, which would look like a crash.
-        "srun_args": [f"--cpus-per-task={request.cpus}"],
-        "setup": _setup(profile, request.nodes, paths),
+        # --export: with `export: NONE` in the profile srun would pass nothing on to the task.
+        "srun_args": ["--export=ALL", f"--cpus-per-task={request.cpus}"],
+        "setup": _setup(profile, request.nodes, paths, label),
         "teardown": _teardown(profile),
     }
     return {key: value for key, value in parameters.items() if value is not None}
@@ -108,39 +124,63 @@ def job_script(
     multiplier: ResourceMultiplier,
     depends: str | None,
     n: int,
+    label: str = "1",
+    throttle: int | None = None,
 ) -> str:
-    """The job script for an array of ``n`` tasks."""
+    """The job script for an array of ``n`` tasks.
+
+    ``label`` names the array in its submission; at most ``throttle`` tasks run at a time (default: the
+    profile's).
+    """
     command = (
         f"{python_command(profile, kind, paths)} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
     )
-    parameters = executor_parameters(profile, kind, job_name, paths, multiplier, depends)
+    parameters = executor_parameters(profile, kind, job_name, paths, multiplier, depends, label, throttle)
     return _make_sbatch_string(
         command=command, folder=paths.folder, map_count=n if n > 1 else None, **parameters
     )
 
 
-def _setup(profile: Profile, nodes: int, paths: SubmissionPaths) -> list[str]:
+def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> list[str]:
     outside = "" if profile.image else "${PYTHONPATH:+:$PYTHONPATH}"
+    folder = shlex.quote(str(paths.folder))
+    scratch = node_path(profile.scratch)
     return [
         "# Signals are for the worker; this script survives them to decide what comes next.",
         "trap : TERM USR2",
-        *(f"module load {shlex.quote(module)}" for module in profile.modules),
+        "# A login file may set options of Slurm's commands.",
+        "unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@}",
+        'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
+        f'attempts={folder}/"$task"{ATTEMPTS_SUFFIX}',
+        f'log={folder}/"$task"_0_log.out',
+        'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
+        'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
+        "note started",
+        "# Without what it needs, the task would fail again: no requeue.",
+        'refuse() { echo "cad: $2"; note "$1"; exit 1; }',
+        *(
+            f"module load {shlex.quote(module)} || "
+            f"refuse module-failed {shlex.quote(f'module load {module} failed on this node (modules)')}"
+            for module in profile.modules
+        ),
         *(f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()),
+        *(
+            f'[ -n "${{{name}:-}}" ] || refuse variable-missing '
+            + shlex.quote(f"{name} is not set on this node; the profile names it in {key}")
+            for key, path in (("scratch", profile.scratch), ("image", profile.image or ""))
+            for name in node_variables(path)
+        ),
         # The frozen copy comes before the folder that the job was submitted from.  An image has its own
         # packages; those of the host are for another Python.
         f"export PYTHONPATH={shlex.quote(str(paths.code))}{outside} PYTHONSAFEPATH=1",
         "export OMP_NUM_THREADS=1",
         # Caches of compilers: on the node's own disk, private to the user.
-        f'cache={shlex.quote(profile.scratch)}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
+        f'cache={scratch}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
         # This script runs on the first node only.
-        *(['srun --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
+        *(['srun --export=ALL --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
         'export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"',
-        'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
-        f'attempts={shlex.quote(str(paths.folder))}/"$task"{ATTEMPTS_SUFFIX}',
-        f'log={shlex.quote(str(paths.folder))}/"$task"_0_log.out',
-        'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
-        'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
-        "note started",
+        "# The worker looks for its task by the job's number.",
+        f'ln -sf {folder}/tasks/{label}-"${{SLURM_ARRAY_TASK_ID:-0}}".pkl {folder}/"$task"_submitted.pkl',
         *(check_lines(profile, paths.folder) if profile.image else ()),
         *_requeue_decision(profile),
     ]

@@ -27,6 +27,9 @@ _EVENTS = {
     "too-many-crashes": "killed too often without reporting an error",
     "failed": "its job failed; see the log",
     "image-changed": "its image was changed after the submission; submit again",
+    "image-missing": "its image is missing or not readable on the node",
+    "module-failed": "a module of the profile could not be loaded; see the log",
+    "variable-missing": "a variable that the profile names is not set on the node; see the log",
     "saved": "saved, but was not requeued",
     "time-limit": f"{_TIMEOUT}, and was not requeued",
     "crashed": "killed, and was not requeued",
@@ -126,6 +129,8 @@ def stage_status(
     else:
         state, reason = "dead", _why_gone(events, ended.get(note.job_id, ""))
     node = events[-1].node if events else ""
+    if log is not None and not Path(log).exists():
+        log = None
     return StageStatus(stage.name, stage.kind, state, reason, note.job_id, node, log=log)
 
 

@@ -1,8 +1,9 @@
-"""Submit job arrays through submitit's Slurm executor, and note which job runs which stage."""
+"""Submit job arrays, each task of which submitit runs, and note which job runs which stage."""
 
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shlex
 import shutil
@@ -12,28 +13,37 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import submitit
+from submitit.core.utils import DelayedSubmission
 
 import cad
-from cad.cluster.arrays import ResourceMultiplier, StageArray, dependency, fitting, plan_arrays
+from cad.cluster.arrays import (
+    ResourceMultiplier,
+    StageArray,
+    dependency,
+    fitting,
+    plan_arrays,
+    share_throttle,
+)
 from cad.cluster.image import Image, freeze_image, try_image
 from cad.cluster.limits import submit_room
 from cad.cluster.profile import Profile
 from cad.cluster.queue import has_slurm, max_array_size
-from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, python_command
+from cad.cluster.script import SubmissionPaths, check_path, job_script
+from cad.cluster.sending import Sending, adopt_lost, send
 from cad.cluster.status import StageStatus, stage_statuses
 from cad.cluster.worker import slurm_task
 from cad.errors import CadError
 from cad.experiments.plan.cells import distinct_stages
-from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
 from cad.experiments.run.resources import Resources, engine_settings
-from cad.locks import folder_lock
-from cad.storage import make_dirs, write_json
+from cad.locks import folder_lock_in_turn
+from cad.storage import make_dirs, write_json, write_text
 from cad.training.engines import require_ranks
+
+log = logging.getLogger(__name__)
 
 Choose = Callable[[StageStatus], bool]
 MultiplierFor = Callable[[StageStatus], ResourceMultiplier]
@@ -107,6 +117,7 @@ def plan_submission(
         )
     alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
     arrays = plan_arrays(now, alive, size, lambda stage: multiplier(statuses[stage.name]))
+    arrays = share_throttle(arrays, lambda kind: profile.for_stage(kind).throttle)
     return Plan(arrays, statuses, wanted[len(now) :], image)
 
 
@@ -126,11 +137,23 @@ def submit(
     """
     if not has_slurm():
         raise CadError("this machine has no Slurm (sbatch, squeue); `cad run` works without one")
+    adopt_lost(experiment.root)
+    plan = plan_submission(experiment, profile, choose, multiplier)
+    if plan.arrays:
+        # It may measure and ask: others can submit meanwhile.
+        approve(plan)
+    approved = {stage.name for array in plan.arrays for stage in array.stages}
+
+    def still(status: StageStatus) -> bool:
+        return status.stage in approved and choose(status)
+
+    def tell(owner: str) -> None:
+        log.warning("waiting for %s, which submits to %s", owner, experiment.root)
+
     # One submission at a time in a folder of runs: two would submit shared stages twice.
-    with folder_lock(experiment.root / "stages", "the folder of stages"):
-        plan = plan_submission(experiment, profile, choose, multiplier)
-        if plan.arrays:
-            approve(plan)
+    with folder_lock_in_turn(experiment.root / "stages", "the folder of stages", tell):
+        adopt_lost(experiment.root, locked=True)
+        plan = plan_submission(experiment, profile, still, multiplier)
         write_json(experiment.folder / "experiment.json", experiment.record())
         paths = _new_paths(experiment)
         if not plan.arrays:
@@ -139,7 +162,9 @@ def submit(
         submitted: list[SubmittedArray] = []
         for array in plan.arrays:
             depends = dependency(array, plan.arrays, [done.job_id for done in submitted])
-            submitted.append(_submit_array(experiment, profile, paths, array, depends, provenance))
+            label = f"{len(submitted) + 1}-{array.kind}"
+            job_id = _submit_array(experiment, profile, paths, array, label, depends, provenance)
+            submitted.append(SubmittedArray(array, job_id))
             _write_arrays(paths, submitted)
     return Submission(paths.folder, tuple(submitted), plan)
 
@@ -198,9 +223,10 @@ def _submit_array(
     profile: Profile,
     paths: SubmissionPaths,
     array: StageArray,
+    label: str,
     depends: str | None,
     provenance: dict[str, str],
-) -> SubmittedArray:
+) -> str:
     name = job_name(experiment, array.kind)
     request = profile.for_stage(array.kind)
     resources = Resources(
@@ -208,28 +234,25 @@ def _submit_array(
         device="cuda" if request.gpus else "cpu",
         provenance=provenance,
     )
-    executor = submitit.SlurmExecutor(folder=paths.folder, python=python_command(profile, array.kind, paths))
-    executor.update_parameters(
-        **executor_parameters(profile, array.kind, name, paths, array.multiplier, depends)
+    make_dirs(paths.folder / "tasks")
+    for index, stage in enumerate(array.stages):
+        DelayedSubmission(slurm_task, experiment.root, stage, resources).dump(paths.task(label, index))
+    script = paths.folder / f"{label}.sh"
+    n = len(array.stages)
+    text = job_script(profile, array.kind, name, paths, array.multiplier, depends, n, label, array.throttle)
+    write_text(script, text)
+    note = JobNote(
+        job_id="",
+        name=name,
+        experiment=experiment.config.name,
+        user=getpass.getuser(),
+        folder=str(paths.folder.relative_to(experiment.root)),
+        submitted=time.time(),
+        minutes=array.multiplier.minutes,
+        memory=array.multiplier.memory,
     )
-    try:
-        with executor.batch():
-            jobs = [executor.submit(slurm_task, experiment.root, stage, resources) for stage in array.stages]
-    except submitit.core.utils.FailedJobError as error:
-        raise CadError(f"sbatch refused the {array.kind} jobs: {error}") from error
-    for job, stage in zip(jobs, array.stages, strict=True):
-        note = JobNote(
-            job_id=job.job_id,
-            name=name,
-            experiment=experiment.config.name,
-            user=getpass.getuser(),
-            folder=str(paths.folder.relative_to(experiment.root)),
-            submitted=time.time(),
-            minutes=array.multiplier.minutes,
-            memory=array.multiplier.memory,
-        )
-        StageDirectory(experiment.root, stage.name).note_job(note)
-    return SubmittedArray(array, jobs[0].job_id.partition("_")[0])
+    stages = tuple(stage.name for stage in array.stages)
+    return send(Sending(script, paths.comment(label), array.kind, stages, note), experiment.root)
 
 
 def _write_arrays(paths: SubmissionPaths, submitted: Iterable[SubmittedArray]) -> None:

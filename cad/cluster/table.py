@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import typing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich import box
@@ -15,6 +16,7 @@ from cad.errors import UsageError
 from cad.experiments.durations import clock_time
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.experiment import Experiment
+from cad.experiments.plan.stage import StageKind
 
 _STYLE = {
     "done": "green",
@@ -25,6 +27,11 @@ _STYLE = {
     "unknown": "yellow",
     "waiting": "dim",
 }
+_KINDS = typing.get_args(StageKind)
+_BEHIND = "behind"
+_HELD = ("JobHeldUser", "JobHeldAdmin")
+# So many stages with the same fault get one line.
+_MANY = 5
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,20 @@ def cell_statuses(experiment: Experiment) -> tuple[CellStatus, ...]:
     """Where every cell stands.  Raises :class:`CadError` when Slurm is there and does not answer."""
     names = [stage.name for stage in distinct_stages(experiment.cells)]
     statuses = stage_statuses(experiment.root, names)
+    for stage in distinct_stages(experiment.cells):
+        statuses[stage.name] = _behind(statuses[stage.name], [statuses[one.name] for one in stage.inputs])
     return tuple(
         CellStatus(number, cell.label, cell.config.seed, tuple(statuses[stage.name] for stage in cell.stages))
         for number, cell in enumerate(experiment.cells, start=1)
     )
+
+
+def _behind(status: StageStatus, inputs: list[StageStatus]) -> StageStatus:
+    """The status of a stage that never started, with the stage that is the reason."""
+    if status.state != "dead" or status.log is not None:
+        return status
+    cause = next((one for one in inputs if one.state in ("failed", "dead")), None)
+    return status if cause is None else replace(status, reason=f"{_BEHIND} {cause.state} {cause.stage}")
 
 
 def pick_cell(experiment: Experiment, number: int) -> Cell:
@@ -63,7 +80,7 @@ def as_json(cells: tuple[CellStatus, ...]) -> str:
 
 def status_table(cells: tuple[CellStatus, ...], root: Path) -> Table:
     """The table; of each cell it shows the log of the first stage that runs, failed or died."""
-    kinds = list(dict.fromkeys(stage.kind for cell in cells for stage in cell.stages))
+    kinds = sorted({stage.kind for cell in cells for stage in cell.stages}, key=_KINDS.index)
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, caption=f"logs are under {root}", caption_justify="left"
     )
@@ -92,13 +109,28 @@ def status_table(cells: tuple[CellStatus, ...], root: Path) -> Table:
 
 
 def problems(cells: tuple[CellStatus, ...]) -> list[str]:
-    """A line for every stage that failed or died, with its log."""
+    """A line for every stage that failed or died, with its log; one for many with the same fault.
+
+    Stages behind these are left out, and held jobs are named with how to release them.
+    """
     stages = {stage.stage: stage for cell in cells for stage in cell.stages}
-    return [
-        f"{stage.stage} {stage.state}: {stage.reason}" + (f" ({stage.log})" if stage.log else "")
-        for stage in stages.values()
-        if stage.state in ("failed", "dead", "unknown")
-    ]
+    faults: dict[tuple[str, str], list[StageStatus]] = {}
+    for stage in stages.values():
+        if stage.state in ("failed", "dead", "unknown") and not stage.reason.startswith(f"{_BEHIND} "):
+            faults.setdefault((stage.state, stage.reason), []).append(stage)
+    lines = []
+    for (state, reason), members in faults.items():
+        if len(members) > _MANY:
+            lines.append(f"{len(members)} stages {state}, {members[0].stage} the first of them: {reason}")
+            continue
+        lines += [
+            f"{stage.stage} {state}: {reason}" + (f" ({stage.log})" if stage.log else "") for stage in members
+        ]
+    held = sorted({stage.job_id for stage in stages.values() if stage.reason in _HELD and stage.job_id})
+    if held:
+        whole = sorted({job.partition("_")[0] for job in held}, key=int)
+        lines.append(f"held: {len(held)} jobs; release them with: scontrol release {' '.join(whole)}")
+    return lines
 
 
 def _in_words(stage: StageStatus) -> Text:

@@ -80,7 +80,8 @@ def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wa
     wait_for(settled(cluster, one_cell, root), 120)
     stages = {stage["kind"]: stage for stage in cluster.stages(one_cell, root).values()}
     assert stages["train"]["state"] == "failed" and "diverged" in stages["train"]["reason"]
-    assert stages["evaluate"]["state"] == "dead" and "before it started" in stages["evaluate"]["reason"]
+    assert stages["evaluate"]["state"] == "dead" and stages["evaluate"]["log"] is None
+    assert stages["evaluate"]["reason"] == f"behind failed {stages['train']['stage']}"
     (attempts,) = (root / "one/jobs").glob("*-slurm/*.attempts")
     assert [line.split()[2] for line in attempts.read_text().splitlines()] == ["started", "failed"]
     assert "diverged" in cluster.cad("status", one_cell, "--root", root).stdout

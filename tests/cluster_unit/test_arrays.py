@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cad.cluster.arrays import Planned, ResourceMultiplier, dependency, fitting, plan_arrays
+from cad.cluster.arrays import Planned, ResourceMultiplier, dependency, fitting, plan_arrays, share_throttle
 from cad.config import from_mapping
 from cad.experiments.plan.cells import distinct_stages, expand
 from cad.experiments.plan.stage import Stage
@@ -120,3 +120,31 @@ def test_a_training_that_starts_from_another_one_waits_for_it():
         ("train", 2, (Planned(1, 0),), None),
         ("evaluate", 2, (), 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("throttle", "shares"),
+    [
+        (64, [(2, None), (2, None), (1, None)]),
+        (4, [(1, None), (2, None), (1, None)]),
+        (2, [(1, None), (1, None), (1, 0)]),
+        (1, [(1, None), (1, 0), (1, 1)]),
+    ],
+)
+def test_the_throttle_holds_for_all_arrays_of_a_kind(throttle, shares, stages):
+    trainings = tuple(of_kind(stages, "train"))
+    arrays = share_throttle(plan_arrays(trainings, {}, 2), lambda _kind: throttle)
+    assert [len(array.stages) for array in arrays] == [2, 2, 1]
+    assert [(array.throttle, array.behind) for array in arrays] == shares
+    lanes = [array for array in arrays if array.behind is None]
+    assert sum(array.throttle for array in lanes) <= throttle
+
+
+def test_an_array_waits_for_the_one_whose_place_it_takes(stages):
+    arrays = share_throttle(plan_arrays(stages, {}, 2), lambda _kind: 1)
+    assert [array.kind for array in arrays] == ["histories", *["train"] * 3, *["evaluate"] * 3]
+    ids = [str(10 + number) for number in range(len(arrays))]
+    assert [dependency(array, arrays, ids) for array in arrays] == [
+        None, "afterok:10", "afterok:10,afterany:11", "afterok:10,afterany:12",
+        "aftercorr:11", "aftercorr:12,afterany:14", "afterok:13,afterany:15",
+    ]  # fmt: skip

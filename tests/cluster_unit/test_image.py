@@ -102,7 +102,8 @@ def test_a_task_refuses_an_image_that_changed_since_the_submission(tmp_path):
     submission.mkdir()
     stat = image.stat()
     freeze_image(Image(image, hashlib.sha256(image.read_bytes()).hexdigest(), stat.st_mtime_ns), submission)
-    lines = ["note() { echo noted: $1; }", *check_lines(Profile(image=str(image)), submission), "echo ran"]
+    functions = ["note() { echo noted: $1; }", 'refuse() { echo "$2"; note "$1"; exit 1; }']
+    lines = [*functions, *check_lines(Profile(image=str(image)), submission), "echo ran"]
 
     def task() -> tuple[int, str]:
         done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=False)

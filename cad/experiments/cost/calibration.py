@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
+import cad
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -25,30 +29,61 @@ from cad.histories.sampler import HistoryArrays
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.process import prepare_process
 from cad.schema import Config
+from cad.storage import make_dirs, write_json
 from cad.training.learner import Learner, build_model, build_pretraining, build_training
 
 log = logging.getLogger(__name__)
 
 # A measurement takes this many seconds of work, and is cut short after this many on the wall.
 _SECONDS, _PATIENCE = 0.3, 5.0
+_KEPT = "calibration.json"
 
 
 def measured_rates(root: Path, stages: Iterable[Stage], device_of: Callable[[Stage], str]) -> Rates:
     """The rates that ``stages`` need: those of all finished stages under ``root``, of any experiment.
 
     Missing ones are measured here, the most expensive stage first: others of similar size then need no
-    measurement.  A stage that does not fit this machine (its memory, say) stays unknown.
+    measurement.  What was measured is kept in ``root``.  A stage that does not fit this machine (its
+    memory, say) stays unknown.
     """
-    rates = Rates(finished_rates(root))
+    kept = _kept(root)
+    rates = Rates([*finished_rates(root), *kept])
+    measured = len(kept)
     for stage in sorted(stages, key=work_of, reverse=True):
         device = device_of(stage)
         if rates.of(stage, device) is None:
             log.info("measuring how long %s takes (a few seconds)", stage.name)
             try:
-                rates.add(calibrate(stage, device))
+                kept.append(calibrate(stage, device))
+                rates.add(kept[-1])
             except (CadError, RuntimeError, MemoryError) as error:  # torch's, where memory is short
                 log.warning("how long %s takes cannot be measured here: %s", stage.name, error)
+    if len(kept) > measured:
+        # Without permission to write there, the next call measures again.
+        with contextlib.suppress(CadError):
+            make_dirs(root)
+            write_json(root / _KEPT, {"machine": _machine(), "rates": [asdict(rate) for rate in kept]})
     return rates
+
+
+def _kept(root: Path) -> list[Rate]:
+    """What was measured earlier on this machine with this version of cad."""
+    try:
+        read = json.loads((root / _KEPT).read_text(encoding="utf-8"))
+        if read["machine"] != _machine():
+            return []
+        return [
+            Rate(
+                tuple(rate["key"]), float(rate["work"]), float(rate["steps_per_second"]), str(rate["source"])
+            )
+            for rate in read["rates"]
+        ]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _machine() -> list[str]:
+    return [socket.gethostname(), cad.__version__, torch.__version__, str(torch.cuda.is_available())]
 
 
 def finished_rates(root: Path) -> list[Rate]:

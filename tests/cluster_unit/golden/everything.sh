@@ -2,6 +2,7 @@
 
 # Parameters
 #SBATCH --account='me & co'
+#SBATCH --comment=cad-1-1
 #SBATCH --constraint='a100|h100'
 #SBATCH --cpus-per-task=4
 #SBATCH --dependency=afterok:1:2_3
@@ -26,25 +27,29 @@
 # setup
 # Signals are for the worker; this script survives them to decide what comes next.
 trap : TERM USR2
-module load python/3.11
-module load 'x; y'
-export GREETING='it'"'"'s $HOME'
-export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code' PYTHONSAFEPATH=1
-export OMP_NUM_THREADS=1
-cache='/local scratch'/cad-$(id -u) && mkdir -p -m 700 "$cache"
-export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+# A login file may set options of Slurm's commands.
+unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@}
 task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
 log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
 log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
 note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
 note started
+# Without what it needs, the task would fail again: no requeue.
+refuse() { echo "cad: $2"; note "$1"; exit 1; }
+module load python/3.11 || refuse module-failed 'module load python/3.11 failed on this node (modules)'
+module load 'x; y' || refuse module-failed 'module load x; y failed on this node (modules)'
+export GREETING='it'"'"'s $HOME'
+export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code' PYTHONSAFEPATH=1
+export OMP_NUM_THREADS=1
+cache='/local scratch'/cad-$(id -u) && mkdir -p -m 700 "$cache"
+export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+# The worker looks for its task by the job's number.
+ln -sf '/scratch/my runs;x/small/jobs/1'/tasks/1-"${SLURM_ARRAY_TASK_ID:-0}".pkl '/scratch/my runs;x/small/jobs/1'/"$task"_submitted.pkl
+[ -r /images/cad.sif ] || refuse image-missing /images/cad.sif" (image) is missing or not readable on this node"
 if [ /images/cad.sif -nt '/scratch/my runs;x/small/jobs/1/image.sha256' ] || [ /images/cad.sif -ot '/scratch/my runs;x/small/jobs/1/image.sha256' ]; then
-    if ! sha256sum --check --status '/scratch/my runs;x/small/jobs/1/image.sha256'; then
-        echo /images/cad.sif "has changed since the submission (image.sha256); submit again"
-        note image-changed
-        exit 1
-    fi
+    sha256sum --check --status '/scratch/my runs;x/small/jobs/1/image.sha256' ||
+        refuse image-changed /images/cad.sif" has changed since the submission (image.sha256); submit again"
 fi
 again() {
     # Named by its index: the job id of one task of an array can be the id of the whole array.
@@ -69,7 +74,7 @@ disown
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%j_%t_log.out' --cpus-per-task=4 apptainer exec --nv --bind '/scratch/my runs;x' --bind '/data one' --bind "$cache" /images/cad.sif /opt/venv/bin/python3 -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%j_%t_log.out' --export=ALL --cpus-per-task=4 apptainer exec --nv --bind '/scratch/my runs;x' --bind '/data one' --bind "$cache" /images/cad.sif /opt/venv/bin/python3 -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
 
 
 # teardown

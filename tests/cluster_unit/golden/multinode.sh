@@ -2,6 +2,7 @@
 
 # Parameters
 #SBATCH --array=0-2%3
+#SBATCH --comment=cad-1-1
 #SBATCH --cpus-per-task=8
 #SBATCH --dependency=afterok:1
 #SBATCH --gpus-per-node=4
@@ -21,17 +22,23 @@
 # setup
 # Signals are for the worker; this script survives them to decide what comes next.
 trap : TERM USR2
-export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
-export OMP_NUM_THREADS=1
-cache=/tmp/cad-$(id -u) && mkdir -p -m 700 "$cache"
-srun --ntasks-per-node=1 mkdir -p -m 700 "$cache"
-export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+# A login file may set options of Slurm's commands.
+unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@}
 task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
 log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
 log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
 note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
 note started
+# Without what it needs, the task would fail again: no requeue.
+refuse() { echo "cad: $2"; note "$1"; exit 1; }
+export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+export OMP_NUM_THREADS=1
+cache=/tmp/cad-$(id -u) && mkdir -p -m 700 "$cache"
+srun --export=ALL --ntasks-per-node=1 mkdir -p -m 700 "$cache"
+export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+# The worker looks for its task by the job's number.
+ln -sf '/scratch/my runs;x/small/jobs/1'/tasks/1-"${SLURM_ARRAY_TASK_ID:-0}".pkl '/scratch/my runs;x/small/jobs/1'/"$task"_submitted.pkl
 again() {
     # Named by its index: the job id of one task of an array can be the id of the whole array.
     # Not after scancel, nor when Slurm itself has requeued the job.
@@ -55,7 +62,7 @@ disown
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --cpus-per-task=8 /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
+srun --unbuffered --output '/scratch/my runs;x/small/jobs/1/%A_%a_%t_log.out' --export=ALL --cpus-per-task=8 /opt/venv/bin/python -u -m submitit.core._submit '/scratch/my runs;x/small/jobs/1'
 
 
 # teardown

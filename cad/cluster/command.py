@@ -1,0 +1,140 @@
+"""Run Slurm's commands: in an environment of our own, and again after errors that pass.
+
+Everything that cad says to Slurm from the submitting machine goes through :func:`run_command`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+
+from cad.errors import CadError
+
+log = logging.getLogger(__name__)
+
+# Seconds: how long one call may take, and the pauses between tries.
+_PATIENCE = 60.0
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_TRIES_IF_UNKNOWN = 3
+# Accounting is a help, not a need: its commands are not waited for that long.
+_OPTIONAL_PAUSES = (1.0, 2.0)
+_OPTIONAL = ("sacct", "sacctmgr")
+# What these commands say does not depend on how often one asks.
+_READING = ("squeue", "scontrol")
+_PASSING = re.compile(
+    r"socket timed out|unable to contact slurm controller|zero bytes were transmitted|connection refused"
+    r"|communication connection failure|transport endpoint is not connected|temporarily unable"
+    r"|resource temporarily unavailable|connection reset|connection timed out|backup controller"
+    r"|in standby mode|unexpected message received|unable to establish controller|does not answer",
+    re.IGNORECASE,
+)
+_LASTING = re.compile(r"invalid job id|invalid user|invalid partition|unrecognized option", re.IGNORECASE)
+# Variables with these beginnings are options of Slurm's commands; SLURM_* also describes the job that
+# one is inside.
+_DROPPED = (
+    "SBATCH_",
+    "SQUEUE_",
+    "SACCT_",
+    "SACCTMGR_",
+    "SCONTROL_",
+    "SCANCEL_",
+    "SRUN_",
+    "SLURM_",
+    "SLURMD_",
+)
+# These find the cluster and prove who one is.
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run_command(command: list[str], stdin: str | None = None) -> Done:
+    """Run one of Slurm's commands; after errors that pass, again with growing pauses.
+
+    Raises :class:`CadError` if the command is missing or did not answer until the last try.  Not for
+    ``sbatch`` without ``--test-only``: that may have been accepted although its answer was lost.
+    """
+    for tries, pause in enumerate(pauses(command[0]), 1):
+        done = run_once(command, stdin)
+        if done.returncode == 0 or pause is None or not _worth_another_try(command[0], done.stderr, tries):
+            break
+        wait(command[0], done.stderr, pause)
+    if done.returncode and re.search("does not answer", done.stderr):
+        raise CadError(done.stderr)
+    return done
+
+
+def run_once(command: list[str], stdin: str | None = None) -> Done:
+    """Run a command once; no answer in time is an error like those that it reports itself."""
+    try:
+        return subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+            env=environment(),
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} does not answer within 60 s")
+    except OSError as error:
+        raise CadError(f"{command[0]} cannot be run: {error}") from error
+
+
+def passes(stderr: str) -> bool:
+    """Whether an error is one of those that pass: a busy or restarting controller, a lost connection."""
+    return _PASSING.search(stderr) is not None
+
+
+def pauses(program: str) -> Iterator[float | None]:
+    """The pause in seconds after each try; None after the last."""
+    yield from _OPTIONAL_PAUSES if program in _OPTIONAL else _PAUSES
+    yield None
+
+
+def wait(program: str, stderr: str, pause: float) -> None:
+    """Say why, and wait."""
+    said = stderr.strip().splitlines()
+    log.warning("%s: %s; again in %g s", program, said[-1] if said else "no answer", pause)
+    time.sleep(pause)
+
+
+def environment() -> dict[str, str]:
+    """The environment of Slurm's commands: ours without what would change their options.
+
+    Says once what was left out.
+    """
+    kept, dropped = without_options(os.environ)
+    if dropped:
+        _tell(tuple(dropped))
+    return kept
+
+
+def without_options(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """``variables`` without those that Slurm's commands read as options, and the names of these."""
+    dropped = sorted(name for name in variables if name.startswith(_DROPPED) and name not in _KEPT)
+    return {name: value for name, value in variables.items() if name not in dropped}, dropped
+
+
+@functools.cache
+def _tell(dropped: tuple[str, ...]) -> None:
+    if "SLURM_JOB_ID" in dropped:
+        own = [name for name in dropped if not name.startswith(("SLURM_", "SLURMD_", "SRUN_"))]
+        what = ", ".join(["the variables of the job that this runs in (SLURM_*)", *own])
+    else:
+        what = ", ".join(dropped)
+    log.warning("not passed to Slurm's commands: %s; the profile says what jobs get", what)
+
+
+def _worth_another_try(program: str, stderr: str, tries: int) -> bool:
+    if passes(stderr):
+        return True
+    # An error that is not known may pass too: a site's wrapper has words of its own.
+    return program in _READING and tries < _TRIES_IF_UNKNOWN and not _LASTING.search(stderr)
