@@ -131,7 +131,9 @@ def test_killed_between_acceptance_and_answer(cluster, submit, cell, held, wrap,
     wrap("sbatch", '$real "$@" && touch $count && sleep 60\n')
     command = ["submit", cell[0], "--profile", held, "--root", cell[1]]
     killed = subprocess.Popen(
-        [sys.executable, "-m", "cad.cli", *map(str, command)], env=cluster.environment, start_new_session=True
+        [sys.executable, "-m", "cad.cli", *map(str, command)],
+        env={**os.environ, **cluster.environment},
+        start_new_session=True,
     )
     wait_for(lambda: named(cluster, "cad-site-histories"), 60)
     os.killpg(killed.pid, signal.SIGKILL)
