@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import submitit
 
@@ -24,6 +26,9 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
 
     It exits because submitit would record an exception as the job's final result.
     """
+    # Instead of submitit's handlers, which call scontrol: an image has none.
+    for number in STOP_SIGNALS:
+        signal.signal(number, _start_again)
     sys.stdout.write(f"cad {cad.__version__} from {Path(cad.__file__).parent}\n")
     try:
         stage_job(root, stage, resources, None, rank_assignment_of_task())
@@ -37,6 +42,11 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     # The stage is done; a signal during exit must not turn it into a failure.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _start_again(_number: int, _frame: FrameType | None) -> NoReturn:
+    """For signals before a stage listens to them, and after it has saved: nothing is lost."""
+    os._exit(SAVED)
 
 
 def rank_assignment_of_task() -> RankAssignment | None:
