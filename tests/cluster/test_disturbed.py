@@ -32,7 +32,8 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
         ("histories", "1"), ("train", "3"), ("evaluate", "3"),
     ]  # fmt: skip
 
-    # What was submitted is what --dry-run showed, but for the folder and the jobs waited for.
+    # What was submitted is what --dry-run showed, but for the folder (also in comments) and the jobs
+    # waited for.
     (folder,) = (root / "grid/jobs").glob("*-slurm")
     for file, ours in zip(
         sorted(folder.glob("*.sh")),
@@ -41,7 +42,9 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     ):
         ids = re.sub(r"(after\w+):\S+", r"\1", file.read_text())
         text = re.sub(r"(after\w+):\S+", r"\1", ours.read_text())
-        assert ids == text.replace("jobs/dry-run", f"jobs/{folder.name}")
+        assert ids == text.replace("jobs/dry-run", f"jobs/{folder.name}").replace(
+            "comment=cad-dry-run-", f"comment=cad-{folder.name}-"
+        )
 
     again = cluster.cad(*submit).stdout
     assert "joined: 7 stages" in again and "nothing to submit" in again
