@@ -28,6 +28,15 @@ class EvaluationConfig(Section):
         50, description="first_temperature: the episode from which on `temperature` holds."
     )
     greedy: bool = Field(False, description="Take the most likely action instead of sampling.")
+    knock_out: Literal["other", "noise"] | None = Field(
+        None,
+        description="Replace what a model has compressed, once, to see what it uses it for. other: by "
+        "that of a roll-out in another task; noise: by normal noise of the same mean and spread. "
+        "Default: never.",
+    )
+    knock_out_episode: Annotated[int, Field(ge=2)] = Field(
+        26, description="knock_out: the episode at whose start it happens, counted from 1."
+    )
     seed: NonNegativeInt = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
 
     def temperature_at(self, episode: int) -> float:
@@ -41,4 +50,9 @@ class EvaluationConfig(Section):
     def _acting_fits(self) -> EvaluationConfig:
         if self.greedy and self.first_temperature is not None:
             raise ValueError("greedy=true samples nothing, so first_temperature has no effect; choose one")
+        if self.knock_out is not None and self.knock_out_episode > self.n_episodes:
+            raise ValueError(
+                f"knock_out_episode={self.knock_out_episode} is after the last of n_episodes="
+                f"{self.n_episodes}"
+            )
         return self

@@ -119,12 +119,14 @@ def roll_out(
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
     on_compress: Callable[[CompressionEvent], None] | None = None,
+    before_episode: Callable[[int, Memory], None] | None = None,
     memory: Callable[[SequenceModel, int], Memory] = new_memory,
 ) -> RolloutResult:
     """Roll ``model`` (in eval mode, on its device) out in every task ``n_rollouts`` times.
 
     ``progress`` is called with the number of finished episodes, ``on_compress`` with every
-    compression as it happens.  ``memory`` makes the in-context state (tests compare the cached one
+    compression as it happens, ``before_episode`` with each episode, counted from 0, and the memory before
+    its first step.  ``memory`` makes the in-context state (tests compare the cached one
     with an uncached one).  Raises :class:`~cad.interrupt.InterruptedRun` between two episodes when
     ``stop`` is set.
     """
@@ -148,6 +150,8 @@ def roll_out(
         for episode in range(n_episodes):
             if stop is not None:
                 stop.raise_if_set(f"evaluation (episode {episode} of {n_episodes})")
+            if before_episode is not None:
+                before_episode(episode, state)
             sampler.start_episode(family.horizon, device, episode)
             observation = env.reset()
             if family.n_facts > 1:

@@ -27,6 +27,14 @@ class Memory(Protocol):
     compressions: Counts
     chosen: Counts
 
+    @property
+    def compressed(self) -> Tensor | None:
+        """What it knows of steps that it no longer keeps, (B, ...); None where that is nothing."""
+
+    @compressed.setter
+    def compressed(self, value: Tensor) -> None:
+        """Replace it; the steps that are kept stay."""
+
     def observe(self, step: Steps) -> Tensor:
         """Take in one step (fields (B, 1)); return the logits (B, actions) of its action."""
 

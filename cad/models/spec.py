@@ -178,6 +178,10 @@ class ModelSpec(ABC, Generic[C]):
     def state_bytes(self, config: C) -> int:
         """Bytes that one roll-out keeps between steps, in float32."""
 
+    def compresses(self, config: C) -> bool:
+        """Whether its memory knows of steps that it no longer keeps (:attr:`Memory.compressed`)."""
+        return True
+
     # Words
 
     def chosen_regions(self, config: C) -> tuple[int, int] | None:

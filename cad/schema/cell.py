@@ -148,6 +148,13 @@ class Config(Section):
             raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
         if self.evaluation.tasks == "validation" and not self.env.n_validation:
             raise ValueError("evaluation.tasks=validation needs env.n_validation of at least 1")
+        if self.evaluation.knock_out is not None and not self.spec.compresses(self.model):
+            raise ValueError(
+                f"evaluation.knock_out={self.evaluation.knock_out} replaces what a model has compressed; "
+                f"model.kind={self.model.kind} with these settings compresses nothing"
+            )
+        if self.evaluation.knock_out == "other" and self.n_evaluated < 2:
+            raise ValueError("evaluation.knock_out=other needs two evaluated tasks: one has no other")
         return self
 
     @model_validator(mode="after")

@@ -103,6 +103,12 @@ def _rolled_out(
         raise CadError(
             f"{cell.label}, seed {config.seed} is not trained yet ({training.path} is not complete)"
         )
+    if config.evaluation.knock_out is not None:
+        raise CadError(
+            f"{cell.label}, seed {config.seed}: evaluation.knock_out={config.evaluation.knock_out} needs "
+            "all roll-outs of the evaluation, so that one is drawn from a finished evaluation only; make it "
+            "with 'cad run'"
+        )
     prepare_process(1)
     model = load_trained(root, cell.training, config).eval()
     family, settings = task_family(config.env), config.evaluation

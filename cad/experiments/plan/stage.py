@@ -110,6 +110,8 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             del evaluation["tasks"]
         if evaluation["first_temperature"] is None:
             del evaluation["first_temperature"], evaluation["anneal_episodes"]
+        if evaluation["knock_out"] is None:
+            del evaluation["knock_out"], evaluation["knock_out_episode"]
         return {"evaluation": evaluation}
     if kind == "pretrain":
         pretraining = config.spec.pretraining

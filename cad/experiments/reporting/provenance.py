@@ -123,11 +123,18 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
 
 def _acting(evaluation: EvaluationConfig) -> str:
     if evaluation.greedy:
-        return "the most likely action"
+        return "the most likely action" + _knocked_out(evaluation)
     text = f"actions sampled at temperature {evaluation.temperature:g}"
     if evaluation.first_temperature is not None:
         text += f", annealed from {evaluation.first_temperature:g} over {evaluation.anneal_episodes} episodes"
-    return text
+    return text + _knocked_out(evaluation)
+
+
+def _knocked_out(evaluation: EvaluationConfig) -> str:
+    if evaluation.knock_out is None:
+        return ""
+    whose = "those of a roll-out in another task" if evaluation.knock_out == "other" else "noise"
+    return f", latents replaced by {whose} before episode {evaluation.knock_out_episode}"
 
 
 def protocol(configs: Sequence[Config]) -> str:

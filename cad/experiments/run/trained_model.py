@@ -12,6 +12,7 @@ from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.evaluation.compression_steps import CompressionEvent
+from cad.evaluation.knock_out import knock_out
 from cad.evaluation.rollout import RolloutResult, roll_out
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import Stage
@@ -68,6 +69,7 @@ def evaluate(
         stop=stop,
         progress=progress,
         on_compress=on_compress,
+        before_episode=knock_out(settings, settings.n_rollouts),
     )
 
 

@@ -29,6 +29,15 @@ class WindowMemory:
         self._cache = model.decoder.new_cache(batch)
         self._window = torch.empty(batch, config.n_transit, config.n_embd, device=self._cache.keys.device)
 
+    @property
+    def compressed(self) -> Tensor | None:
+        """See :attr:`Memory.compressed`: None, it knows of no other steps than those that it keeps."""
+        return None
+
+    @compressed.setter
+    def compressed(self, _value: Tensor) -> None:
+        raise TypeError("AD compresses nothing that could be replaced")
+
     def observe(self, step: Steps) -> Tensor:
         """See :meth:`Memory.observe`."""
         x = self._model.embed(step)

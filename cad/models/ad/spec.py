@@ -70,6 +70,10 @@ class ADSpec(ModelSpec[ADConfig]):
         """The cache, and the embedded steps of the window."""
         return cache_bytes(config, config.n_transit) + vectors_bytes(config, config.n_transit)
 
+    def compresses(self, config: ADConfig) -> bool:
+        """See :meth:`ModelSpec.compresses`."""
+        return False
+
     def explain_compressions(self, config: ADConfig, total: int, chosen: int) -> str:
         """See :meth:`ModelSpec.explain_compressions`."""
         dropped = f"it drops the oldest {config.steps_dropped} steps of a full window"

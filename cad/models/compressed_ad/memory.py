@@ -32,6 +32,19 @@ class CompressedMemory:
         self.compressions = 0
         self._take(model.initial_latents(batch))
 
+    @property
+    def compressed(self) -> Tensor | None:
+        """See :attr:`Memory.compressed`: the latents (B, n_latent, n_embd)."""
+        return self.latents if self._compresses else None
+
+    @compressed.setter
+    def compressed(self, value: Tensor) -> None:
+        filled = self._filled
+        self._take(value)
+        if filled:
+            self._filled = filled
+            self._model.decoder.extend(self._window[:, :filled], self._cache)
+
     def _take(self, latents: Tensor) -> None:
         self.latents = latents
         self._filled = 0

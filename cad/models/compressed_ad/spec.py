@@ -195,6 +195,10 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         vectors = config.n_latent + config.compress_lengths[1]
         return cache_bytes(config, positions) + vectors_bytes(config, vectors)
 
+    def compresses(self, config: CompressedADConfig) -> bool:
+        """See :meth:`ModelSpec.compresses`."""
+        return config.max_compression_depth > 0
+
     def explain_compressions(self, config: CompressedADConfig, total: int, chosen: int) -> str:
         """See :meth:`ModelSpec.explain_compressions`."""
         if not config.max_compression_depth:

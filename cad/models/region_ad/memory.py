@@ -50,6 +50,16 @@ class RegionMemory:
         self._lengths[:, 0] = 1
         self._encode(np.arange(batch))
 
+    @property
+    def compressed(self) -> Tensor | None:
+        """See :attr:`Memory.compressed`: the latents (B, n_latent, n_embd)."""
+        return None if self._model.encoder is None else self.latents
+
+    @compressed.setter
+    def compressed(self, value: Tensor) -> None:
+        self.latents = value.clone()
+        self._encode(np.arange(len(self._open)))
+
     def observe(self, step: Steps) -> Tensor:
         """See :meth:`Memory.observe`."""
         if self._ends.any():

@@ -92,6 +92,10 @@ class RegionADSpec(ModelSpec[RegionADConfig]):
         elements = vectors_bytes(config, config.n_transit + latents) + 2 * _INDEX_BYTES * config.n_transit
         return cache_bytes(config, latents + config.n_transit) + elements
 
+    def compresses(self, config: RegionADConfig) -> bool:
+        """See :meth:`ModelSpec.compresses`."""
+        return config.compresses_regions
+
     def chosen_regions(self, config: RegionADConfig) -> tuple[int, int]:
         """See :meth:`ModelSpec.chosen_regions`."""
         return config.compress_interval, config.region_room

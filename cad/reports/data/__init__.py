@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cad.reports.data.capacity import Curve, Load, capacity_curves, capacity_tables
 from cad.reports.data.cell_records import cell_record, cell_tables, fingerprint
 from cad.reports.data.cells import LAST_EPISODES, CellSummary, TaskScore, last_episodes
 from cad.reports.data.chosen_rollouts import ChosenRollout, WatchedRollout, chosen_rollouts, rollout_tables
@@ -33,10 +34,12 @@ from cad.reports.data.differences import (
     shared_model_tables,
     shared_models,
 )
+from cad.reports.data.equal_state import EqualState, equal_state, equal_state_tables
 from cad.reports.data.family_facts import goal_map_size, source_agent
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
 from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables
-from cad.reports.data.labels import describe, goal_text, last_words, plural, task_word
+from cad.reports.data.knock_out import BY, KnockOut, knock_out_tables, knock_outs, replaced_curves
+from cad.reports.data.labels import describe, goal_text, interval_phrase, last_words, plural, task_word
 from cad.reports.data.learning_curves import is_long, learning_tables, task_tables
 from cad.reports.data.marginals import Marginal, extremes, marginal_tables, marginals, shared_seeds
 from cad.reports.data.model_result import ModelResult
@@ -77,6 +80,7 @@ from cad.reports.data.training_metrics import (
 )
 
 __all__ = [
+    "BY",
     "FEW_SEEDS",
     "LAST_EPISODES",
     "RESAMPLES",
@@ -85,8 +89,12 @@ __all__ = [
     "CellSummary",
     "ChosenRollout",
     "Cost",
+    "Curve",
     "Difference",
+    "EqualState",
     "FloatArray",
+    "KnockOut",
+    "Load",
     "Marginal",
     "MetricLines",
     "ModelResult",
@@ -108,6 +116,8 @@ __all__ = [
     "WatchedRollout",
     "ages_of_facts",
     "all_differences",
+    "capacity_curves",
+    "capacity_tables",
     "cell_record",
     "cell_tables",
     "choosing_models",
@@ -121,6 +131,8 @@ __all__ = [
     "difference_tables",
     "differences_from",
     "differing_keys",
+    "equal_state",
+    "equal_state_tables",
     "experiments",
     "extremes",
     "fingerprint",
@@ -133,7 +145,10 @@ __all__ = [
     "grid_panels",
     "grid_tables",
     "interval_cell",
+    "interval_phrase",
     "is_long",
+    "knock_out_tables",
+    "knock_outs",
     "last_episodes",
     "last_words",
     "learning_tables",
@@ -160,6 +175,7 @@ __all__ = [
     "reference_regrets",
     "region_tables",
     "regret_tables",
+    "replaced_curves",
     "rewarded_by_episode",
     "rollout_tables",
     "shared_model_tables",

@@ -50,7 +50,7 @@ def differing_keys(configs: Sequence[Config]) -> list[str]:
 def grid_panels(study: Study) -> list[Panel]:
     """Depth x latents grids; a second setting of one spot opens a further panel."""
     panels: list[tuple[tuple[str, str], Config, Panel]] = []
-    for model in study.models:
+    for model in study.intact:
         if model.facts.depth is None or model.facts.n_latent is None:
             continue
         rest = repr([(key, value) for key, value in flatten(model.config).items() if key not in _AXES])
@@ -72,7 +72,7 @@ def grid_panels(study: Study) -> list[Panel]:
 def grid_tables(study: Study) -> dict[str, Table]:
     """``depth_latents``: each spot of a grid, and AD; ``models``: the numbers of each model."""
     spots = [(panel.title, model) for panel in grid_panels(study) for model in panel.spots.values()]
-    spots += [(model.arm, model) for model in study.models if model.facts.is_ad]
+    spots += [(model.arm, model) for model in study.intact if model.facts.is_ad]
     return {
         "depth_latents": Table(_GRID_COLUMNS, [_grid_row(title, model) for title, model in spots]),
         "models": Table(_MODEL_COLUMNS, [_model_row(model) for model in study.models]),

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 from cad.reports.data.cells import LAST_EPISODES, last_episodes
 from cad.reports.data.family_facts import task_noun
 from cad.reports.data.model_result import ModelResult
+from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.study import Study
 
 
 def plural(count: int, word: str) -> str:
     """``1 goal``, ``2 goals``."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def interval_phrase(low: float, high: float, n_seeds: int) -> str:
+    """The 95% interval of a difference with what it covers, in brackets; empty where there is none."""
+    if not math.isfinite(low):
+        return ""
+    over = "seeds and tasks" if n_seeds > FEW_SEEDS else f"tasks, with {plural(n_seeds, 'seed')}"
+    return f" [{low:+.3f}, {high:+.3f} over {over}]"
 
 
 def goal_text(goal: tuple[int, ...]) -> str:

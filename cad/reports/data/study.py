@@ -37,9 +37,14 @@ class Study:
     trimmed: str = ""  # what was left out so that unequal cells could be compared
 
     @cached_property
+    def intact(self) -> tuple[ModelResult, ...]:
+        """Models whose memory nobody replaced (``evaluation.knock_out``); only they are compared."""
+        return tuple(model for model in self.models if model.config.evaluation.knock_out is None)
+
+    @cached_property
     def scored(self) -> tuple[ModelResult, ...]:
-        """Models with at least one done seed."""
-        return tuple(model for model in self.models if model.score is not None)
+        """Intact models with at least one done seed."""
+        return tuple(model for model in self.intact if model.score is not None)
 
     @property
     def comparable(self) -> bool:

@@ -24,7 +24,7 @@ class LineStyle:
 
 def is_crowded(study: Study) -> bool:
     """Whether there are more compressed models than colours that can be told apart."""
-    return sum(not model.facts.is_ad for model in study.models) > len(PALETTE)
+    return sum(not model.facts.is_ad for model in study.intact) > len(PALETTE)
 
 
 def line_styles(study: Study) -> dict[str, LineStyle]:
@@ -33,8 +33,8 @@ def line_styles(study: Study) -> dict[str, LineStyle]:
     Up to six compressed models have a colour of their own; more share one by compression depth,
     with a marker by latents.
     """
-    references = [model for model in study.models if model.facts.is_ad]
-    others = [model for model in study.models if not model.facts.is_ad]
+    references = [model for model in study.intact if model.facts.is_ad]
+    others = [model for model in study.intact if not model.facts.is_ad]
     styles = {
         model.label: LineStyle(INK, DASHES[1 + i % 3], MARKERS[-1 - i % len(MARKERS)], model.label)
         for i, model in enumerate(references)

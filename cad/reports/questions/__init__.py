@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from cad.reports.data import Study, Table, cell_tables
 from cad.reports.questions import (
+    capacity,
     compression_times,
     cost,
     depth_and_latents,
+    equal_state,
     failures,
+    knock_out,
     latents,
     learning,
     long_horizon,
@@ -28,7 +31,10 @@ SECTIONS: tuple[Section, ...] = (
     learning.SECTION,
     references.SECTION,
     depth_and_latents.SECTION,
+    equal_state.SECTION,
+    capacity.SECTION,
     recall.SECTION,
+    knock_out.SECTION,
     regret.SECTION,
     cost.SECTION,
     failures.SECTION,

@@ -84,7 +84,7 @@ def _draw_grid(study: Study) -> Drawing | None:
     panels = [panel for panel in every if len(panel.spots) > 1] or every
     if not panels or not study.comparable or not any(m.facts.depth is not None for m in study.scored):
         return None
-    references = [model for model in study.models if model.facts.is_ad]
+    references = [model for model in study.intact if model.facts.is_ad]
     hover = Hover()
     figure = draw_grid_map(study, panels, references, hover)
     last = last_episodes(study.scored[0].returns.n_episodes)

@@ -22,10 +22,11 @@ class Section:
     figures: tuple[Callable[[Study], Drawing | None], ...] = ()
     shown_tables: tuple[Callable[[Study], ShownTable | None], ...] = ()  # for people
     data_tables: tuple[Callable[[Study], dict[str, Table]], ...] = ()  # CSV file stem -> exact numbers
+    across_tasks: bool = False  # whether it compares models of different tasks, which others must not
 
     def sentence(self, study: Study) -> str:
         """The answer; empty where nothing can be compared."""
-        if not study.comparable:
+        if not (study.comparable or self.across_tasks):
             return ""
         return " ".join(text for part in self.sentences if (text := part(study)))
 

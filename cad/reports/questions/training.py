@@ -138,7 +138,7 @@ def _draw_lines(
     of: Callable[[CellResult], MetricLines],
 ) -> tuple[Figure, str] | None:
     """A panel a metric that some cell has, and what the caption says of lines left out."""
-    cells = [(model, cell) for model in study.models for cell in model.cells if of(cell.result)]
+    cells = [(model, cell) for model in study.intact for cell in model.cells if of(cell.result)]
     panels = [
         (metric, text)
         for metric, text in metrics
@@ -198,7 +198,7 @@ def _draw_training_by_depth(study: Study) -> Drawing | None:
     """Loss and accuracy by compression depth, where trainings wrote them."""
     every = [
         model
-        for model in study.models
+        for model in study.intact
         if model.facts.reports_depths and any(len(metrics_by_depth(cell, "loss")) > 1 for cell in model.cells)
     ]
     if not every:

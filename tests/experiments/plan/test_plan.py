@@ -144,6 +144,19 @@ def test_an_arm_may_have_its_own_seeds():
         ({"train.init_from_ad": "x", "model.kind": "ad"}, "train.init_from_ad is for"),
         ({"train.reconstruction_weight": 1, "model.kind": "ad"}, "train.reconstruction_weight is for"),
         ({"evaluation.greedy": True, "evaluation.first_temperature": 1.2}, "first_temperature has no effect"),
+        ({"evaluation.knock_out": "noise", "model.kind": "ad"}, "compresses nothing"),
+        (
+            {"evaluation.knock_out": "noise", "model.max_compression_depth": 0},
+            "evaluation.knock_out=noise replaces what",
+        ),
+        (
+            {"evaluation.knock_out": "other", "env.n_heldout": 1},
+            "evaluation.knock_out=other needs two evaluated tasks",
+        ),
+        (
+            {"evaluation.knock_out": "noise", "evaluation.n_episodes": 20},
+            "knock_out_episode=26 is after the last of n_episodes=20",
+        ),
         ({"pretrain.checkpoint_every": 7}, "not a multiple of pretrain.log_every"),
     ],
 )  # fmt: skip
@@ -158,9 +171,12 @@ def test_what_is_evaluated_is_no_part_of_the_training():
     assert watched.evaluation.name != held_out.evaluation.name
     # Evaluations written before this setting existed stay valid.
     stored = held_out.evaluation.identity["config"]["evaluation"]
-    assert not {"tasks", "first_temperature", "anneal_episodes"} & stored.keys()
+    later = {"tasks", "first_temperature", "anneal_episodes", "knock_out", "knock_out_episode"}
+    assert not later & stored.keys()
     annealed = cell(evaluation__first_temperature=1.2, evaluation__anneal_episodes=20)
-    assert annealed.evaluation.name != held_out.evaluation.name
+    replaced = cell(evaluation__knock_out="noise")
+    assert len({each.evaluation.name for each in (held_out, annealed, replaced)}) == 3
+    assert replaced.training.name == held_out.training.name
 
 
 def test_validation_tasks_have_to_be_there():

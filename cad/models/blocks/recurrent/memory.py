@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from cad.histories.batch import Steps
@@ -18,6 +19,15 @@ class RecurrentMemory:
     def __init__(self, model: RecurrentModel, batch: int) -> None:
         self._model = model
         self._states = model.decoder.new_states(batch)
+
+    @property
+    def compressed(self) -> Tensor | None:
+        """See :attr:`Memory.compressed`: the states (B, layers, ...)."""
+        return torch.stack(list(self._states), dim=1)
+
+    @compressed.setter
+    def compressed(self, value: Tensor) -> None:
+        self._states = list(value.unbind(dim=1))
 
     def observe(self, step: Steps) -> Tensor:
         """See :meth:`Memory.observe`."""

@@ -1,0 +1,103 @@
+"""What a model loses when what it has compressed is replaced in the middle of its roll-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cad.reports.data.cells import LAST_EPISODES
+from cad.reports.data.differences import paired
+from cad.reports.data.model_result import ModelResult
+from cad.reports.data.study import Study
+from cad.reports.data.tables import Table, Value, finite, table_if_any
+
+BY: Mapping[str, str] = {"other": "those of a roll-out in another task", "noise": "noise"}
+"""What latents are replaced by, in words, for each value of ``evaluation.knock_out``."""
+_COLUMNS = (
+    "label", "intact", "latents_replaced_by", "episode", "episodes_after", "intact_before", "intact_after",
+    "replaced_after", "difference", "low_95", "high_95", "intact_last", "replaced_last", "n_seeds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KnockOut:
+    """A model whose memory was replaced at the start of an episode, and the same one intact.
+
+    Means of return over optimum on the seeds that both have: ``before`` over as many episodes before as
+    after, ``after`` over the ``n_after`` episodes from it on, ``last`` over a roll-out's last episodes.
+    """
+
+    model: ModelResult
+    intact: ModelResult
+    how: str
+    episode: int  # counted from 1
+    n_after: int
+    seeds: tuple[int, ...]
+    before: float
+    intact_after: float
+    after: float
+    difference: float  # replaced minus intact
+    low: float
+    high: float
+    intact_last: float
+    last: float
+
+
+def knock_outs(study: Study) -> list[KnockOut]:
+    """Every model with a replaced memory that has an intact one beside it, in the experiment's order."""
+    made = []
+    for model in study.models if study.comparable else ():
+        how = model.config.evaluation.knock_out
+        intact = _intact(study, model)
+        if how is None or not model.done or intact is None:
+            continue
+        seeds = tuple(seed for seed in model.seeds if seed in intact.seeds)
+        if seeds:
+            made.append(_compared(model, intact, how, seeds))
+    return made
+
+
+def _intact(study: Study, model: ModelResult) -> ModelResult | None:
+    unset = {"knock_out": None, "knock_out_episode": type(model.config.evaluation)().knock_out_episode}
+    evaluation = model.config.evaluation.model_copy(update=unset)
+    config = model.config.model_copy(update={"evaluation": evaluation})
+    return next((other for other in study.scored if other.config == config), None)
+
+
+def _compared(model: ModelResult, intact: ModelResult, how: str, seeds: tuple[int, ...]) -> KnockOut:
+    episode = model.config.evaluation.knock_out_episode
+    ours, theirs = (
+        each.returns.units[[each.seeds.index(seed) for seed in seeds]] for each in (model, intact)
+    )
+    start, end = episode - 1, min(episode - 1 + LAST_EPISODES, ours.shape[2])
+    n_after = end - start
+    difference, low, high, _ = paired(*(part[:, :, start:end].mean(axis=2) for part in (ours, theirs)))
+    return KnockOut(
+        model, intact, how, episode, n_after, seeds,
+        before=float(theirs[:, :, max(0, start - n_after) : start].mean()),
+        intact_after=float(theirs[:, :, start:end].mean()),
+        after=float(ours[:, :, start:end].mean()),
+        difference=difference, low=low, high=high,
+        intact_last=float(theirs[:, :, -LAST_EPISODES:].mean()),
+        last=float(ours[:, :, -LAST_EPISODES:].mean()),
+    )  # fmt: skip
+
+
+def knock_out_tables(study: Study) -> dict[str, Table]:
+    """``knock_out``: a row a model whose memory was replaced."""
+    rows: list[tuple[Value, ...]] = [
+        (k.model.label, k.intact.label, k.how, k.episode, k.n_after, k.before, k.intact_after, k.after,
+         k.difference, finite(k.low), finite(k.high), k.intact_last, k.last, len(k.seeds))
+        for k in knock_outs(study)
+    ]  # fmt: skip
+    return table_if_any("knock_out", _COLUMNS, rows)
+
+
+def replaced_curves(study: Study) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Label of an intact model -> (how, curve (episodes,)) of those whose memory was replaced."""
+    curves: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for item in knock_outs(study):
+        curves.setdefault(item.intact.label, []).append((item.how, item.model.returns.curve))
+    return curves

@@ -1,0 +1,106 @@
+"""Does it use what it has compressed?  Roll-outs whose latents are replaced on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cad.reports.data import (
+    BY,
+    KnockOut,
+    Study,
+    interval_phrase,
+    knock_out_tables,
+    knock_outs,
+    plural,
+    replaced_curves,
+)
+from cad.reports.plotting import (
+    DASHES,
+    DOTTED,
+    INK,
+    MUTED,
+    PALETTE,
+    TEXT,
+    Drawing,
+    Hover,
+    new_figure,
+    render,
+    wrap,
+)
+from cad.reports.questions.section import Section, left_out
+
+_MOST_IN_WORDS = 3
+_MOST_PANELS = 4
+_AROUND = 20  # episodes before, and three times as many after
+_AXES = {"x_name": "episode", "y_name": "return / optimum"}
+
+
+def _in_words(item: KnockOut) -> str:
+    span = f"episodes {item.episode} to {item.episode + item.n_after - 1}"
+    return (
+        f"{item.intact.label} with {BY[item.how]} for its latents from episode {item.episode} on returns "
+        f"{item.after:.2f} of the optimum over {span}, intact {item.intact_after:.2f}; paired, "
+        f"{item.difference:+.3f}{interval_phrase(item.low, item.high, len(item.seeds))}. Its last episodes "
+        f"return {item.last:.2f}, intact {item.intact_last:.2f}."
+    )
+
+
+def sentence(study: Study) -> str:
+    """What each model loses, and whether it learns it again."""
+    items = knock_outs(study)
+    texts = [_in_words(item) for item in items[:_MOST_IN_WORDS]]
+    if len(items) > _MOST_IN_WORDS:
+        texts.append(f"{plural(len(items) - _MOST_IN_WORDS, 'more')} in csv/knock_out.csv.")
+    return " ".join(texts)
+
+
+def _draw(study: Study) -> Drawing | None:
+    """Return by episode around the replacement, intact and not; None without one."""
+    items = knock_outs(study)
+    labels = list(dict.fromkeys(item.intact.label for item in items))
+    if not labels:
+        return None
+    shown, curves = labels[:_MOST_PANELS], replaced_curves(study)
+    rows = -(-len(shown) // 2)
+    figure, hover = new_figure(0.4 + 2.5 * rows), Hover()
+    axes = figure.subplots(rows, min(2, len(shown)), squeeze=False, sharey=True).ravel()
+    for ax, label in zip(axes, shown, strict=False):
+        first = next(item for item in items if item.intact.label == label)
+        low = max(0, first.episode - 1 - _AROUND)
+        high = min(first.intact.returns.n_episodes, first.episode - 1 + 3 * _AROUND)
+        lines = [("intact", first.intact.returns.curve, INK, "-")]
+        lines += [
+            (f"latents replaced by {BY[how]}", curve, PALETTE[list(BY).index(how)], DASHES[0])
+            for how, curve in curves[label]
+        ]
+        episodes = np.arange(low + 1, high + 1)
+        for name, curve, colour, dash in lines:
+            ax.plot(episodes, curve[low:high], color=colour, linestyle=dash, label=wrap(name, 34))
+            hover.points(ax, episodes, curve[low:high], name=f"{label}, {name}", **_AXES)
+        ax.axvline(first.episode - 0.5, color=MUTED, linewidth=0.8, linestyle=DOTTED)
+        ax.set_ylim(0, 1.05)
+        ax.set_title(wrap(label, 44), fontsize=TEXT, fontweight="normal")
+        ax.set_xlabel("episode")
+        ax.set_ylabel("return / optimum")
+    for ax in axes[len(shown) :]:
+        ax.set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return Drawing(
+        "knock-out",
+        "Memory knocked out",
+        "Mean return over roll-outs, then tasks, then seeds; dotted: where latents are replaced. Steps that "
+        "are still uncompressed stay. The same random numbers are drawn as in the intact roll-outs."
+        + left_out(len(labels) - len(shown), f"The first {_MOST_PANELS} models"),
+        "Line charts of return over optimum by episode, intact and with latents replaced. " + sentence(study),
+        ("knock_out",),
+        *render(figure, "knock-out", hover),
+    )
+
+
+SECTION = Section(
+    "knock-out",
+    "Does it use what it has compressed?",
+    sentences=(sentence,),
+    figures=(_draw,),
+    data_tables=(knock_out_tables,),
+)

@@ -1,0 +1,148 @@
+"""Sections on memory: knocked out, of equal state, and by the bits to remember."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cad.reports import write_report
+from cad.reports.data import (
+    capacity_curves,
+    capacity_tables,
+    equal_state,
+    equal_state_tables,
+    knock_out_tables,
+    make_study,
+)
+from cad.reports.questions import capacity as capacity_question
+from cad.reports.questions import equal_state as equal_state_question
+from cad.reports.questions import knock_out as knock_out_question
+from cad.schema import ReportConfig
+
+SHAPE = (8, 8, 50)
+
+
+def study(cells):
+    return make_study("r", "", "", cells, None)
+
+
+def levels(cell, by_episode, **changes):
+    """A cell that returns a share of each optimum, by episode or in all of them."""
+    made = cell(**changes)
+    shares = np.broadcast_to(np.asarray(by_episode, dtype=float), SHAPE[2:])
+    return cell(returns=np.array(made.optimal)[:, None, None] * np.broadcast_to(shares, SHAPE), **changes)
+
+
+def knocked(cell, after, how="other", **changes):
+    """0.8 of the optimum until episode 25, then ``after`` for ten episodes, then 0.8."""
+    shares = np.full(50, 0.8)
+    shares[25:35] = after
+    made = cell(**changes)
+    settings = {"evaluation.knock_out": how}
+    return levels(
+        cell, shares, label=f"{made.label}, replaced by {how}",
+        config=made.config.with_overrides(settings, "test"), **changes,
+    )  # fmt: skip
+
+
+def test_a_knock_out_is_paired_with_the_intact_model(cell):
+    cells = [
+        levels(cell, 0.8), levels(cell, 0.8, seed=1), knocked(cell, 0.3), knocked(cell, 0.5, seed=1),
+        knocked(cell, 0.6, "noise"), levels(cell, 0.4, kind="ad", window=80),
+    ]  # fmt: skip
+    made = study(cells)
+    table = knock_out_tables(made)["knock_out"]
+    by_how = {row[2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    other = by_how["other"]
+    assert (other["episode"], other["episodes_after"], other["n_seeds"]) == (26, 10, 2)
+    assert other["intact_before"] == pytest.approx(0.8)
+    assert other["replaced_after"] == pytest.approx(0.4)
+    assert other["difference"] == pytest.approx(-0.4)
+    assert other["replaced_last"] == pytest.approx(0.8)
+    assert by_how["noise"]["difference"] == pytest.approx(-0.2)
+    assert by_how["noise"]["n_seeds"] == 1
+    text = knock_out_question.sentence(made)
+    assert "returns 0.40 of the optimum over episodes 26 to 35, intact 0.80; paired, -0.400" in text
+
+
+def test_what_was_knocked_out_is_compared_with_nothing_else(cell):
+    # It returns more than the intact one in the end, and is no best model all the same.
+    better = knocked(cell, 0.3)
+    better = cell(
+        label=better.label, config=better.config, returns=np.broadcast_to(8.0, SHAPE), optimal=(8.0,) * 8
+    )
+    made = study([levels(cell, 0.5, optimal=(8.0,) * 8), better])
+    assert made.best(ad=False).score == pytest.approx(0.5)
+    assert [model.label for model in made.scored] == [made.models[0].label]
+
+
+def equal_cells(cell):
+    return [
+        levels(cell, 0.9, state_bytes=100_000),
+        levels(cell, 0.3, kind="ad", window=56, state_bytes=99_000),
+        levels(cell, 0.5, kind="ad", window=320, state_bytes=600_000),
+        levels(cell, 0.6, depth=1, state_bytes=100_000),
+    ]
+
+
+def test_models_of_other_kinds_and_equal_state_are_set_beside_the_best(cell):
+    made = study(equal_cells(cell))
+    assert [model.label for model in equal_state(made).others] == ["AD, window 56"]
+    (lead, other) = (
+        dict(zip(equal_state_tables(made)["equal_state"].columns, row, strict=True))
+        for row in equal_state_tables(made)["equal_state"].rows
+    )
+    assert lead["share_of_state"] == 1
+    assert other["share_of_state"] == pytest.approx(0.99)
+    assert other["difference_from_lead"] == pytest.approx(-0.6)
+    text = equal_state_question.sentence(made)
+    assert "returns 0.90 of the optimum with a state of 97.7 KiB" in text
+    assert "AD, window 56 0.30 (paired, -0.600" in text
+
+
+def loads(cell):
+    """1 and 4 cues; few latents break at 4."""
+    cells = []
+    for n_cues in (1, 4):
+        for n_latent, level in ((2, 0.95 if n_cues == 1 else 0.4), (16, 0.95)):
+            made = cell(n_latent=n_latent)
+            tasks = {"env": {"name": "cued_darkroom", "n_cues": n_cues, "n_tasks": 40, "n_heldout": 8}}
+            config = made.config.with_overrides({**tasks, "source": {"kind": "learner"}}, "test")
+            label = f"CompressedAD, n_cues {n_cues}, {n_latent} latents"
+            ids = tuple(range(10 * n_cues, 10 * n_cues + 8))
+            cells.append(
+                levels(
+                    cell, level, n_latent=n_latent, label=label, config=config, task_ids=ids,
+                    state_bytes=1000 * n_latent,
+                )
+            )  # fmt: skip
+    return cells
+
+
+def test_a_curve_joins_models_that_differ_in_their_tasks_only(cell):
+    made = study(loads(cell))
+    assert not made.comparable  # their tasks are others
+    few, many = capacity_curves(made)
+    assert [few.name, many.name] == ["CompressedAD, 2 latents", "CompressedAD, 16 latents"]
+    assert [point.bits for point in few.points] == [6.34, 25.359]
+    assert (few.most_bits(0.9), many.most_bits(0.9), few.most_bits(0.99)) == (6.34, 25.359, None)
+    assert few.state_bytes == 2000
+    rows = capacity_tables(made)["capacity"].rows
+    assert [row[4] for row in rows] == pytest.approx([0.95, 0.4, 0.95, 0.95])
+    text = capacity_question.sentence(made)
+    assert "CompressedAD, 2 latents: up to 6.34 bits (0.40 at 25.36)" in text
+
+
+def test_all_of_them_are_in_the_report(cell, origin, tmp_path):
+    cells = [*equal_cells(cell), knocked(cell, 0.3)]
+    write_report("r", ReportConfig(), cells, None, origin, tmp_path / "a")
+    write_report("r", ReportConfig(), loads(cell), None, origin, tmp_path / "b")
+    tables = json.loads((tmp_path / "a/report.json").read_text())["tables"]
+    assert {"knock_out", "equal_state"} <= tables.keys()
+    assert "capacity" not in tables
+    assert {path.stem for path in (tmp_path / "a/figures").glob("*.png")} >= {"knock-out", "equal-state"}
+    page = (tmp_path / "b/report.html").read_text()
+    assert "How much can be remembered?" in page
+    assert "2 latents: up to 6.34 bits" in page
