@@ -7,14 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 # One thread a process: stages run side by side, and results do not depend on the number of cores.
 export OMP_NUM_THREADS = 1
 
-# Tests on a cluster mostly wait, so they run beside the rest, two files at a time, in which what a
-# file's tests share is made once.
+# Four at a time on two cores: two of them are clusters, which mostly wait.  What shares something stays
+# together (see tests/conftest.py).
 define run_tests
-	@mkdir -p build
-	@$(PYTEST) -m "$(SELECTED)" --durations 12 tests/cluster >build/test-cluster.txt 2>&1 & cluster=$$!; \
-	$(PYTEST) -m "$(SELECTED)" -n 2 --dist loadfile --no-loadscope-reorder --durations 12 \
-	    --ignore tests/cluster; rest=$$?; \
-	wait $$cluster; cluster=$$?; cat build/test-cluster.txt; exit $$((rest | cluster))
+	$(PYTEST) -m "$(SELECTED)" -n 4 --dist loadgroup --no-loadscope-reorder --durations 12
 endef
 
 .PHONY: quickstart test test-exhaustive test-fast check format benchmark image clean help

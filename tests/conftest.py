@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script st
 
 # They begin first, so that none of them is left alone at the end.
 LONG_FILES = (
+    "cluster/test_time_limit.py",
+    "cluster/test_accounting.py",
+    "cluster/test_disturbed.py",
+    "cluster/test_ranks.py",
+    "cluster/test_commands.py",
+    "cluster/test_site.py",
     "training/engines/test_engines.py",
     "experiments/test_nothing_changed.py",
     "experiments/run/test_learns.py",
@@ -50,6 +59,12 @@ LONG_FILES = (
     "training/engines/test_rendezvous.py",
     "test_benchmarks.py",
 )
+# Tests that pytest's workers do not share out, beside those of one file: each cluster is one's own.
+GROUPS = {
+    "cluster/test_time_limit.py": "cluster with accounting",
+    "cluster/test_accounting.py": "cluster with accounting",
+    "cluster/": "cluster",
+}
 # `make test-fast` leaves these out: whole experiments, pages, several processes, trainings that learn.
 SLOW = (
     *LONG_FILES,
@@ -80,13 +95,18 @@ EXHAUSTIVE = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order above; slow and exhaustive ones are marked."""
+    """Long files first, in the order above; and the marks that follow from a test's name."""
     ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
     for item in items:
         name = f"{item.path.relative_to(tests).as_posix()}::{item.name}"
+        group = next(
+            (group for start, group in GROUPS.items() if name.startswith(start)), name.partition("::")[0]
+        )
+        item.add_marker(pytest.mark.xdist_group(group))
         if name.startswith(SLOW):
             item.add_marker("slow")
         if name.startswith(EXHAUSTIVE):
@@ -94,6 +114,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that pytest's workers share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_at_a_time(shared: Path) -> Callable[[str], AbstractContextManager[None]]:
+    """``with one_at_a_time(name):`` a block that one of pytest's workers is in at a time."""
+
+    @contextlib.contextmanager
+    def lock(name: str) -> Iterator[None]:
+        with (shared / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    return lock
 
 
 @pytest.fixture(scope="session")

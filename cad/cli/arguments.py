@@ -38,6 +38,14 @@ AllowUnequal = Annotated[
     ),
 ]
 
+Figures = Annotated[
+    bool,
+    typer.Option(
+        "--figures/--no-figures",
+        help="Write figures for papers, PNG and PDF, beside the report's page: half of its time.",
+    ),
+]
+
 
 def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Words without and with a ``=``: files or numbers, and overrides."""

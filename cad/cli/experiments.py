@@ -13,6 +13,7 @@ from cad.cli.arguments import (
     AllowUnequal,
     Device,
     ExperimentFile,
+    Figures,
     Overrides,
     Ranks,
     Reference,
@@ -46,6 +47,7 @@ def run(
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write the report at the end, also of a part.")
     ] = True,
+    figures: Figures = True,
 ) -> None:
     """Run an experiment on this machine, skip what is done, and report on it."""
     from cad.experiments.cost.local_cost import run_cost
@@ -70,6 +72,7 @@ def run(
         first=first,
         last=until,
         report=report,
+        figures=figures,
     )
     if page is not None:
         say(f"report: {page}")
@@ -133,6 +136,7 @@ def report(
     every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two checks.")] = 10.0,
     reference: Reference = None,
     allow_unequal: AllowUnequal = False,
+    figures: Figures = True,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare several experiment files in one report.")
     ] = False,
@@ -146,6 +150,8 @@ def report(
         raise UsageError("--watch follows one experiment; leave out --compare")
     if watch and publish_to:
         raise UsageError("--publish is for a report that no longer changes; leave out --watch")
+    if publish_to and not figures:
+        raise UsageError("--publish copies the figures; leave out --no-figures")
     if publish_to is not None:
         from cad.reports import publish, require_free
 
@@ -156,20 +162,23 @@ def report(
     all_opened = [open_experiment(file, settings, root) for file in (experiment, *files)]
     opened = side_by_side(all_opened) if compare else all_opened[0]
 
-    def write() -> Path:
+    def write(figures: bool = figures) -> Path:
         return write_experiment_report(
-            opened, public=public or publish_to is not None, reference=reference, allow_unequal=allow_unequal
-        )
+            opened, public=public or publish_to is not None, reference=reference,
+            allow_unequal=allow_unequal, figures=figures,
+        )  # fmt: skip
 
     if watch:
         from cad.experiments.reporting.report_watcher import keep_reporting
         from cad.interrupt import stop_on_signals
 
         with stop_on_signals() as stop:
+            # Files for paper when nothing changes any more: they take half of the time.
             keep_reporting(
-                opened, write, every, stop, lambda text: console.print(text, highlight=False, soft_wrap=True)
-            )
-        page = opened.folder / "report" / "report.html"
+                opened, lambda: write(figures=False), every, stop,
+                lambda text: console.print(text, highlight=False, soft_wrap=True),
+            )  # fmt: skip
+        page = write() if figures else opened.folder / "report" / "report.html"
     else:
         page = write()
     say(f"report: {page}")

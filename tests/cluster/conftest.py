@@ -51,6 +51,8 @@ arms:
     grid: {model.max_compression_depth: [0, 1, 2]}
 """
 
+Lock = Callable[[str], contextlib.AbstractContextManager[None]]
+
 PROFILE = """
 resources: {partition: debug, minutes: 20, memory_gb: 1}
 signal_seconds: 30
@@ -140,13 +142,14 @@ def wait_for(condition: Callable[[], object], seconds: float, every: float = 0.7
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, one_at_a_time: Lock) -> Iterator[Cluster]:
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "profile.yaml").write_text(PROFILE)
     cluster = Cluster(folder / "home", folder / "profile.yaml")
-    cluster.call(TESTCLUSTER / "up", "--max-array-size", "1001")
+    with one_at_a_time("up"):  # both look for free ports
+        cluster.call(TESTCLUSTER / "up", "--max-array-size", "1001")
     try:
         yield cluster
     finally:
@@ -195,11 +198,13 @@ def wait_for_fixture() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(grid: Path, shared: Path, one_at_a_time: Lock) -> Path:
     """The same experiment run with `cad run`."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    done = run_cli(["run", str(grid), "--root", str(root), "--inline"])
-    assert done.returncode == 0, done.stderr
+    root = shared / "undisturbed"
+    with one_at_a_time("undisturbed"):
+        if not (root / "grid/report/report.json").exists():
+            done = run_cli(["run", str(grid), "--root", str(root), "--inline", "--no-figures"])
+            assert done.returncode == 0, done.stderr
     return root
 
 
@@ -207,7 +212,7 @@ NO_ACCOUNTING = [name for name in ("slurmdbd", "mariadbd", "sacctmgr") if shutil
 
 
 @pytest.fixture(scope="session")
-def accounted() -> Iterator[Cluster]:
+def accounted(one_at_a_time: Lock) -> Iterator[Cluster]:
     """A cluster with accounting, beside the one without."""
     if WHY_NOT or NO_ACCOUNTING:
         missing = f"not installed: {', '.join(NO_ACCOUNTING)}; apt-get install slurmdbd mariadb-server"
@@ -217,7 +222,8 @@ def accounted() -> Iterator[Cluster]:
     folder.chmod(0o755)
     (folder / "profile.yaml").write_text(PROFILE)
     cluster = Cluster(folder / "home", folder / "profile.yaml")
-    cluster.call(TESTCLUSTER / "up", "--accounting")
+    with one_at_a_time("up"):
+        cluster.call(TESTCLUSTER / "up", "--accounting")
     try:
         yield cluster
     finally:

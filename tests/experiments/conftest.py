@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ arms:
 """
 
 Cad = Callable[..., "subprocess.CompletedProcess[str]"]
+Lock = Callable[[str], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +50,6 @@ def cad() -> Cad:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that pytest's workers share."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "experiments"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def small(shared: Path) -> Path:
     """The experiment file."""
     path = shared / "small.yaml"
@@ -67,11 +58,10 @@ def small(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(cad: Cad, small: Path, shared: Path) -> Path:
+def finished(cad: Cad, small: Path, shared: Path, one_at_a_time: Lock) -> Path:
     """The root folder of a run of the small experiment that nobody disturbed: to look at only."""
     root = shared / "runs"
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time("small"):
         # The worker that comes second finds it done.
         if not (root / "small/report/report.json").exists():
             done = cad("run", small, "--root", root)

@@ -199,6 +199,7 @@ _IN_WORDS = {
     "model.n_latent": "{} latents",
     "model.n_transit": "window {}",
     "evaluation.first_temperature": "from temperature {}",
+    "evaluation.knock_out": "replaced ({})",
 }
 
 

@@ -31,12 +31,13 @@ def write_experiment_report(
     public: bool = False,
     reference: str | None = None,
     allow_unequal: bool = False,
+    figures: bool = True,
 ) -> Path:
     """Write ``report/`` from what is stored, also for an unfinished experiment; the path of its page.
 
     A report for the ``public`` names no processor, job or absolute path.  A requested comparison, with a
     reference or with another experiment, is refused where cells were evaluated on unequal tasks or
-    episodes, unless ``allow_unequal``.
+    episodes, unless ``allow_unequal``.  Without ``figures`` it has a page, and no files for paper.
     """
     requested = reference is not None or bool(experiment.compared)
     with experiment.naming_repair():
@@ -49,4 +50,5 @@ def write_experiment_report(
             experiment.folder / "report",
             reference=reference or experiment.config.report.reference,
             unequal="cut" if allow_unequal else "refuse" if requested else "apart",
+            figures=figures,
         )

@@ -49,8 +49,9 @@ def run_experiment(
     first: StageKind = "histories",
     last: StageKind = "evaluate",
     report: bool = True,
+    figures: bool = True,
 ) -> Path | None:
-    """Run what is not done, then write the ``report``; the path of its page.
+    """Run what is not done, then write the ``report``, with ``figures`` for paper; the path of its page.
 
     Only stages of the kinds from ``first`` to ``last`` are run; earlier ones must be done.
     Raises :class:`CadError` when stages failed (after the report, which names them) or when the
@@ -69,7 +70,7 @@ def run_experiment(
         reasons = "".join(f"\n  {entry.directory.path}: {entry.message}" for entry in run.failures)
         failed = f"{len(run.failures)} of {len(run.stages)} stages failed"
         try:
-            page = write_experiment_report(experiment) if report else None
+            page = write_experiment_report(experiment, figures=figures) if report else None
         except DamagedFileError as error:
             if run.failures:
                 raise CadError(f"{failed}, and there is no report ({error}):{reasons}") from error

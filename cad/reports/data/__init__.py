@@ -7,11 +7,13 @@ from cad.reports.data.cell_records import cell_record, cell_tables, fingerprint
 from cad.reports.data.cells import LAST_EPISODES, CellSummary, TaskScore, last_episodes
 from cad.reports.data.chosen_rollouts import ChosenRollout, WatchedRollout, chosen_rollouts, rollout_tables
 from cad.reports.data.compressions import (
+    DepthSpot,
     choosing_models,
     closed_regions,
     compressing,
     compression_tables,
     count_regions,
+    depth_row,
     mean_by_compressions,
     region_tables,
 )
@@ -90,6 +92,7 @@ __all__ = [
     "ChosenRollout",
     "Cost",
     "Curve",
+    "DepthSpot",
     "Difference",
     "EqualState",
     "FloatArray",
@@ -127,6 +130,7 @@ __all__ = [
     "compression_tables",
     "costs",
     "count_regions",
+    "depth_row",
     "describe",
     "difference_tables",
     "differences_from",

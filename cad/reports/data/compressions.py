@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,8 +34,39 @@ def mean_by_compressions(model: ModelResult) -> list[tuple[int, float]]:
     return [(count, float(np.mean(returns))) for count, returns in sorted(values.items())]
 
 
+@dataclass(frozen=True)
+class DepthSpot:
+    """Mean return of a model's episodes before which it had compressed ``low`` to ``high`` times."""
+
+    low: int
+    high: int
+    mean: float
+    episodes: int
+
+    @property
+    def counts(self) -> str:
+        """The numbers of compressions in words."""
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+def depth_row(model: ModelResult) -> list[DepthSpot]:
+    """A model's row of the matrix of trained depth and compressions in a roll-out.
+
+    Columns 0, 1, 2, 3-4, 5-8 and so on, as far as its roll-outs get; means over episodes of all done seeds.
+    """
+    points = [point for cell in model.done for point in cell.by_compressions]
+    spots, low, high = [], 0, 0
+    while any(count >= low for count, _, _ in points):
+        inside = [(value, size) for count, value, size in points if low <= count <= high]
+        if inside:
+            values, sizes = zip(*inside, strict=True)
+            spots.append(DepthSpot(low, high, float(np.average(values, weights=sizes)), sum(sizes)))
+        low, high = high + 1, max(1, 2 * high)
+    return spots
+
+
 def compression_tables(study: Study) -> dict[str, Table]:
-    """``return_by_compressions``, where compression steps are known."""
+    """``return_by_compressions`` and ``depth_by_compressions``, where compression steps are known."""
     columns = ("label", "seed", "compressions", "normalised_return", "episodes")
     rows: list[tuple[Value, ...]] = [
         (model.label, cell.result.config.seed, *point)
@@ -42,7 +74,18 @@ def compression_tables(study: Study) -> dict[str, Table]:
         for cell in model.done
         for point in cell.by_compressions
     ]
-    return table_if_any("return_by_compressions", columns, rows)
+    matrix: list[tuple[Value, ...]] = [
+        (model.label, model.facts.depth, model.facts.n_latent, spot.low, spot.high, spot.mean, spot.episodes)
+        for model in compressing(study)
+        for spot in depth_row(model)
+    ]
+    names = (
+        "label", "trained_depth", "latents", "compressions_from", "compressions_to", "normalised_return",
+        "episodes",
+    )  # fmt: skip
+    return table_if_any("return_by_compressions", columns, rows) | table_if_any(
+        "depth_by_compressions", names, matrix
+    )
 
 
 def choosing_models(study: Study) -> list[ModelResult]:

@@ -37,7 +37,8 @@ def markdown(content: Content) -> str:
         blocks.append(f"## {e(answer.heading)}")
         blocks += [e(answer.sentence)] if answer.sentence else []
         for drawing in answer.drawings:
-            blocks.append(f"![{e(drawing.alt)}](figures/{drawing.name}.png)")
+            picture = f"![{e(drawing.alt)}](figures/{drawing.name}.png)"
+            blocks.append(e(drawing.alt) if drawing.prints is None else picture)
             blocks.append(f"*{e(drawing.title)}.* {e(drawing.caption)}")
         blocks += [_table(shown) for shown in answer.tables]
     blocks += ["## How the numbers were made", e(content.method)]

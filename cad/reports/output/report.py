@@ -26,10 +26,12 @@ def write_report(
     *,
     reference: str | None = None,
     unequal: Unequal = "apart",
+    figures: bool = True,
 ) -> Path:
     """Write ``report.{html,md,json}``, ``figures/*.{png,pdf}`` and ``csv/*.csv``; returns the HTML's path.
 
-    Each file appears whole or not at all, the HTML last; equal input gives equal bytes.  Figures and
+    Without ``figures``, which take half of the time, the page has its own and there are no files for
+    paper. Each file appears whole or not at all, the HTML last; equal input gives equal bytes.  Figures and
     tables of an earlier report that this one does not have are removed.  ``reference`` and ``unequal``
     are those of :func:`cad.reports.make_study`.  Raises :class:`cad.errors.CadError` where the
     disk refuses or a cell is given twice.
@@ -37,15 +39,17 @@ def write_report(
     study = make_study(
         name, report.title, report.question, cells, source, reference=reference, unequal=unequal
     )
-    tables, answered = data_tables(study), answers(study)
+    tables, answered = data_tables(study), answers(study, prints=figures)
     numbers = report_json(study, tables, provenance, answered)
     tables |= stage_tables(provenance)
     drawings = [drawing for answer in answered for drawing in answer.drawings]
-    _remove_stale(out_dir, [drawing.name for drawing in drawings], list(tables))
+    kept = [drawing.name for drawing in drawings if drawing.prints is not None]
+    _remove_stale(out_dir, kept, list(tables))
     for table_name, table in tables.items():
         write_text(out_dir / "csv" / f"{table_name}.csv", table.as_csv())
     for drawing in drawings:
-        for ending, printed in (("png", drawing.prints.png), ("pdf", drawing.prints.pdf)):
+        files = {} if drawing.prints is None else {"png": drawing.prints.png, "pdf": drawing.prints.pdf}
+        for ending, printed in files.items():
             with atomic_path(out_dir / "figures" / f"{drawing.name}.{ending}") as temporary:
                 temporary.write_bytes(printed)
     write_text(out_dir / "report.json", json_text(numbers))

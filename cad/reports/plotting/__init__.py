@@ -13,6 +13,7 @@ from cad.reports.plotting.line_styles import (
     is_crowded,
     line_styles,
 )
+from cad.reports.plotting.print_export import drawing_prints
 from cad.reports.plotting.rollout_drawing import animation_gif, draw_strips, strip_png
 from cad.reports.plotting.style import (
     DASHES,
@@ -52,6 +53,7 @@ __all__ = [
     "bare_axes",
     "draw_grid_map",
     "draw_strips",
+    "drawing_prints",
     "drawing_style",
     "featured_styles",
     "is_crowded",

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from cad.reports.plotting.hover import Hover
-from cad.reports.plotting.print_export import Prints, prints
+from cad.reports.plotting.print_export import Prints, prints, prints_wanted
 from cad.reports.plotting.style import GRID, INK, MUTED, PALETTE, SURFACE, WIDTH
 
 _PAGE_COLOURS = {
@@ -47,20 +47,19 @@ class Drawing:
     alt: str  # what it shows, for those who cannot see it
     tables: tuple[str, ...]  # names of the CSV files with its data
     screen: Screen
-    prints: Prints
+    prints: Prints | None  # None where only the page is wanted
 
 
-def render(figure: Figure, name: str, hover: Hover) -> tuple[Screen, Prints]:
-    """The two forms of a figure, for the page and for paper: equal figures give equal bytes."""
+def render(figure: Figure, name: str, hover: Hover) -> tuple[Screen, Prints | None]:
+    """The two forms of a figure, for the page and, if wanted, for paper: equal figures give equal bytes."""
     svg = io.StringIO()
     # Canvases themselves: `savefig` draws everything once more beforehand, for the same bytes.
     figure.set_facecolor("none")
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
     # Paper gets the layout that was just drawn: to find it again would cost as much as the drawing.
     figure.set_layout_engine("none")
-    return Screen(_for_page(svg.getvalue(), name, figure.get_figwidth()), hover.series(figure)), prints(
-        figure
-    )
+    screen = Screen(_for_page(svg.getvalue(), name, figure.get_figwidth()), hover.series(figure))
+    return screen, prints(figure) if prints_wanted() else None
 
 
 def _for_page(svg: str, name: str, inches: float) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +22,24 @@ class Prints:
 
     png: bytes
     pdf: bytes
+
+
+_wanted: ContextVar[bool] = ContextVar("prints_wanted", default=True)
+
+
+@contextlib.contextmanager
+def drawing_prints(wanted: bool) -> Iterator[None]:
+    """Within the block, figures are drawn for paper too, or, in half of the time, for the page alone."""
+    token = _wanted.set(wanted)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def prints_wanted() -> bool:
+    """Whether figures are drawn for paper: everywhere but within :func:`drawing_prints` of False."""
+    return _wanted.get()
 
 
 def prints(figure: Figure) -> Prints:

@@ -218,7 +218,9 @@ def strip_png(rollout: WatchedRollout) -> bytes:
     """A strip as PNG; equal roll-outs give equal bytes."""
     with drawing_style():
         hover = Hover()
-        return render(draw_strips([rollout], hover), "rollout", hover)[1].png
+        _, printed = render(draw_strips([rollout], hover), "rollout", hover)
+    assert printed is not None
+    return printed.png
 
 
 def animation_gif(rollout: WatchedRollout) -> bytes:

@@ -47,9 +47,10 @@ SECTIONS: tuple[Section, ...] = (
 __all__ = ["SECTIONS", "Answer", "Section", "answers", "data_tables"]
 
 
-def answers(study: Study) -> list[Answer]:
-    """All sections that have something to show, drawn."""
-    drawn = iter(draw_all(study, [draw for section in SECTIONS for draw in section.figures]))
+def answers(study: Study, *, prints: bool = True) -> list[Answer]:
+    """All sections that have something to show, drawn; with ``prints``, also for paper."""
+    draws = [draw for section in SECTIONS for draw in section.figures]
+    drawn = iter(draw_all(study, draws, prints=prints))
     made = [
         Answer(
             section.anchor,

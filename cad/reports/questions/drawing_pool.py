@@ -13,30 +13,31 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
 from cad.reports.data import Study
-from cad.reports.plotting import Drawing, drawing_style
+from cad.reports.plotting import Drawing, drawing_prints, drawing_style
 
 Draw = Callable[[Study], Drawing | None]
 
-_work: tuple[Study, Sequence[Draw]]  # of a worker
+_work: tuple[Study, Sequence[Draw], bool]  # of a worker
 
 
-def draw_all(study: Study, draws: Sequence[Draw]) -> list[Drawing | None]:
-    """What each of ``draws`` makes of the study, in their order."""
+def draw_all(study: Study, draws: Sequence[Draw], *, prints: bool = True) -> list[Drawing | None]:
+    """What each of ``draws`` makes of the study, in their order; with ``prints``, also for paper."""
     # Outside Linux a forked process may not use the system's libraries.
     if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
         fork = multiprocessing.get_context("fork")  # hands the study over without copying or pickling it
         try:
-            with ProcessPoolExecutor(2, fork, initializer=_start_worker, initargs=(study, draws)) as pool:
+            work = (study, draws, prints)
+            with ProcessPoolExecutor(2, fork, initializer=_start_worker, initargs=work) as pool:
                 return list(pool.map(_draw, range(len(draws))))
         except BrokenProcessPool:
             pass  # for example, killed for lack of memory: one process needs less
-    with drawing_style():
+    with drawing_style(), drawing_prints(prints):
         return [draw(study) for draw in draws]
 
 
-def _start_worker(study: Study, draws: Sequence[Draw]) -> None:
+def _start_worker(study: Study, draws: Sequence[Draw], prints: bool) -> None:
     global _work  # noqa: PLW0603 - a pool's initializer has no other place to leave it
-    _work = (study, draws)
+    _work = (study, draws, prints)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -50,6 +51,6 @@ def _end_with_parent() -> None:
 
 
 def _draw(number: int) -> Drawing | None:
-    study, draws = _work
-    with drawing_style():
+    study, draws, prints = _work
+    with drawing_style(), drawing_prints(prints):
         return draws[number](study)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cad.reports.data import (
@@ -15,25 +16,31 @@ from cad.reports.data import (
     Study,
     compressing,
     compression_tables,
+    depth_row,
     is_long,
     mean_by_compressions,
     plural,
 )
 from cad.reports.plotting import (
     DOTTED,
+    INK,
     LEGEND_WIDTH,
     MUTED,
+    SMALL,
     Drawing,
     Hover,
     LineStyle,
+    bare_axes,
     featured_styles,
     new_figure,
     render,
+    tile,
     wrap,
 )
 from cad.reports.questions.section import Section, left_out
 
 _MOST_MODELS = 6
+_MOST_ROWS = 16
 _BLOCK = 10  # episodes that one point of a long roll-out averages
 _LONG = 100  # number of episodes from which on blocks are drawn
 _TICKS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -182,10 +189,56 @@ def _draw_compressions(
         hover.points(ax, curve, curve.values(), name=model.label, **names)
 
 
+def _draw_matrix(study: Study) -> Drawing | None:
+    """Trained depth against compressions in a roll-out; None where a single model compresses."""
+    if not study.comparable:
+        return None
+    every = sorted(compressing(study), key=lambda model: (model.facts.depth or 0, model.facts.n_latent or 0))
+    best = sorted(every, key=lambda model: -(model.score or 0.0))[:_MOST_ROWS]
+    models = [model for model in every if model in best]
+    if len(models) < 2:
+        return None
+    rows = [depth_row(model) for model in models]
+    columns = sorted({spot.low: spot.counts for row in rows for spot in row}.items())
+    place = {low: column for column, (low, _) in enumerate(columns)}
+    figure, hover = new_figure(0.9 + 0.3 * len(models)), Hover()
+    ax = figure.subplots()
+    bare_axes(ax, len(columns), len(models))
+    top = max(spot.mean for row in rows for spot in row)
+    norm = Normalize(0.0, max(1.0, top))
+    for i, (model, row) in enumerate(zip(models, rows, strict=True)):
+        for spot in row:
+            name = f"{model.label}: {spot.counts} compressions ({spot.episodes:,} episodes)"
+            tile(
+                ax, hover, (place[spot.low], i), spot.mean, f"{spot.mean:.2f}", norm, size=SMALL, name=name
+            )  # fmt: skip
+        seen = sum(spot.high <= (model.facts.depth or 0) for spot in row)
+        ax.plot([seen, seen], [i, i + 1], color=INK, linewidth=2.2)
+    ax.set_xticks([column + 0.5 for column in range(len(columns))], [counts for _, counts in columns])
+    labels = [wrap(f"{model.label} (trained to {model.facts.depth})", 46) for model in models]
+    ax.set_yticks([i + 0.5 for i in range(len(models))], labels, fontsize=SMALL)
+    ax.set_xlabel("compressions before the episode")
+    return Drawing(
+        "depth-matrix",
+        "Trained depth and compressions in a roll-out",
+        "Mean return over optimum of the episodes that begin after so many compressions, over all tasks, "
+        "roll-outs and seeds; right of the thick line: more compressions in a row than training unrolled."
+        + left_out(len(every) - len(models), f"The best {_MOST_ROWS} models"),
+        "Heat map of return by trained depth and number of compressions. "
+        + "; ".join(
+            f"{model.label}: " + ", ".join(f"{spot.mean:.2f} after {spot.counts}" for spot in row)
+            for model, row in zip(models, rows, strict=True)
+        )
+        + ".",
+        ("depth_by_compressions",),
+        *render(figure, "depth-matrix", hover),
+    )
+
+
 SECTION = Section(
     "does-it-last",
     "Does it last?",
     sentences=(sentence,),
-    figures=(_draw,),
+    figures=(_draw, _draw_matrix),
     data_tables=(compression_tables,),
 )

@@ -48,7 +48,7 @@ def cad(*words: object) -> str:
 def experiment(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("probed") / "probed.yaml"
     path.write_text(SETTINGS)
-    cad("run", path, "--root", path.parent / "runs", "--inline", "--device", "cpu")
+    cad("run", path, "--root", path.parent / "runs", "--inline", "--device", "cpu", "--no-figures")
     return path
 
 
@@ -95,7 +95,7 @@ def test_every_cell_is_probed_once_and_the_report_shows_it(experiment, opened, e
     actions.unlink()
     cad(*words)
     assert (file.read_bytes(), actions.read_bytes()) == (first, before)
-    cad("report", experiment, "--root", opened.root)
+    cad("report", experiment, "--root", opened.root, "--no-figures")
     assert "What is in the latents?" in report.read_text()
     # Actions of other roll-outs are detected.
     file.unlink()
@@ -164,7 +164,8 @@ def test_the_command_draws_any_task_of_any_cell(experiment, opened):
 
 def test_settings_are_chosen_without_a_look_at_held_out_tasks(experiment):
     overrides = ["name=chosen", "base.evaluation.tasks=validation"]
-    cad("run", experiment, *overrides, "--root", experiment.parent / "runs", "--inline", "--device", "cpu")
+    root = ("--root", experiment.parent / "runs")
+    cad("run", experiment, *overrides, *root, "--inline", "--device", "cpu", "--no-figures")
     opened = open_experiment(experiment, overrides, experiment.parent / "runs")
     report = (opened.folder / "report" / "report.md").read_text()
     assert "on 1 validation goal" in report and "Return on each validation goal" in report

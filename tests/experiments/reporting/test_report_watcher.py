@@ -71,7 +71,10 @@ def test_the_command_rewrites_and_ends(small, finished, unfinished):
     command = [sys.executable, "-m", "cad.cli", "report", str(small), "--root", str(unfinished)]
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "--watch", "--every", "0.1"], stdout=subprocess.PIPE, text=True, env=environment
+        [*command, "--watch", "--every", "0.1", "--no-figures"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     try:
         line = process.stdout.readline()

@@ -64,7 +64,7 @@ def test_two_stages(cad, experiment):
     assert str(encoder.parent) in alone.stdout.replace("\n", "")
     assert done(root) == {"histories": 1, "pretrain": 1}
 
-    second = cad("run", file, "--root", root, "--inline", "--from", "train")
+    second = cad("run", file, "--root", root, "--inline", "--from", "train", "--no-figures")
     assert second.returncode == 0, second.stderr
     # Six cells; the AD arm's training is the warm start's, too.
     assert done(root) == {"evaluate": 6, "histories": 1, "pretrain": 1, "train": 6}
@@ -78,7 +78,7 @@ def test_two_stages(cad, experiment):
     assert warm["core_minutes"] == pytest.approx((warm["train_seconds"] + ad["train_seconds"]) / 60)
     assert warm["supervised_actions"] == scratch["supervised_actions"] + ad["supervised_actions"]
     assert {"loss", "accuracy"} < set(report["tables"]["pretraining"]["columns"])
-    assert (root / "stages2" / "report" / "figures" / "pretraining.png").exists()
+    assert "pretraining" in [figure["name"] for figure in report["figures"]]
 
     record = json.loads((root / "stages2" / "experiment.json").read_text())
     trained = [

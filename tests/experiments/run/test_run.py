@@ -43,10 +43,16 @@ def test_report_equals_stored_returns(finished):
 def test_running_again_does_nothing_new(cad, small, copy):
     before = {p: p.stat().st_mtime_ns for p in (copy / "stages").glob("*/DONE")}
     fingerprint = report_of(copy)["fingerprint"]
-    again = cad("run", small, "--root", copy)
+    (figures,) = copy.glob("small/report/figures")
+    assert {file.suffix for file in figures.iterdir()} == {".png", ".pdf"}
+    again = cad("run", small, "--root", copy, "--no-figures")
     assert again.returncode == 0, again.stderr
     assert {p: p.stat().st_mtime_ns for p in (copy / "stages").glob("*/DONE")} == before
     assert report_of(copy)["fingerprint"] == fingerprint
+    # Figures of the earlier report would be of other results.
+    assert not list(figures.iterdir())
+    assert "For paper" not in (copy / "small/report/report.html").read_text()
+    assert "figures/" not in (copy / "small/report/report.md").read_text()
 
 
 def test_a_failing_cell_is_reported_and_the_others_finish(cad, small, collected, tmp_path):
@@ -61,7 +67,7 @@ def test_a_failing_cell_is_reported_and_the_others_finish(cad, small, collected,
     settings["base"]["train"]["validate_every"] = 0
     file = tmp_path / "bad.yaml"
     file.write_text(yaml.safe_dump(settings))
-    done = cad("run", file, "--root", collected)
+    done = cad("run", file, "--root", collected, "--no-figures")
     assert done.returncode == 1
     assert "training diverged" in done.stderr and "train.learning_rate" in done.stderr
     assert "Traceback" not in done.stderr

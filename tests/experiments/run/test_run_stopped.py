@@ -18,15 +18,13 @@ def start(file: Path, root: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def test_killed_at_random_moments_ends_with_the_same_numbers(one, finished, same_results, tmp_path):
-    moments = random.Random(5)
-    for _ in range(2):
-        process = start(one, tmp_path, "--workers", "2")
-        try:
-            process.wait(timeout=moments.uniform(3, 12))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the runner and all its workers, without warning
-        process.communicate()
+def test_killed_at_a_random_moment_ends_with_the_same_numbers(one, finished, same_results, tmp_path):
+    process = start(one, tmp_path, "--workers", "2")
+    try:
+        process.wait(timeout=random.Random(5).uniform(3, 12))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the runner and all its workers, without warning
+    process.communicate()
     process = start(one, tmp_path, "--workers", "2")
     _, errors = process.communicate(timeout=700)
     assert process.returncode == 0, errors.decode()

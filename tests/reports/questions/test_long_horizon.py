@@ -14,6 +14,7 @@ from cad.reports import (
     Study,
     make_study,
 )
+from cad.reports.data import compression_tables
 from cad.reports.questions import (
     long_horizon,
 )
@@ -51,3 +52,18 @@ def test_return_by_compressions_and_beyond_the_history(cell: Make) -> None:
     assert "0.57 over episodes 111 to 120" in text
     assert "compresses up to 59 times: its return is 0.03 after 3" in text
     assert study_of([cell(shape=(8, 8, 20))]).cells[0].normalised_history10 is None
+
+
+def test_a_row_of_the_matrix_ends_with_the_roll_outs(cell: Make) -> None:
+    deep, shallow = long_cell(cell), long_cell(cell, depth=1)
+    study = study_of([deep, dataclasses.replace(shallow, returns=shallow.returns / 2)])
+    rows = compression_tables(study)["depth_by_compressions"].rows
+    ours = [row for row in rows if row[1] == 3]
+    assert [row[3:5] for row in ours] == [(0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64)]
+    # As many episodes after each number of compressions, of which 33 to 59 occur.
+    means = [0, 0.01, 0.02, 0.035, 0.065, 0.125, 0.245, np.mean(range(33, 60)) / 100]
+    assert [row[5] for row in ours] == pytest.approx(means)
+    assert [row[5] for row in rows if row[1] == 1] == pytest.approx([mean / 2 for mean in means])
+    drawing = long_horizon.SECTION.figures[1](study)
+    assert drawing is not None and "0.07 after 5-8" in drawing.alt
+    assert long_horizon.SECTION.figures[1](study_of([deep])) is None

@@ -54,7 +54,7 @@ def test_models_are_shown_beside_thompson_sampling_and_ucb1(cell):
     assert text.endswith(f"from scratch: Thompson sampling {thompson:.1f}, UCB1 {ucb1:.1f}.")
     with drawing_style():
         drawing = SECTION.figures[0](bandit)
-    assert drawing is not None and drawing.prints.png.startswith(b"\x89PNG")
+    assert drawing is not None and drawing.prints is not None and drawing.prints.png.startswith(b"\x89PNG")
 
 
 def test_what_chance_decides_is_that_of_the_roll_outs(cell):
