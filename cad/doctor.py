@@ -23,6 +23,7 @@ from cad.config.presets import PRESETS
 from cad.errors import CadError
 from cad.locks import folder_lock, has_flock
 from cad.schema import Config
+from cad.surroundings import dropped, usable_cores
 
 State = Literal["ok", "missing", "broken"]
 
@@ -46,6 +47,7 @@ class Check:
 def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
     """Yield all checks, one after the other; ``root`` is the folder that will hold the runs."""
     yield _python()
+    yield _environment()
     states = {}
     for check in _packages():
         states[check.name] = check.state
@@ -62,6 +64,13 @@ def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
 
 def _python() -> Check:
     return Check("python", "ok", f"{platform.python_version()} ({sys.executable}), cad {cad.__version__}")
+
+
+def _environment() -> Check:
+    names = ", ".join(dropped())
+    if not names:
+        return Check("environment", "ok", "no variable that would change a result")
+    return Check("environment", "ok", f"left out, since results would depend on it: {names}")
 
 
 def _packages() -> Iterator[Check]:
@@ -115,7 +124,7 @@ def _engines() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     import torch
 
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    threads = f"{usable_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
     wanted = os.environ.get("OMP_NUM_THREADS")
     yield Check("cpu", "ok", threads + (f" (OMP_NUM_THREADS={wanted})" if wanted else ""))
     if torch.cuda.is_available():

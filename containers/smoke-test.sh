@@ -41,6 +41,7 @@ expect "version in the label" "$version" "$(label version)"
 expect "commit in the label" "$(git rev-parse HEAD 2>/dev/null || echo unknown)" "$(label revision | cut -d- -f1)"
 expect "version in the image" "cad $version" "$(inside cad --version)"
 expect "user" "$user" "$(inside id -u)"
+expect "the host's PYTHONPATH in the image" "" "$(PYTHONPATH=/nowhere inside printenv PYTHONPATH || true)"
 expect "packages" "$(grep -v '^#\|^wheel=' containers/requirements.lock)" "$(inside python3 -c '
 import importlib.metadata as m
 import re

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = tuple(
     f"cad{name and '.'}{name}"
-    for name in ("", "errors", "storage", "checksums", "locks", "hdf5", "process", "interrupt", "packages")
+    for name in (
+        "",
+        "errors",
+        "storage",
+        "checksums",
+        "locks",
+        "hdf5",
+        "process",
+        "interrupt",
+        "packages",
+        "surroundings",
+    )
 )
 # Within a folder of the map, too, imports go one way.
 INSIDE = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -16,6 +16,7 @@ import cad
 from cad.cli import analysis, cluster, config, doctor, experiments, histories, stages
 from cad.cli.terminal import errors, plain
 from cad.errors import CadError
+from cad.surroundings import leave_out
 
 Commands = tuple[Callable[..., None], ...]
 _PANELS: tuple[tuple[str, Commands], ...] = (
@@ -90,8 +91,11 @@ def main() -> None:
     """Entry point: run the command that the command line names."""
     # Start-up and `cad status` make many objects and no garbage: collecting it costs them 7% of their time.
     gc.disable()
-    # No plugin of pydantic is used here; looking for some reads the metadata of every installed package.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    leave_out()
+    # A character that the terminal's encoding lacks must not end a command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # --debug is accepted anywhere on the line.
     debug = "--debug" in sys.argv
     words = [word for word in sys.argv[1:] if word != "--debug"]

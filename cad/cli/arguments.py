@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cad.surroundings import usable_cores
+
 RUNS = Path("runs")
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]

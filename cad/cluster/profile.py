@@ -90,8 +90,7 @@ class Profile(Section):
     environment: dict[VariableName, Line] = Field({}, description="Environment variables of the tasks.")
     scratch: NodePath = Field(
         "/tmp",
-        description="Folder on the node's own disk, for the caches of Triton and torch extensions; "
-        "$VARIABLES are the node's.",
+        description="Folder on the node's own disk, for the caches of compilers; $VARIABLES are the node's.",
     )
     signal_seconds: Annotated[int, Field(ge=10)] = Field(
         120, description="A task gets the signal to save and end this many seconds before its time limit."

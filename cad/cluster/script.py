@@ -145,6 +145,8 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
     outside = "" if profile.image else "${PYTHONPATH:+:$PYTHONPATH}"
     folder = shlex.quote(str(paths.folder))
     scratch = node_path(profile.scratch)
+    # This script runs on the first node only.
+    on_nodes = "srun --export=ALL --ntasks-per-node=1 " if nodes > 1 else ""
     return [
         "# Signals are for the worker; this script survives them to decide what comes next.",
         "trap : TERM USR2",
@@ -173,12 +175,23 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
         # The frozen copy comes before the folder that the job was submitted from.  An image has its own
         # packages; those of the host are for another Python.
         f"export PYTHONPATH={shlex.quote(str(paths.code))}{outside} PYTHONSAFEPATH=1",
+        *(
+            ['export APPTAINERENV_PYTHONPATH="$PYTHONPATH" PYTHONNOUSERSITE=1', "unset PYTHONHOME"]
+            if profile.image
+            else ()
+        ),
         "export OMP_NUM_THREADS=1",
-        # Caches of compilers: on the node's own disk, private to the user.
-        f'cache={scratch}/cad-$(id -u) && mkdir -p -m 700 "$cache"',
-        # This script runs on the first node only.
-        *(['srun --export=ALL --ntasks-per-node=1 mkdir -p -m 700 "$cache"'] if nodes > 1 else []),
+        "# Compilers keep code in it, on the node's own disk: nobody else may have made it or write to it.",
+        f"export cache={scratch}/cad-$(id -u)",
+        """own='mkdir -p -m 700 "$cache" && """
+        """[ -n "$(find "$cache" -maxdepth 0 -type d -user "$(id -u)" ! -perm /077)" ]'""",
+        f'{on_nodes}bash -c "$own" || {{',
+        '    echo "cad: $cache is not yours alone; this job makes a folder of its own beside it"',
+        '    cache="$cache-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d " ")"',
+        f'    {on_nodes}bash -c "$own" || refuse no-cache "cannot make $cache (scratch)"',
+        "}",
         'export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"',
+        'export TORCHINDUCTOR_CACHE_DIR="$cache/torchinductor"',
         "# The worker looks for its task by the job's number.",
         f'ln -sf {folder}/tasks/{label}-"${{SLURM_ARRAY_TASK_ID:-0}}".pkl {folder}/"$task"_submitted.pkl',
         *(check_lines(profile, paths.folder) if profile.image else ()),

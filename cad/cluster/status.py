@@ -29,6 +29,7 @@ _EVENTS = {
     "image-changed": "its image was changed after the submission; submit again",
     "image-missing": "its image is missing or not readable on the node",
     "module-failed": "a module of the profile could not be loaded; see the log",
+    "no-cache": "no folder for compilers' caches can be made under the profile's scratch; see the log",
     "variable-missing": "a variable that the profile names is not set on the node; see the log",
     "saved": "saved, but was not requeued",
     "time-limit": f"{_TIMEOUT}, and was not requeued",

@@ -108,6 +108,38 @@ def test_values_stay_values_in_the_shell():
     assert shlex.split(line)[1].startswith("A=")
 
 
+def test_compilers_caches_are_in_a_folder_that_nobody_else_made(tmp_path):
+    text = job_script(
+        from_mapping(Profile, {"scratch": str(tmp_path)}, "profile"),
+        "train", "n", PATHS, ResourceMultiplier(), None, 2,
+    )  # fmt: skip
+    lines = text[text.index("export cache=") : text.index("# The worker looks for")]
+
+    def cache() -> Path:
+        done = subprocess.run(
+            ["bash", "-c", f'set -e; refuse() {{ exit 9; }}\n{lines}echo "$TORCHINDUCTOR_CACHE_DIR"'],
+            capture_output=True, text=True, check=True, env={**os.environ, "SLURM_JOB_ID": "12"},
+        )  # fmt: skip
+        return Path(done.stdout.splitlines()[-1]).parent
+
+    own = tmp_path / f"cad-{os.getuid()}"
+    assert cache() == own and own.stat().st_mode & 0o777 == 0o700
+    assert cache() == own
+    own.chmod(0o750)
+    fresh = cache()
+    assert fresh.name.startswith(f"{own.name}-12-") and fresh.stat().st_mode & 0o777 == 0o700
+    assert cache() not in (own, fresh)
+    own.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    own.symlink_to(tmp_path / "elsewhere")
+    assert cache() != own
+    if os.geteuid() == 0:
+        own.unlink()
+        own.mkdir(mode=0o700)
+        os.chown(own, 65534, 65534)
+        assert cache() != own
+
+
 @pytest.mark.parametrize("name", ["a%j", "a:b", "a,b", "a\\b", "a'b", 'a"b', "a\nb", "$HOME"])
 def test_paths_that_sbatch_would_misread_are_refused(name):
     with pytest.raises(UsageError, match="rename"):

@@ -59,7 +59,7 @@ def test_batched_env_equals_single_environments(env_id: str, name: str) -> None:
 
 
 def test_wrong_actions_and_steps_after_the_end_are_refused() -> None:
-    face = gym.make("cad/Darkroom-v0").unwrapped
+    face = gym.make("cad/Darkroom-v0", render_mode=None).unwrapped
     face.reset()
     with pytest.raises(ValueError, match=r"not an integer in 0\.\.4"):
         face.step(5)

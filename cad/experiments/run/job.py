@@ -16,6 +16,7 @@ from cad.experiments.run.local_launcher import run_in_ranks
 from cad.experiments.run.resources import Resources, ranks_of
 from cad.experiments.run.stages import run_stage
 from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
+from cad.surroundings import leave_out
 from cad.training.ranks import PeerLostError, RankAssignment
 from cad.training.rendezvous import joined
 
@@ -32,6 +33,7 @@ def stage_job(
     ``runner`` is the process that waits for this one: when it is gone, this one saves its work and ends.
     With an ``assignment`` this is one of several ranks that run the stage together.
     """
+    leave_out()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     with stop_on_signals() as stop:
         if runner is not None:

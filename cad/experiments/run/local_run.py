@@ -166,7 +166,8 @@ def _printer(console: Console) -> Callable[[str], None]:
 @contextlib.contextmanager
 def _live_table(run: Run, console: Console) -> Iterator[Show]:
     """Yield a function that shows the run's state: a live table, or in a log file a line a change."""
-    if not console.is_terminal:
+    # FORCE_COLOR calls a file a terminal; a table that redraws itself is no use there.
+    if not (console.is_terminal and console.file.isatty()):
         yield ChangeLines(run, console)
         return
     # Every refresh reads the stages' own notes, so that it works while a stage runs inline.

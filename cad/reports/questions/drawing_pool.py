@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 
 from cad.reports.data import Study
 from cad.reports.plotting import Drawing, drawing_prints, drawing_style
+from cad.surroundings import usable_cores
 
 Draw = Callable[[Study], Drawing | None]
 
@@ -23,7 +24,7 @@ _work: tuple[Study, Sequence[Draw], bool]  # of a worker
 def draw_all(study: Study, draws: Sequence[Draw], *, prints: bool = True) -> list[Drawing | None]:
     """What each of ``draws`` makes of the study, in their order; with ``prints``, also for paper."""
     # Outside Linux a forked process may not use the system's libraries.
-    if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
+    if sys.platform == "linux" and usable_cores() > 1:
         fork = multiprocessing.get_context("fork")  # hands the study over without copying or pickling it
         try:
             work = (study, draws, prints)

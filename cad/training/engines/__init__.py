@@ -7,6 +7,7 @@ from torch import nn
 
 from cad.config import LoopConfig
 from cad.errors import CadError, UsageError
+from cad.surroundings import leave_out
 from cad.training.engines.plain import PlainEngine
 from cad.training.engines.protocol import Engine, Update
 from cad.training.ranks import Ranks
@@ -53,6 +54,8 @@ def start_engine(
     ``unused_parameters`` says that some parameters get no gradient in some updates: data parallel
     ranks would otherwise wait for it.
     """
+    # Again, for programs that call this without the command line.
+    leave_out(places=ranks.size == 1)
     if settings.engine == "plain":
         return PlainEngine(settings, model, device)
     # Late imports: an engine's package needs to be installed only if that engine is used.

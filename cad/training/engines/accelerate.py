@@ -12,7 +12,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from cad.config import LoopConfig
-from cad.errors import UsageError
 from cad.histories.batch import Batch
 from cad.models.objective import Objective
 from cad.training.engines.protocol import Update, autocast, mean_update
@@ -31,17 +30,14 @@ class AccelerateEngine:
         device: torch.device,
         unused_parameters: bool,
     ) -> None:
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-            raise UsageError(
-                "ACCELERATE_USE_DEEPSPEED is set: accelerate's DeepSpeed plugin is not supported (on a CPU "
-                "it silently trains without ZeRO); unset it and use engine=deepspeed"
-            )
         self._settings = settings
         # Otherwise every rank starts as many threads as there are cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         # Precision, clipping and accumulation are done here as in the other engines, not by accelerate.
         self._accelerator = Accelerator(
             cpu=device.type == "cpu",
+            mixed_precision="no",
+            gradient_accumulation_steps=1,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(
                     broadcast_buffers=False, find_unused_parameters=unused_parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from cad.config import LoopConfig
 from cad.histories.batch import Batch
 from cad.models.objective import Objective
+from cad.surroundings import private_cache
 from cad.training.engines.protocol import Update, autocast, mean_update
 from cad.training.optimiser import Optimiser
 
@@ -23,6 +25,8 @@ class PlainEngine:
         model.to(device)
         self._parameters = list(model.parameters())
         self._optimiser = Optimiser(model, settings)
+        if settings.compile:  # torch's own default is a folder in /tmp that anyone could have made
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_cache() / "torchinductor"))
         self._forward = torch.compile(model) if settings.compile else model
 
     def update(self, parts: Sequence[Batch], objective: Objective, factor: float) -> Update:

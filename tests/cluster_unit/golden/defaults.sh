@@ -32,8 +32,16 @@ note started
 refuse() { echo "cad: $2"; note "$1"; exit 1; }
 export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
-cache=/tmp/cad-$(id -u) && mkdir -p -m 700 "$cache"
+# Compilers keep code in it, on the node's own disk: nobody else may have made it or write to it.
+export cache=/tmp/cad-$(id -u)
+own='mkdir -p -m 700 "$cache" && [ -n "$(find "$cache" -maxdepth 0 -type d -user "$(id -u)" ! -perm /077)" ]'
+bash -c "$own" || {
+    echo "cad: $cache is not yours alone; this job makes a folder of its own beside it"
+    cache="$cache-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d " ")"
+    bash -c "$own" || refuse no-cache "cannot make $cache (scratch)"
+}
 export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+export TORCHINDUCTOR_CACHE_DIR="$cache/torchinductor"
 # The worker looks for its task by the job's number.
 ln -sf '/scratch/my runs;x/small/jobs/1'/tasks/1-"${SLURM_ARRAY_TASK_ID:-0}".pkl '/scratch/my runs;x/small/jobs/1'/"$task"_submitted.pkl
 again() {

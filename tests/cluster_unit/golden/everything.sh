@@ -41,9 +41,19 @@ module load python/3.11 || refuse module-failed 'module load python/3.11 failed 
 module load 'x; y' || refuse module-failed 'module load x; y failed on this node (modules)'
 export GREETING='it'"'"'s $HOME'
 export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code' PYTHONSAFEPATH=1
+export APPTAINERENV_PYTHONPATH="$PYTHONPATH" PYTHONNOUSERSITE=1
+unset PYTHONHOME
 export OMP_NUM_THREADS=1
-cache='/local scratch'/cad-$(id -u) && mkdir -p -m 700 "$cache"
+# Compilers keep code in it, on the node's own disk: nobody else may have made it or write to it.
+export cache='/local scratch'/cad-$(id -u)
+own='mkdir -p -m 700 "$cache" && [ -n "$(find "$cache" -maxdepth 0 -type d -user "$(id -u)" ! -perm /077)" ]'
+bash -c "$own" || {
+    echo "cad: $cache is not yours alone; this job makes a folder of its own beside it"
+    cache="$cache-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d " ")"
+    bash -c "$own" || refuse no-cache "cannot make $cache (scratch)"
+}
 export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_extensions"
+export TORCHINDUCTOR_CACHE_DIR="$cache/torchinductor"
 # The worker looks for its task by the job's number.
 ln -sf '/scratch/my runs;x/small/jobs/1'/tasks/1-"${SLURM_ARRAY_TASK_ID:-0}".pkl '/scratch/my runs;x/small/jobs/1'/"$task"_submitted.pkl
 [ -r /images/cad.sif ] || refuse image-missing /images/cad.sif" (image) is missing or not readable on this node"

@@ -106,15 +106,3 @@ def test_what_does_not_divide_is_refused_by_name(tiny_config):
 def test_settings_that_do_not_go_together_are_refused(train, message, tiny_config):
     with pytest.raises(ValueError, match=message):
         tiny_config(train=train)
-
-
-def test_accelerates_own_deepspeed_is_refused(tiny_config, monkeypatch):
-    import torch
-
-    from cad.training.engines import start_engine
-    from cad.training.learner import build_model
-
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    config = tiny_config(train={"engine": "accelerate"})
-    with pytest.raises(UsageError, match="ACCELERATE_USE_DEEPSPEED"):
-        start_engine(config.train, build_model(config), SINGLE_PROCESS, torch.device("cpu"))
