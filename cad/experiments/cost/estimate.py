@@ -65,6 +65,7 @@ class Allocation:
     """What a stage is given while it runs, and the pool of stages whose turn it waits for.
 
     ``workers`` processes share a collection, ``ranks`` a training (assumed to lose no time by it).
+    Beside a stage that is ``alone`` no other runs.
     """
 
     device: str = "cpu"
@@ -73,6 +74,7 @@ class Allocation:
     workers: int = 1
     ranks: int = 1
     pool: str = ""
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,16 @@ def estimate(
     rates: Rates,
     limits: Mapping[str, int],
 ) -> Estimate:
-    """Estimate what ``stages``, in the order in which they start, will take.
+    """Estimate what ``stages``, the first to start first, will take.
 
     A stage begins when its inputs are done and its pool has room: ``limits`` is how many stages of a pool
-    run at a time.  Inputs outside ``stages`` count as done.
+    run at a time.  While it waits for its inputs, it takes nobody's place.  Inputs outside ``stages``
+    count as done.
     """
     hours: dict[bool, dict[str, float]] = {True: defaultdict(float), False: defaultdict(float)}
     unknown: Counter[str] = Counter()
     sources: set[str] = set()
-    ends: dict[str, float] = {}
-    free: dict[str, list[float]] = {}
+    took: dict[str, float] = {}
     for stage in stages:
         given = allocation_of(stage)
         rate = rates.of(stage, given.device)
@@ -136,12 +138,41 @@ def estimate(
         sources.add(rate.source)
         seconds = _steps_of_one_process(stage, given) / rate.steps_per_second
         hours[given.gpus > 0][stage.kind] += (given.gpus or given.cores) * seconds / 3600
-        places = free.setdefault(given.pool, [0.0] * limits.get(given.pool, len(stages)))
-        begin = max([heapq.heappop(places), *(ends.get(needed.name, 0.0) for needed in stage.inputs)])
-        ends[stage.name] = begin + seconds
-        heapq.heappush(places, ends[stage.name])
-    last = max(ends.values(), default=0.0)
+        took[stage.name] = seconds
+    known = [stage for stage in stages if stage.name in took]
+    last = _last_end(known, took, {stage.name: allocation_of(stage) for stage in known}, limits)
     return Estimate(dict(hours[False]), dict(hours[True]), last, tuple(sorted(sources)), dict(unknown))
+
+
+def _last_end(
+    stages: Sequence[Stage],
+    seconds: Mapping[str, float],
+    given: Mapping[str, Allocation],
+    limits: Mapping[str, int],
+) -> float:
+    """When the last of ``stages`` ends, if each starts as soon as it may, the first in order first."""
+    waiting = {stage.name: stage for stage in stages}
+    unfinished = set(waiting)
+    running: list[tuple[float, str]] = []  # ends, and names
+    places: Counter[str] = Counter()  # taken, by pool
+    now = 0.0
+    while waiting or running:
+        for name, stage in list(waiting.items()):
+            if any(needed.name in unfinished for needed in stage.inputs):
+                continue
+            if running and (given[name].alone or given[running[0][1]].alone):
+                break
+            pool = given[name].pool
+            if places[pool] < limits.get(pool, len(stages)):
+                del waiting[name]
+                places[pool] += 1
+                heapq.heappush(running, (now + seconds[name], name))
+        now = running[0][0]
+        while running and running[0][0] == now:
+            _, name = heapq.heappop(running)
+            places[given[name].pool] -= 1
+            unfinished.remove(name)
+    return now
 
 
 def _hours(hours: float) -> str:

@@ -7,7 +7,7 @@ from cad.experiments.cost.estimate import Allocation, Estimate, estimate
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
-from cad.experiments.plan.stage import StageKind
+from cad.experiments.plan.stage import StageKind, expected_steps
 from cad.experiments.run.resources import pick_device
 
 
@@ -29,10 +29,11 @@ def run_cost(
     kind = pick_device(device).type
     shared = Allocation(device=kind, gpus=int(kind == "cuda"))
     # A collection has all workers, and nothing runs beside it.
-    alone = Allocation(cores=workers, workers=workers, pool="histories")
+    alone = Allocation(cores=workers, workers=workers, alone=True)
+    stages.sort(key=expected_steps, reverse=True)  # as the runner takes them
     return estimate(
         stages,
         lambda stage: alone if stage.kind == "histories" else shared,
         measured_rates(experiment.root, stages, lambda _: kind),
-        {"": workers, "histories": 1},
+        {"": workers},
     )

@@ -60,6 +60,39 @@ def test_the_last_of_a_chain_under_a_throttle(tiny_config):
     assert estimate([], lambda _: Allocation(), rates, {}).seconds == 0
 
 
+def test_what_waits_for_its_inputs_takes_no_workers_place(tiny_config):
+    """As in the runner: with an evaluation at each place that waits, the second training would wait too."""
+    cells = [Cell("", "", tiny_config(seed=seed)) for seed in range(2)]
+    stages = distinct_stages(tuple(cells))
+    assert [stage.kind for stage in stages] == ["histories", "train", "evaluate", "train", "evaluate"]
+    lengths = {"histories": 10, "train": 5, "evaluate": 1}
+    rates = Rates(rate(stage, lengths[stage.kind] / steps_of(stage)) for stage in stages)
+
+    def seconds(workers):
+        return estimate(stages, lambda stage: Allocation(alone=stage.kind == "histories"), rates,
+                        {"": workers}).seconds  # fmt: skip
+
+    assert seconds(2) == pytest.approx(10 + 5 + 1)
+    assert seconds(1) == pytest.approx(10 + 2 * 5 + 2 * 1)
+
+
+def test_beside_a_collection_nothing_runs(tiny_config):
+    one, other = (Cell("", "", tiny_config(source={"seed": seed})) for seed in range(2))
+    stages = (*one.stages[:2], *other.stages[:2])
+    rates = Rates(
+        rate(stage, {"histories": 10, "train": 5}[stage.kind] / steps_of(stage)) for stage in stages
+    )
+    given = {"histories": Allocation(alone=True), "train": Allocation()}
+
+    def seconds(stages):
+        return estimate(stages, lambda stage: given[stage.kind], rates, {"": 2}).seconds
+
+    # The first training runs before the second collection, or waits for it; never both at once.
+    assert seconds(stages) == pytest.approx(10 + 5 + 10 + 5)
+    assert seconds(sorted(stages, key=lambda stage: stage.kind)) == pytest.approx(10 + 10 + 5)
+    assert estimate(stages, lambda _: Allocation(), rates, {"": 2}).seconds == pytest.approx(15)
+
+
 def test_work_grows_with_depth_latents_and_batch(training):
     assert work_of(training(depth=0)) < work_of(training(depth=1)) < work_of(training(depth=2))
     assert work_of(training(latents=2)) < work_of(training(latents=8))
