@@ -7,17 +7,20 @@ import io
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 from typer.main import get_command_name
 
 import cad
 from cad.cli import analysis, cluster, config, doctor, experiments, histories, stages
-from cad.cli.terminal import errors, plain
-from cad.errors import CadError
+from cad.cli.terminal import errors
+from cad.errors import CadError, printable
 from cad.surroundings import leave_out
 
+_LONGEST = 20_000  # characters of a message
 Commands = tuple[Callable[..., None], ...]
 _PANELS: tuple[tuple[str, Commands], ...] = (
     ("Experiments", (experiments.run, experiments.report, experiments.repair)),
@@ -51,13 +54,17 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    from rich.logging import RichHandler
-
     if context.invoked_subcommand != "status":
         gc.enable()
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
-    )
+    if errors.is_terminal:
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=errors, show_path=False)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        )
 
 
 def build(chosen: str | None = None) -> typer.Typer:
@@ -87,6 +94,14 @@ def build(chosen: str | None = None) -> typer.Typer:
     return program
 
 
+def _with_home(word: str) -> str:
+    """``--root=~/runs`` as the shell would write ``--root ~/runs``; it leaves the former alone."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and value.startswith("~"):
+        return option + equals + str(Path(value).expanduser())
+    return word
+
+
 def main() -> None:
     """Entry point: run the command that the command line names."""
     # Start-up and `cad status` make many objects and no garbage: collecting it costs them 7% of their time.
@@ -98,13 +113,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # --debug is accepted anywhere on the line.
     debug = "--debug" in sys.argv
-    words = [word for word in sys.argv[1:] if word != "--debug"]
+    words = [_with_home(word) for word in sys.argv[1:] if word != "--debug"]
     try:
         build(words[0] if words else None)(args=words, prog_name="cad")
     except (CadError, OSError, MemoryError) as error:
         if debug:
             raise
-        errors.print(
-            f"[bold red]error:[/] {plain(error) or type(error).__name__}", highlight=False, soft_wrap=True
-        )
+        message = printable(str(error) or type(error).__name__, _LONGEST, keep="\n\t")
+        errors.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
         sys.exit(error.exit_code if isinstance(error, CadError) else CadError.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ ConfigWords = Annotated[
     typer.Argument(metavar="[FILE.yaml]... [KEY=VALUE]...", help="Config files, then overrides."),
 ]
 Root = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
 Ranks = Annotated[
     int,
@@ -49,8 +50,23 @@ Figures = Annotated[
 
 
 def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:
-    """Words without and with a ``=``: files or numbers, and overrides."""
-    return [w for w in words or [] if "=" not in w], [w for w in words or [] if "=" in w]
+    """Files or numbers, and overrides: words with a ``=``, but for paths, which may have one too."""
+    overrides = [word for word in words or [] if _is_override(word)]
+    return [word for word in words or [] if word not in overrides], overrides
+
+
+def _is_override(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    # No key has a slash.
+    return bool(equals) and os.sep not in key and not (word.endswith((".yaml", ".yml")) and is_file(word))
+
+
+def is_file(word: str) -> bool:
+    """Whether a word of the command line names a file."""
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # too long for a path
+        return False
 
 
 def split_files(words: list[str] | None) -> tuple[list[Path], list[str]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cad.cli.arguments import RUNS, ExperimentFile, Overrides, Root, split_words
-from cad.cli.terminal import console
+from cad.cli.terminal import console, say
+from cad.errors import printable
 
 if TYPE_CHECKING:
     from cad.cluster.submit import Submission
@@ -49,12 +50,12 @@ def submit(
         if refused:
             raise CadError("\n".join(refused))
         if plan.arrays:
-            typer.echo(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
+            say(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
         return
 
     def approve(plan: Plan) -> None:
         cost = submission_cost(plan.arrays, settings, opened.root)
-        typer.echo(f"estimate: {cost}")
+        say(f"estimate: {cost}")
         require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
 
     _report(submit_experiment(opened, settings, approve=approve), _again(opened.file, overrides, root))
@@ -79,7 +80,7 @@ def status(
         return
     console.print(table.status_table(cells, opened.root))
     for line in table.problems(cells):
-        typer.echo(line)
+        say(line)
 
 
 def logs(
@@ -95,7 +96,7 @@ def logs(
     from cad.experiments.plan.experiment import open_experiment
 
     path = jobs.log_of(open_experiment(experiment, overrides or [], root), cell, stage)
-    typer.echo(f"{path}:", err=True)
+    typer.echo(f"{printable(path)}:", err=True)
     if follow:
         jobs.follow(path)
     typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
@@ -118,9 +119,9 @@ def cancel(
     numbers, overrides = split_words(words)
     cells = jobs.cell_numbers(numbers)
     own, foreign = jobs.cancel(open_experiment(experiment, overrides, root), cells)
-    typer.echo(f"cancelled {len(own)} jobs{': ' if own else ''}{' '.join(own)}")
+    say(f"cancelled {len(own)} jobs{': ' if own else ''}{' '.join(own)}")
     if foreign:
-        typer.echo(f"left alone because others need them: {' '.join(foreign)}")
+        say(f"left alone because others need them: {' '.join(foreign)}")
 
 
 def retry(
@@ -159,7 +160,7 @@ def profile(
 
     if keys:
         for row in describe(Profile):
-            typer.echo(f"{row.key} ({row.type}, default {row.default}): {row.description}")
+            say(f"{row.key} ({row.type}, default {row.default}): {row.description}")
         return
     typer.echo(show(load(Profile, files or [])))
 
@@ -175,11 +176,11 @@ def _report(submission: Submission, words: str) -> None:
 
     for entry in submission.arrays:
         n = len(entry.array.stages)
-        typer.echo(f"submitted {entry.array.kind}: job {entry.job_id} ({n} task{'s' if n > 1 else ''})")
+        say(f"submitted {entry.array.kind}: job {entry.job_id} ({n} task{'s' if n > 1 else ''})")
     for line in left_out(submission.plan):
-        typer.echo(line)
+        say(line)
     if not submission.arrays:
-        typer.echo("nothing to submit")
+        say("nothing to submit")
         return
-    typer.echo(f"logs: {submission.folder}")
-    typer.echo(f"then: cad status {words}")
+    say(f"logs: {submission.folder}")
+    say(f"then: cad status {words}")

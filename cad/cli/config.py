@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cad.cli.arguments import ConfigWords, split_files
-from cad.cli.terminal import console
+from cad.cli.terminal import say
 
 if TYPE_CHECKING:
     from cad.schema import Config, ExperimentConfig
@@ -25,9 +25,7 @@ def show(
     model = _model(experiment)
     if keys:
         for row in describe(model):
-            console.print(
-                f"[bold]{row.key}[/] ({row.type}, default {row.default}): {row.description}", highlight=False
-            )
+            say(row.key, f" ({row.type}, default {row.default}): {row.description}", style="bold")
         return
     typer.echo(as_yaml(load(model, *split_files(words))))
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cad.cli.arguments import RUNS, Root
-from cad.cli.terminal import console, plain
-from cad.errors import CadError
+from cad.cli.terminal import console
+from cad.errors import CadError, printable
 
 
 def doctor(
@@ -18,6 +18,7 @@ def doctor(
 ) -> None:
     """Check the installation: packages, devices, every model preset, Slurm, Apptainer, disk."""
     from rich.table import Table
+    from rich.text import Text
 
     from cad.config.presets import PRESETS
     from cad.doctor import examine
@@ -27,8 +28,8 @@ def doctor(
     broken = []
     with console.status("checking"):
         for check in examine(root, presets or PRESETS):
-            state = f"[{style[check.state]}]{check.state}[/]"
-            table.add_row(check.name, state, plain(check.detail), plain(check.advice))
+            state = Text(check.state, style[check.state])
+            table.add_row(check.name, state, printable(check.detail), printable(check.advice))
             broken += [check.name] if check.state == "broken" else []
     console.print(table)
     if broken:

@@ -60,9 +60,9 @@ def run(
         raise UsageError(f"--from {first} comes after --until {until}: nothing is left to run")
     opened = open_experiment(experiment, overrides or [], root)
     if dry_run:
-        typer.echo(dry_run_text(opened, first, until))
+        say(dry_run_text(opened, first, until))
         if (cost := run_cost(opened, workers, device, first, until)) is not None:
-            typer.echo(f"estimate: {cost}")
+            say(f"estimate: {cost}")
         return
     page = run_experiment(
         opened,
@@ -174,10 +174,7 @@ def report(
 
         with stop_on_signals() as stop:
             # Files for paper when nothing changes any more: they take half of the time.
-            keep_reporting(
-                opened, lambda: write(figures=False), every, stop,
-                lambda text: console.print(text, highlight=False, soft_wrap=True),
-            )  # fmt: skip
+            keep_reporting(opened, lambda: write(figures=False), every, stop, say)
         page = write() if figures else opened.folder / "report" / "report.html"
     else:
         page = write()

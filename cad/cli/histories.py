@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cad.cli.terminal import console, plain, say
+from cad.cli.terminal import console, say
 from cad.errors import CadError
 
 
@@ -21,12 +21,12 @@ def audit(file: Path) -> None:
     console.print(audit_table(report))
     say(f"{report.transitions:,} transitions replayed from state, action and goal")
     for warning in report.warnings:
-        console.print(f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True)
+        say("warning:", f" {warning}", style="yellow")
     for problem in report.problems:
-        console.print(f"[red]problem:[/] {plain(problem)}", highlight=False, soft_wrap=True)
+        say("problem:", f" {problem}", style="red")
     if not report.ok:
         raise CadError(f"{file} fails the audit: {len(report.problems)} problems, listed above")
-    console.print("[green]sound[/]")
+    say("sound", style="green")
 
 
 def plot(

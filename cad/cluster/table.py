@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cad.cluster.status import StageStatus, stage_statuses
-from cad.errors import UsageError
+from cad.errors import UsageError, printable
 from cad.experiments.durations import clock_time
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.experiment import Experiment
@@ -82,7 +82,10 @@ def status_table(cells: tuple[CellStatus, ...], root: Path) -> Table:
     """The table; of each cell it shows the log of the first stage that runs, failed or died."""
     kinds = sorted({stage.kind for cell in cells for stage in cell.stages}, key=_KINDS.index)
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, caption=f"logs are under {root}", caption_justify="left"
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption=f"logs are under {printable(root)}",
+        caption_justify="left",
     )
     table.add_column("cell", justify="right")
     table.add_column("", ratio=1)

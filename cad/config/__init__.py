@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cad.config.evaluation import EvaluationConfig
 from cad.config.keys import KeyRow, describe, json_schema
-from cad.config.load import Loaded, apply_overrides, flatten, from_mapping, load
+from cad.config.load import Loaded, apply_overrides, flatten, from_mapping, load, read_override
 from cad.config.section import Section
 from cad.config.show import show
 from cad.config.source import (
@@ -39,6 +39,7 @@ __all__ = [
     "from_mapping",
     "json_schema",
     "load",
+    "read_override",
     "show",
     "source_config",
 ]

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cad.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from cad.config.section import AMOUNT, PositiveInt, Section, Seed
+
+# In 32 bits, logits that are divided by less are infinite.
+Temperature = Annotated[float, Field(ge=1e-6), AMOUNT]
 
 
 class EvaluationConfig(Section):
@@ -18,8 +21,8 @@ class EvaluationConfig(Section):
     )
     n_episodes: PositiveInt = Field(50, description="Episodes a roll-out; memory is kept across them.")
     n_rollouts: PositiveInt = Field(8, description="Roll-outs a task.")
-    temperature: PositiveFloat = Field(1.0, description="Softmax temperature of sampled actions.")
-    first_temperature: PositiveFloat | None = Field(
+    temperature: Temperature = Field(1.0, description="Softmax temperature of sampled actions.")
+    first_temperature: Temperature | None = Field(
         None,
         description="Temperature of the first episode, from which it goes in equal steps to `temperature`: "
         "explore first, then do what was found; default: the same throughout.",
@@ -37,7 +40,7 @@ class EvaluationConfig(Section):
     knock_out_episode: Annotated[int, Field(ge=2)] = Field(
         26, description="knock_out: the episode at whose start it happens, counted from 1."
     )
-    seed: NonNegativeInt = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
+    seed: Seed = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
 
     def temperature_at(self, episode: int) -> float:
         """Temperature of an episode, counted from 0."""

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from cad.config.yaml_source import INCLUDE
+from cad.errors import printable
 
 Path = Sequence[str | int]
 Schema = dict[str, Any]
 ANY_ITEM = "[]"
 ANY_NAME = "<name>"
+REASON = "$comment"
+"""JSON schema's keyword for notes: why there is an upper bound."""
 
 
 class KeyRow(NamedTuple):
@@ -50,7 +53,7 @@ def short(value: object, limit: int = 60) -> str:
         value_text = f"a mapping with {', '.join(map(str, value)) or 'no keys'}"
     else:
         value_text = json.dumps(value, ensure_ascii=False, default=str)
-    return value_text if len(value_text) <= limit else value_text[: limit - 3] + "..."
+    return printable(value_text, limit)
 
 
 class Keys:
@@ -133,6 +136,13 @@ class Keys:
     def takes_mapping(self, schema: Schema) -> bool:
         """Whether anything can be below this key."""
         return any(option.get("type", "object") == "object" for option in self.options(schema))
+
+    def reason(self, schema: Schema) -> str:
+        """The upper bound of a number and why there is one; empty where there is no reason."""
+        for option in self.options(schema):
+            if REASON in option:
+                return f"{_digits(option['maximum'])} ({option[REASON]})"
+        return ""
 
     def words(self, schema: Schema) -> str:
         """What a key takes: ``a whole number above 0, or null``."""
@@ -274,16 +284,24 @@ def _child_of(option: Schema, part: str | int) -> Schema | None:
 
 def _bounds(schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
+    if REASON in schema:
+        high = None  # a bound that only mistakes meet: messages give it then, with its reason
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {_digits(low)} to {_digits(high)}"
     names = (
         ("exclusiveMinimum", "above"),
         ("minimum", "at least"),
         ("exclusiveMaximum", "below"),
         ("maximum", "at most"),
     )
-    parts = [f"{word} {schema[name]:g}" for name, word in names if name in schema]
+    shown = {"maximum"} if REASON in schema else set()
+    parts = [f"{word} {_digits(schema[name])}" for name, word in names if name in schema.keys() - shown]
     return " " + " and ".join(parts) if parts else ""
+
+
+def _digits(number: float) -> str:
+    """A bound as a config would write it: whole numbers with all their digits."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @functools.cache

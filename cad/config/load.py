@@ -20,12 +20,19 @@ from pydantic_core import to_jsonable_python
 
 from cad.config.keys import Keys, dotted, keys_of, short
 from cad.config.yaml_source import Sourced, YamlReader, merge, sourced
-from cad.errors import UsageError
+from cad.errors import UsageError, printable
 
 T = TypeVar("T", bound=BaseModel)
 
 # A word of a rule's message that names a key: with a dot or an underscore, or before "=".
 _KEY_IN_RULE = re.compile(r"\b[A-Za-z]\w*(?:[._]\w+)+\b|\b[A-Za-z]\w*(?==)")
+
+# Characters of an override that a message repeats.
+_SHOWN = 80
+_LONGEST_KEY = 300  # characters
+_MOST_PROBLEMS = 50  # in one message
+# Written keys that a message about defaults names.
+_WRITTEN = 6
 
 DEFAULT = "default"
 OVERRIDE = "override"
@@ -125,30 +132,51 @@ def _leaves(value: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tupl
 
 
 def _apply_text(tree: Sourced, model_cls: type[BaseModel], text: str, reader: YamlReader) -> Sourced:
+    read = _read_override(text, reader)
+    if read is None:
+        return tree
+    tree, problem = _put(tree, model_cls, read[0], sourced(read[1], OVERRIDE))
+    if problem:
+        reader.problems.append(f"{_named(text)}: {problem}")
+    return tree
+
+
+def read_override(text: str) -> tuple[str, object]:
+    """Dotted key and value of a word ``key.path=value``; the value is YAML.  Raises :class:`UsageError`."""
+    reader = YamlReader()
+    read = _read_override(text, reader)
+    if read is None:
+        raise UsageError(_listed(reader.problems, "the overrides"))
+    return read
+
+
+def _named(override: str) -> str:
+    return f"override '{printable(override, _SHOWN)}'"
+
+
+def _read_override(text: str, reader: YamlReader) -> tuple[str, object] | None:
+    """Key and value of an override; None with a problem."""
     key, equals, written = text.partition("=")
     key = key.strip()
-    if not equals or not key:
-        reader.problems.append(f"override {text!r}: expected KEY=VALUE, such as seed=1")
-        return tree
+    if not equals or not key or len(key) > _LONGEST_KEY:
+        reader.problems.append(f"{_named(text)}: expected KEY=VALUE, such as seed=1")
+        return None
     if not written.strip():
-        reader.problems.append(f"override {text!r}: no value after '='; write {key}=null or {key}='\"\"'")
-        return tree
+        name = printable(key, _SHOWN)
+        reader.problems.append(f"{_named(text)}: no value after '='; write {name}=null or {name}='\"\"'")
+        return None
     before = len(reader.problems)
-    item = reader.parse(written, f"override {text!r}")
+    item = reader.parse(written, _named(text))
     if len(reader.problems) > before:
-        return tree
-    plain = None if item is None else item.plain()
-    tree, problem = _put(tree, model_cls, key, sourced(plain, OVERRIDE))
-    if problem:
-        reader.problems.append(f"override {text!r}: {problem}")
-    return tree
+        return None
+    return key, None if item is None else item.plain()
 
 
 def _put(tree: Sourced, model_cls: type[BaseModel], key: str, item: Sourced) -> tuple[Sourced, str | None]:
     """``tree`` with ``item`` at a dotted key, or the old tree and what is wrong with the key."""
     parts = key.split(".")
     if not all(parts):
-        return tree, f"{key!r} is not a dotted key such as section.key"
+        return tree, f"'{printable(key, _SHOWN)}' is not a dotted key such as section.key"
     for depth in range(1, len(parts)):
         above = parts[:depth]
         held = tree.find(above)
@@ -177,6 +205,9 @@ def _required(model_cls: type[T], tree: Sourced, problems: list[str], where: str
 
 def _listed(problems: list[str], where: str) -> str:
     problems = list(dict.fromkeys(problems))
+    if len(problems) > _MOST_PROBLEMS:
+        left_out = f"... and {len(problems) - _MOST_PROBLEMS} more"
+        problems = [*problems[:_MOST_PROBLEMS], left_out]
     if len(problems) == 1:
         return problems[0]
     return f"{len(problems)} problems in {where}:" + "".join(f"\n  - {text}" for text in problems)
@@ -219,10 +250,13 @@ def _problem(detail: Any, keys: Keys, tree: Sourced, origins: bool) -> str:
             tag = keys.tag(schema)
             path, schema, value = (*path, tag), keys.child(schema, tag) or schema, value.get(tag)
         text = f"expected {keys.words(schema)}, found {short(value)}"
+        if kind == "less_than_equal" and (bound := keys.reason(schema)):
+            text = f"expected at most {bound}, found {short(value)}"
         choices = [str(v) for option in keys.options(schema) for v in option.get("enum", [])]
         close = difflib.get_close_matches(str(value), choices, n=1)
         text += f"; did you mean {close[0]}?" if close else ""
-    return f"{_place(path, tree)}{dotted(path)}: {text}" if path else f"{_place(path, tree)}{text}"
+    name = printable(dotted(path), _SHOWN)
+    return f"{_place(path, tree)}{name}: {text}" if path else f"{_place(path, tree)}{text}"
 
 
 def _place(path: Sequence[str | int], tree: Sourced) -> str:
@@ -238,9 +272,24 @@ def _rule(path: Sequence[str | int], text: str, keys: Keys, tree: Sourced, origi
     """A broken cross-field rule, with the origin of every key that its message names."""
     label = f"{dotted(path)}: " if path else ""
     notes = []
+    blamed = False
     for name in dict.fromkeys(_KEY_IN_RULE.findall(text)) if origins else ():
         full = keys.named(name, path)
         if full is not None:
             item = tree.find(full)
             notes.append(f"{name}: {DEFAULT if item is None else item.where}")
+            blamed = blamed or item is not None
+    if origins and not blamed:
+        # All that it names are defaults: what does not go with them is what was written.
+        notes += [f"{dotted(full)}: {item.where}" for full, item in _written(tree, path)[:_WRITTEN]]
     return f"{label}{text} ({'; '.join(notes)})" if notes else f"{_place(path, tree)}{label}{text}"
+
+
+def _written(tree: Sourced, path: Sequence[str | int]) -> list[tuple[Sequence[str | int], Sourced]]:
+    """The single values that were written at or below ``path``."""
+    item = tree.find(path)
+    if item is None:
+        return []
+    if not isinstance(item.value, dict):
+        return [(path, item)]
+    return [found for key in item.value for found in _written(tree, (*path, key))]

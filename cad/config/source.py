@@ -8,12 +8,13 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from cad.config.kinds import section_by_kind
 from cad.config.section import (
+    COUNT,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
     Section,
+    Seed,
 )
 
 
@@ -37,7 +38,7 @@ class SourceConfig(Section):
         description="For tasks of several facts (cues): each stream meets a random subset of them, its size "
         "drawn from these; default: all facts.",
     )
-    seed: NonNegativeInt = Field(0, description="Seed; task k learns with a seed derived from it and k.")
+    seed: Seed = Field(0, description="Seed; task k learns with a seed derived from it and k.")
 
     @property
     def iteration_steps(self) -> int:
@@ -71,7 +72,9 @@ class PPOConfig(SourceConfig):
 
     kind: Literal["ppo"] = Field("ppo", description="PPO learns each task from scratch.")
     n_steps: PositiveInt = Field(80, description="Steps a stream between two PPO updates.")
-    batch_size: PositiveInt = Field(1000, description="PPO minibatch size, in transitions.")
+    batch_size: Annotated[int, Field(ge=2), COUNT] = Field(
+        1000, description="PPO minibatch size, in transitions, over which advantages are normalised."
+    )
     n_epochs: PositiveInt = Field(5, description="Passes over the data in one PPO update.")
     learning_rate: PositiveFloat = Field(3e-3, description="Adam learning rate of PPO.")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Discount.")

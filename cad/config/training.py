@@ -13,6 +13,7 @@ from cad.config.section import (
     PositiveInt,
     Probability,
     Section,
+    TrainingSeed,
 )
 
 Engine = Literal["plain", "accelerate", "deepspeed"]
@@ -168,7 +169,7 @@ class PretrainConfig(LoopConfig):
     depth_weights: tuple[NonNegativeFloat, ...] | None = Field(
         None, description="Loss weight of depth k = 1..max_compression_depth; default 1, 2, 3, ..."
     )
-    seed: NonNegativeInt | None = Field(
+    seed: TrainingSeed | None = Field(
         None, description="Seed of the pre-training; default the cell's. Set, all seeds share one encoder."
     )
     collapse_variance: NonNegativeFloat = Field(

@@ -8,7 +8,9 @@ The dialect is YAML 1.2's core schema on PyYAML's :class:`yaml.SafeLoader`: ``1e
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os.path import normpath
@@ -18,8 +20,18 @@ from typing import Any
 import yaml
 
 from cad.config.presets import or_preset
+from cad.errors import printable
 
 INCLUDE = "include"
+# What no config needs; more is refused before it is read or built.
+MOST_BYTES = 200_000  # of a file
+MOST_FILES = 200  # that are read, each as often as it is included
+MOST_VALUES = 10_000  # of all files, those behind aliases as often as they stand there
+_DEEPEST = 100  # levels of a file
+_MOST_DIGITS = 100  # of a whole number
+_MESSAGE = 60  # characters of a file that a message repeats
+# Characters that no setting needs, and that files, terminals and other programs take amiss.
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _NUMBER_START = list("-+.0123456789")
 _SCALARS = (
@@ -31,8 +43,25 @@ _SCALARS = (
 )
 
 
+class _TooMuchError(Exception):
+    """Input beyond the limits; the message names the place."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Counts what it composes, so that a file of single characters ends soon."""
+        self.n_values = getattr(self, "n_values", 0) + 1
+        self.depth = getattr(self, "depth", 0) + 1
+        problem = f"more than {MOST_VALUES:,} values, which no config needs"
+        if self.depth > _DEEPEST:
+            problem = "nested too deeply"
+        if self.n_values > MOST_VALUES or self.depth > _DEEPEST:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class ConfigDumper(yaml.SafeDumper):
@@ -116,6 +145,8 @@ def _scalar(node: yaml.ScalarNode) -> object:
     if kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if kind == "int":
+        if len(text) > _MOST_DIGITS:
+            raise ValueError(kind)
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if kind == "float":
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
@@ -129,17 +160,51 @@ class YamlReader:
     problems: list[str] = field(default_factory=list)
     # Files being read, outermost first: (real path, name shown).
     _open_files: list[tuple[Path, str]] = field(default_factory=list)
+    _n_files: int = 0
+    _n_values: int = 0
 
     def read(self, path: Path) -> Sourced:
         """The merged content of a file; an unreadable one gives an empty mapping and a problem."""
-        path = or_preset(path)
-        shown = normpath(path)
+        try:
+            return self._read(path)
+        except _TooMuchError as error:
+            if self._open_files:
+                raise
+            self.problems.append(str(error))
+            return Sourced({}, printable(path))
+
+    def count(self, where: str) -> None:
+        """Count a value of the tree; ends the reading where there are too many."""
+        self._n_values += 1
+        if self._n_values > MOST_VALUES:
+            raise _TooMuchError(
+                f"{where}: more than {MOST_VALUES:,} values with those behind aliases (*) and includes, "
+                "which no config needs"
+            )
+
+    def count_file(self, where: str) -> None:
+        """Count an inclusion; ends the reading where there are too many."""
+        self._n_files += 1
+        if self._n_files > MOST_FILES:
+            raise _TooMuchError(
+                f"{where}: {INCLUDE}: more than {MOST_FILES} files, each counted as often as it is included; "
+                "include every file once"
+            )
+
+    def _read(self, path: Path) -> Sourced:
+        shown = printable(normpath(path))
         empty = Sourced({}, shown)
-        real = path.resolve()
+        try:
+            path = or_preset(path)
+            shown = printable(normpath(path))
+            real = path.resolve()
+        except (OSError, RuntimeError):
+            self.problems.append(f"{shown}: cannot be read: symbolic links that lead to each other")
+            return empty
         if real in [other for other, _ in self._open_files]:
-            names = [name for _, name in self._open_files]
+            open_names = [name for _, name in self._open_files]
             start = [other for other, _ in self._open_files].index(real)
-            self.problems.append(f"files include each other: {' -> '.join([*names[start:], shown])}")
+            self.problems.append(f"files include each other: {' -> '.join([*open_names[start:], shown])}")
             return empty
         text = self._text(path, shown)
         if text is None:
@@ -152,7 +217,8 @@ class YamlReader:
         if tree is None or tree.value is None:
             return empty
         if not isinstance(tree.value, dict):
-            kind = "a list" if isinstance(tree.value, list) else f"the single value {tree.value!r}"
+            kind = "a list" if isinstance(tree.value, list) else None
+            kind = kind or f"the single value {printable(repr(tree.value), _MESSAGE)}"
             self.problems.append(f"{shown}: expected a mapping (key: value), found {kind}")
             return empty
         return tree
@@ -163,22 +229,41 @@ class YamlReader:
         ``folder`` is where included paths start; without it ``include`` is a key like any other and
         origins carry no line numbers (the text is one override's value).
         """
+        if len(text) > MOST_BYTES:
+            self.problems.append(f"{shown}: {len(text):,} characters are more than any config needs")
+            return None
         try:
             node = yaml.compose(text, Loader=_Loader)
             return None if node is None else _Builder(self, shown, folder).build(node)
+        except _TooMuchError as error:
+            if folder is not None:
+                raise
+            self.problems.append(str(error))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = f":{mark.line + 1}" if mark is not None and folder is not None else ""
-            self.problems.append(f"{shown}{line}: not valid YAML: {error.problem or error.context}")
+            self.problems.append(
+                f"{shown}{line}: not valid YAML: {printable(error.problem or error.context, _MESSAGE)}"
+            )
+        except (
+            yaml.reader.ReaderError
+        ) as error:  # a character that YAML forbids; its place is one in the text
+            place = f":{text.count(chr(10), 0, error.position) + 1}" if folder is not None else ""
+            unfit = printable(text[error.position : error.position + 1])
+            self.problems.append(f"{shown}{place}: not valid YAML: the character {unfit} is not allowed")
         except yaml.YAMLError as error:
-            self.problems.append(f"{shown}: not valid YAML: {str(error).splitlines()[0]}")
+            self.problems.append(
+                f"{shown}: not valid YAML: {printable(str(error).splitlines()[0], _MESSAGE)}"
+            )
         except RecursionError:
             self.problems.append(f"{shown}: nested too deeply")
         return None
 
     def _text(self, path: Path, shown: str) -> str | None:
         try:
-            return path.read_bytes().decode("utf-8-sig")
+            return _bytes(path).decode("utf-8-sig")
+        except _NoFileError as error:
+            self.problems.append(f"{shown}: {error}")
         except FileNotFoundError:
             self.problems.append(f"{shown}: no such file{_near(path)}")
         except IsADirectoryError:
@@ -190,13 +275,37 @@ class YamlReader:
         return None
 
 
+class _NoFileError(Exception):
+    """What is named is not a file of settings; the message says why."""
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file holds.  A pipe is not waited for, a device is not read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise _NoFileError("is a pipe or a device; name a YAML file")
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise _NoFileError(f"more than {MOST_BYTES:,} bytes, which no config needs; name a YAML file")
+    return content
+
+
 def _near(path: Path) -> str:
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError:
-        return f" (its folder {normpath(path.parent)} is not there either)"
+        return f" (its folder {printable(normpath(path.parent))} is not there either)"
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {normpath(path.parent / close[0])}?" if close else ""
+    return f"; did you mean {printable(normpath(path.parent / close[0]))}?" if close else ""
+
+
+def _shown(node: yaml.Node) -> str:
+    """A key that is no text, in a message."""
+    return (
+        f"'{printable(node.value, _MESSAGE)}'" if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+    )
 
 
 class _Builder:
@@ -214,6 +323,7 @@ class _Builder:
 
     def build(self, node: yaml.Node, where: str | None = None) -> Sourced:
         where = where or self.where(node)
+        self.reader.count(where)
         if any(node is other for other in self.above):
             self.problem(node, "an alias (*) is inside its own anchor (&)")
             return Sourced(None, where)
@@ -231,10 +341,16 @@ class _Builder:
         return Sourced(None, where)
 
     def scalar(self, node: yaml.ScalarNode) -> object:
+        unfit = _UNFIT.search(node.value)
+        if unfit:
+            self.problem(node, f"the character {printable(unfit[0])} is not allowed in a config")
+            return None
         try:
             return _scalar(node)
-        except ValueError:
-            self.problem(node, f"{node.value[:40]!r} is not a valid {node.tag.replace(_TAG, '!!')}")
+        except (ValueError, OverflowError):
+            self.problem(
+                node, f"'{printable(node.value, _MESSAGE)}' is not a valid {node.tag.replace(_TAG, '!!')}"
+            )
             return None
 
     def mapping(self, node: yaml.MappingNode, where: str) -> Sourced:
@@ -244,11 +360,14 @@ class _Builder:
         for key_node, value_node in node.value:
             key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
-                self.problem(key_node, f"a key must be text; quote it: {getattr(key_node, 'value', '')!r}")
+                self.problem(key_node, f"a key must be text; quote it: {_shown(key_node)}")
             elif key == "<<":
                 self.problem(key_node, f"merge keys (<<) are not supported; use {INCLUDE}: FILE")
             elif key in lines:
-                self.problem(key_node, f"{key}: is defined twice (first at {lines[key]}); keep one")
+                self.problem(
+                    key_node,
+                    f"{printable(key, _MESSAGE)}: is defined twice (first at {lines[key]}); keep one",
+                )
             else:
                 lines[key] = self.where(key_node)
                 if key == INCLUDE and self.folder is not None:
@@ -261,11 +380,14 @@ class _Builder:
         assert self.folder is not None
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for item in nodes:
+            before = len(self.reader.problems)
             name = self.scalar(item) if isinstance(item, yaml.ScalarNode) else None
+            if len(self.reader.problems) > before:
+                continue
             if not isinstance(name, str) or not name:
                 self.problem(item, f"{INCLUDE}: expected a path or a list of paths")
                 continue
-            before = len(self.reader.problems)
+            self.reader.count_file(self.where(item))
             included = merge(included, self.reader.read(self.folder / name))
             if len(self.reader.problems) > before:
                 self.reader.problems[before] += f" (included at {self.where(item)})"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from cad.config.section import NonNegativeInt, PositiveInt, Section
+from cad.config.section import NonNegativeInt, PositiveInt, Section, Seed
 
 _MOST_TASKS = 100_000
 _SPLIT = ("n_tasks", "split_seed", "n_heldout", "n_validation")
@@ -29,7 +29,7 @@ class EnvConfig(Section):
             "family's own where it has more than anyone collects."
         ),
     )
-    split_seed: NonNegativeInt = Field(0, description="Seed of the train / held-out shuffle of tasks.")
+    split_seed: Seed = Field(0, description="Seed of the train / held-out shuffle of tasks.")
     n_heldout: PositiveInt | None = Field(
         None, description="Held-out tasks, never trained on; default: all but round(0.9 x tasks)."
     )
@@ -46,6 +46,11 @@ class EnvConfig(Section):
     def steps_per_episode(self) -> int:
         """Horizon with the family's default filled in."""
         return self.horizon if self.horizon is not None else self.DEFAULT_HORIZON
+
+    @property
+    def least_horizon(self) -> int:
+        """Steps within which every task can be rewarded; its optimum would be 0 in fewer."""
+        return 1
 
     @property
     def rules(self) -> dict[str, Any]:

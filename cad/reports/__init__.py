@@ -15,6 +15,7 @@ from cad.reports.data import (
     Unequal,
     WatchedRollout,
     make_study,
+    summarise_cell,
 )
 from cad.reports.output import export_table, publish, require_free, write_report
 from cad.reports.plotting import animation_gif, strip_png
@@ -34,5 +35,6 @@ __all__ = [
     "publish",
     "require_free",
     "strip_png",
+    "summarise_cell",
     "write_report",
 ]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from cad.config import apply_overrides
 from cad.config.evaluation import EvaluationConfig
-from cad.config.section import NonNegativeInt, Section
+from cad.config.section import Section, TrainingSeed
 from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig, PPOConfig
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig
@@ -24,7 +24,7 @@ _MOST_HIDDEN = 10_000
 class Config(Section):
     """One cell: everything that determines its numbers."""
 
-    seed: NonNegativeInt = Field(0, description="Seed of initial weights, sampling and dropout.")
+    seed: TrainingSeed = Field(0, description="Seed of initial weights, sampling and dropout.")
     env: AnyEnvConfig = Field(DEFAULT_ENV, description="Tasks and their split.")
     source: AnySourceConfig = Field(DEFAULT_SOURCE, description="The agents that write the histories.")
     model: AnyModelConfig = Field(DEFAULT_MODEL, description="The sequence model.")
@@ -88,6 +88,11 @@ class Config(Section):
             raise ValueError(
                 f"source.steps_per_stream={self.source.steps_per_stream} is not a whole number of "
                 f"episodes of env.horizon={horizon} steps"
+            )
+        if horizon < self.env.least_horizon:
+            raise ValueError(
+                f"env.horizon={horizon}: {self.env.in_words()} has tasks whose goal is "
+                f"{self.env.least_horizon} steps away: their optimum would be 0; make it at least that"
             )
         family = FAMILIES[self.env.name]
         if isinstance(self.source, LearnerConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from cad.config.section import NonNegativeInt, Section
+from cad.config.section import Section, TrainingSeed
 from cad.schema.cell import Config
 
 
@@ -28,7 +28,7 @@ class Arm(Section):
         description="Choose the setting that a state's size follows from (model.n_transit of ad, n_hidden of "
         "gru, head_width of linear_attention): the largest whose state has no more bytes than another arm's.",
     )
-    seeds: tuple[NonNegativeInt, ...] | None = Field(
+    seeds: tuple[TrainingSeed, ...] | None = Field(
         None, min_length=1, description="Training seeds of this arm's cells; default the experiment's."
     )
 
@@ -53,7 +53,7 @@ class ExperimentConfig(Section):
     description: str = Field("", description="What the experiment is for.")
     base: Config = Field(Config(), description="Settings that every cell shares.")
     arms: tuple[Arm, ...] = Field(min_length=1, description="Families of cells.")
-    seeds: tuple[NonNegativeInt, ...] = Field(
+    seeds: tuple[TrainingSeed, ...] = Field(
         (0,), min_length=1, description="Training seeds of every cell, but for arms that have their own."
     )
     report: ReportConfig = Field(ReportConfig(), description="The report.")

@@ -277,7 +277,7 @@ def test_not_a_mapping(text: str, actual: str) -> None:
         ("seed: 1\nmodel: {n_latent: 3\n", "a.yaml:3: not valid YAML"),
         ("seed: 1\n\tmodel: 2\n", "a.yaml:2: not valid YAML"),
         ("seed: 1\n---\nseed: 2\n", "a.yaml:2: not valid YAML"),
-        ("seed: \x00\n", "a.yaml: not valid YAML"),
+        ("seed: \x00\n", "a.yaml:1: not valid YAML: the character \\x00 is not allowed"),
         (
             "seed: 1\nenv: !!python/object/apply:os.getcwd []\n",
             "a.yaml:2: the tag !!python/object/apply:os.getcwd",
@@ -286,7 +286,7 @@ def test_not_a_mapping(text: str, actual: str) -> None:
         ("seed: !!int x\n", "a.yaml:1: 'x' is not a valid !!int"),
         ("3: 4\n", "a.yaml:1: a key must be text; quote it: '3'"),
         ("? [a]\n: 4\n", "a.yaml:1: a key must be text"),
-        ("seed: " + "[" * 3000 + "]" * 3000, "a.yaml: nested too deeply"),
+        ("seed: " + "[" * 3000 + "]" * 3000, "a.yaml:1: not valid YAML: nested too deeply"),
     ],
 )
 def test_not_yaml(text: str, says: str) -> None:
@@ -294,7 +294,7 @@ def test_not_yaml(text: str, says: str) -> None:
 
 
 def test_half_a_character_is_refused() -> None:
-    assert "cannot be represented" in wrong('time: "\\ud800"\n')
+    assert "p.yaml:2: the character \\ud800 is not allowed in a config" in wrong('time: "\\ud800"\n')
 
 
 # --- keys and values

@@ -18,7 +18,7 @@ from cad.models.registry import new_memory
 SPLIT = {"n_tasks": 20, "n_heldout": 2, "n_validation": 1}
 FAMILIES = {
     "darkroom": {"size": 5, "n_tasks": 25},
-    "darkroom_permuted": {"size": 5, "n_tasks": 120},
+    "darkroom_permuted": {"size": 4, "n_tasks": 120},
     "dark_key_to_door": {"size": 5, "n_tasks": 625},
     "cued_darkroom": {"size": 5, **SPLIT},
     "bandit": SPLIT,

@@ -32,6 +32,11 @@ class DarkroomPermutedConfig(GridConfig):
     horizon: PositiveInt | None = Field(None, description="Steps an episode; default 50.")
 
     @property
+    def least_horizon(self) -> int:
+        """Steps from corner to corner."""
+        return 2 * (self.size - 1)
+
+    @property
     def family_size(self) -> int:
         """A task a permutation of the actions."""
         return math.factorial(len(ACTION_NAMES))

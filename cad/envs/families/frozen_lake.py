@@ -51,7 +51,7 @@ class FrozenLakeConfig(GridConfig):
         return self.n_holes if self.n_holes is not None else max(1, self.size**2 // 5)
 
     @property
-    def longest_way(self) -> int:
+    def least_horizon(self) -> int:
         """Steps in which every lake can be crossed."""
         return 4 * (self.size - 1)
 
@@ -78,9 +78,9 @@ class FrozenLakeConfig(GridConfig):
                 f"n_holes={self.n_holes}: a lake of size {self.size} has 1 to {most} holes, so that most can "
                 "be crossed"
             )
-        if self.steps_per_episode < self.longest_way:
+        if self.steps_per_episode < self.least_horizon:
             raise ValueError(
-                f"horizon={self.horizon}: a lake of size {self.size} may take {self.longest_way} steps to "
+                f"horizon={self.horizon}: a lake of size {self.size} may take {self.least_horizon} steps to "
                 "cross; make it at least that"
             )
         return self

@@ -22,6 +22,11 @@ class GridConfig(EnvConfig):
 
     size: Annotated[int, Field(ge=2, le=100)] = Field(9, description="Rows (and columns) of the square grid.")
 
+    @property
+    def least_horizon(self) -> int:
+        """Steps from the middle to the corner that is farthest from it."""
+        return 2 * (self.size // 2)
+
     def in_words(self) -> str:
         """See :meth:`EnvConfig.in_words`."""
         return f"{self.name} of size {self.size}"

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
+from cad.config import read_override
 from cad.envs.registry import task_family
-from cad.errors import CadError, UsageError
+from cad.errors import CadError, UsageError, printable
 from cad.evaluation.results import save_results
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.reporting.environment_info import code_version
@@ -105,7 +105,9 @@ def evaluate_exported(
 
 
 def _parse(word: str) -> tuple[str, object]:
-    key, _, text = word.partition("=")
+    key, value = read_override(word)
     if not key.startswith("evaluation."):
-        raise UsageError(f"{word}: the model's file fixes its own settings; only evaluation.* can be set")
-    return key, yaml.safe_load(text)
+        raise UsageError(
+            f"{printable(key, 80)}: the model's file fixes its own settings; only evaluation.* can be set"
+        )
+    return key, value

@@ -7,7 +7,7 @@ from pathlib import Path
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.reporting.gather import gather_cell, gather_source
 from cad.experiments.reporting.provenance import gather_provenance
-from cad.reports import Study, Unequal, make_study, write_report
+from cad.reports import Study, Unequal, make_study, summarise_cell, write_report
 
 
 def experiment_study(
@@ -23,6 +23,17 @@ def experiment_study(
         experiment.config.name, report.title, report.question, results, None, reference=reference,
         unequal=unequal,
     )  # fmt: skip
+
+
+def no_cell_counts(experiment: Experiment) -> str | None:
+    """What is wrong with the first cell, if no cell's returns can be used; None if some cell's can."""
+    defect = None
+    for cell in experiment.cells:
+        status = summarise_cell(gather_cell(experiment.root, cell)).status
+        if status == "done":
+            return None
+        defect = defect or status
+    return defect
 
 
 def write_experiment_report(

@@ -13,7 +13,7 @@ from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.stage import Stage
 from cad.experiments.run.local_launcher import run_in_ranks
-from cad.experiments.run.resources import Resources, ranks_of
+from cad.experiments.run.resources import Resources, pick_device, ranks_of
 from cad.experiments.run.stages import run_stage
 from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
 from cad.surroundings import leave_out
@@ -51,7 +51,8 @@ def run_or_record(
     try:
         ranks = ranks_of(stage, resources.ranks)
         if assignment is not None:
-            with joined(assignment, directory.path, stop, resources.device) as joined_ranks:
+            device = pick_device(resources.device).type
+            with joined(assignment, directory.path, stop, device) as joined_ranks:
                 run_stage(root, stage, resources, stop, wait=True, ranks=joined_ranks)
         elif ranks > 1:
             work = _RankJob(root, stage, resources)

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.live import Live
 
 from cad.checksums import DamagedFileError
-from cad.errors import CadError
+from cad.errors import CadError, printable
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import StageKind
-from cad.experiments.reporting.report import write_experiment_report
+from cad.experiments.reporting.report import no_cell_counts, write_experiment_report
 from cad.experiments.run.repair import Repair, repair_stage, run_to_repair
 from cad.experiments.run.resources import Resources, require_ranks_of_cells
 from cad.experiments.run.runner import Run, Show, run_in_processes, run_inline
@@ -78,6 +78,8 @@ def run_experiment(
     if run.failures:
         where = "" if page is None else f" (report: {page})"
         raise CadError(f"{failed}{where}:{reasons}")
+    if page is not None and last == "evaluate" and (defect := no_cell_counts(experiment)) is not None:
+        raise CadError(f"no cell has a result that counts (report: {page}); the first one: {defect}")
     return page
 
 
@@ -104,7 +106,7 @@ def repair_experiment(
     if dry_run:
         return [*lines, "nothing was changed"]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line, keep="\n\t"), soft_wrap=True)
     again = [found for found in repairs if found.again]
     if not again:
         return ["set aside; nothing has to run again"]
@@ -160,7 +162,7 @@ def run_cell(
 
 
 def _printer(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return lambda line: console.print(printable(line, keep="\n\t"), soft_wrap=True)
 
 
 @contextlib.contextmanager

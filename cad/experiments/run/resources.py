@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cad.config import LoopConfig
+from cad.errors import UsageError, printable
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.stage import Stage
 from cad.training.engines import require_ranks
@@ -27,11 +28,27 @@ class Resources:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Code and image, recorded when the stage is done."""
 
+    def __post_init__(self) -> None:
+        """Refuse a device that is not there before anything runs."""
+        pick_device(self.device)
+
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU."""
+    """``auto`` is the first CUDA device where there is one, else the CPU.
+
+    Raises :class:`UsageError` for a device that this machine, or this build of torch, does not have.
+    """
+    found = torch.cuda.device_count()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda" if found else "cpu")
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"--device {printable(name, 40)}: choose cpu, cuda, cuda:N (a number) or auto")
+    if kind == "cuda" and int(number or 0) >= found:
+        why = f"torch {torch.__version__} has no CUDA" if torch.version.cuda is None else "see nvidia-smi"
+        raise UsageError(
+            f"--device {name}: torch finds {found} CUDA devices here ({why}); use --device cpu or auto"
+        )
     return torch.device(name)
 
 

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cad.errors import printable
 from cad.experiments.durations import clock_time
 from cad.experiments.run.runner import Run, StageState
 
@@ -67,7 +68,7 @@ class ChangeLines:
                 took = f" ({clock_time(entry.seconds)})" if entry.state == "done" else ""
                 why = f": {entry.message}" if entry.message else ""
                 text = f"{time.strftime('%H:%M:%S')} {entry.state}: {stage_label(run, name)}{took}{why}"
-                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._console.print(printable(text, keep="\n\t"), soft_wrap=True)
 
 
 def _progress(entry: StageState) -> tuple[RenderableType, str, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cad.reports.data.capacity import Curve, Load, capacity_curves, capacity_tables
 from cad.reports.data.cell_records import cell_record, cell_tables, fingerprint
-from cad.reports.data.cells import LAST_EPISODES, CellSummary, TaskScore, last_episodes
+from cad.reports.data.cells import LAST_EPISODES, CellSummary, TaskScore, last_episodes, summarise_cell
 from cad.reports.data.chosen_rollouts import ChosenRollout, WatchedRollout, chosen_rollouts, rollout_tables
 from cad.reports.data.compressions import (
     DepthSpot,
@@ -186,6 +186,7 @@ __all__ = [
     "shared_models",
     "shared_seeds",
     "source_agent",
+    "summarise_cell",
     "task_tables",
     "task_word",
     "text_cell",

@@ -91,11 +91,12 @@ def test_the_whole_probe_is_repeatable_and_survives_its_file(config, model, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "names"), [("dark_key_to_door", ["key", "door"]), ("darkroom_permuted", [])]
+    ("name", "size", "names"), [("dark_key_to_door", 5, ["key", "door"]), ("darkroom_permuted", 3, [])]
 )
-def test_other_families(name, names, tiny_config, loud_model):
+def test_other_families(name, size, names, tiny_config, loud_model):
     config = tiny_config(
-        env={"name": name, "n_tasks": 40, "n_heldout": 4}, evaluation={"n_episodes": 8, "n_rollouts": 2}
+        env={"name": name, "size": size, "n_tasks": 40, "n_heldout": 4},
+        evaluation={"n_episodes": 8, "n_rollouts": 2},
     )
     model, tasks = loud_model(config), task_family(config.env).task_ids
     probe = probe_latents(
