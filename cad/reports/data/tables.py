@@ -33,7 +33,12 @@ class Table:
 
 
 def _exact(value: Value) -> str:
-    return repr(float(value)) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    # A spreadsheet would take such a text for a formula and run it; a quote makes it text.
+    if isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r":
+        return f"'{value}"
+    return str(value)
 
 
 def finite(value: float | None) -> float | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from cad.errors import CadError
+from cad.errors import CadError, printable
 from cad.reports.data import ModelResult, Study, differences_from, last_words, mean_cost
 from cad.reports.output.markdown import escape_markdown
 from cad.reports.output.summary import notices
@@ -22,7 +22,7 @@ _LATEX = {
 
 def latex_text(text: str) -> str:
     """One line of text that LaTeX prints as it is."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(_LATEX.get(character, character) for character in printable(" ".join(text.split())))
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from cad.reports.data import LAST_EPISODES, RESAMPLES, Study, describe, last_words, plural, task_word
+from cad.reports.plotting import not_drawn
 
 
 def headline(study: Study) -> str:
@@ -78,6 +79,12 @@ def notices(study: Study) -> list[str]:
     fewest = min((model.returns.n_episodes for model in study.scored), default=LAST_EPISODES)
     if fewest < LAST_EPISODES:
         lines.append(f"Only {plural(fewest, 'episode')} a roll-out: “last 10” is the mean over all of them.")
+    missing = not_drawn(" ".join(cell.result.label for cell in study.cells))
+    if missing:
+        lines.append(
+            f"No font on this machine has {missing}: figures show boxes there. Install one that has, such as "
+            "Noto Sans CJK, and make the report again."
+        )
     return lines
 
 

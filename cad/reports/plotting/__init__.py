@@ -29,6 +29,7 @@ from cad.reports.plotting.style import (
     TEXT,
     drawing_style,
     new_figure,
+    not_drawn,
     spread,
     wrap,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "is_crowded",
     "line_styles",
     "new_figure",
+    "not_drawn",
     "render",
     "spread",
     "strip_png",

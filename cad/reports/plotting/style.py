@@ -5,10 +5,15 @@ Data colours are those of Okabe and Ito, and two of Tol's, that stand out on whi
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import textwrap
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
+import matplotlib.font_manager
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,6 +29,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 7.0  # inches: the text width of an A4 or letter page
 # Sizes of type, in points.
 TEXT, SMALL, FINE = 7.4, 6.6, 6.2
+
+_FONT = "DejaVu Sans"  # comes with matplotlib: the same everywhere
+# For characters that it lacks, where they are installed: those of Chinese, Japanese and Korean.
+_FALLBACKS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "IPAexGothic", "Droid Sans Fallback", "Arial Unicode MS",
+    "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+)  # fmt: skip
 
 _RC: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -42,7 +55,6 @@ _RC: dict[str, Any] = {
     "figure.constrained_layout.h_pad": 0.033,
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.08,  # inches: type is not equally wide in all of a figure's formats
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": TEXT,
     "grid.color": GRID,
     "grid.linewidth": 0.55,
@@ -70,9 +82,33 @@ _RC: dict[str, Any] = {
 }  # fmt: skip
 
 
-def drawing_style() -> Any:
+@functools.cache
+def _fonts() -> tuple[str, ...]:
+    installed = {font.name for font in matplotlib.font_manager.fontManager.ttflist}
+    return (_FONT, *(name for name in _FALLBACKS if name in installed))
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+    """What the fonts of figures can draw."""
+    paths = [matplotlib.font_manager.findfont(name) for name in _fonts()]
+    return frozenset().union(*(matplotlib.font_manager.get_font(path).get_charmap() for path in paths))
+
+
+def not_drawn(text: str) -> str:
+    """The characters of ``text`` that figures show as boxes, each once, for want of a font."""
+    odd = {character for character in text if not character.isascii()}
+    return "".join(sorted(c for c in odd if ord(c) not in _characters())) if odd else ""
+
+
+@contextlib.contextmanager
+def drawing_style() -> Iterator[None]:
     """Context in which figures must be made and rendered, whatever a user's matplotlibrc says."""
-    return matplotlib.style.context(["default", _RC])
+    style = matplotlib.style.context(["default", {**_RC, "font.family": list(_fonts())}])
+    with warnings.catch_warnings(), style:
+        # The report says it once; see `not_drawn`.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -90,7 +126,9 @@ def wrap(text: str, width: int) -> str:
             lines[-1] += " " + part
         else:
             lines += textwrap.wrap(part, width) or [""]
-    return "\n".join([*lines[:2], textwrap.shorten(" ".join(lines[2:]), width, placeholder=" …")]).strip()
+    shown = "\n".join([*lines[:2], textwrap.shorten(" ".join(lines[2:]), width, placeholder=" …")]).strip()
+    # matplotlib leaves labels that begin with "_" out of legends; a hair space is not seen.
+    return f"\u200a{shown}" if shown.startswith("_") else shown
 
 
 def spread(positions: list[float], gap: float) -> list[float]:

@@ -38,3 +38,8 @@ def test_table_for_a_paper(cell: Make) -> None:
     assert "minus AD, window 80" in markdown and r"\| \$x^2\$" in markdown and "2 of 2" in markdown
     with pytest.raises(CadError, match="no result yet"):
         export_table(study_of([cell(status="missing", returns=None)]), "latex")
+
+
+def test_what_controls_a_terminal_is_shown_in_a_table(cell: Make) -> None:
+    latex = export_table(study_of([cell(label="a\x1b[31m:x:")]), "latex")
+    assert r"a\textbackslash{}x1b[31m:x:" in latex and "\x1b" not in latex
