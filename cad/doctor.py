@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from typing import Literal
 import cad
 from cad.config import load
 from cad.config.presets import PRESETS
+from cad.envs.registry import FAMILIES
 from cad.errors import CadError
 from cad.locks import folder_lock, has_flock
 from cad.schema import Config
@@ -60,6 +61,20 @@ def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
     yield _tool("apptainer", ("apptainer", "singularity"), "needed only for cluster jobs in an image")
     yield _disk(root)
     yield _locks(root)
+
+
+def examine_family(files: Sequence[Path], overrides: Sequence[str]) -> Iterator[Check]:
+    """Check the task family that a cell's settings name; see :mod:`cad.envs.check`.
+
+    Raises :class:`CadError` for settings that are wrong, or a family that cannot be imported.
+    """
+    from cad.envs.check import check_family
+
+    env = load(Config, files, overrides).value.env
+    yield Check("family", "ok", f"{env.name}: {FAMILIES[env.name].in_a_line()}")
+    for finding in check_family(env):
+        advice = "" if finding.kept else f"correct {FAMILIES[env.name].__module__}"
+        yield Check(finding.promise, "ok" if finding.kept else "broken", finding.words, advice)
 
 
 def _python() -> Check:

@@ -41,3 +41,9 @@ class UsageError(CadError):
     """A usage error, such as an unknown key or a wrong type (exit code 2)."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error: messages of libraries are long."""
+    text: str = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return (str(text).splitlines() or [type(error).__name__])[0][:160]

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 
 from cad.checksums import DamagedFileError, stage_remedy
-from cad.errors import CadError
+from cad.errors import CadError, first_line
 from cad.storage import disk_error
 
 
@@ -53,12 +53,6 @@ def require_owner(file: h5py.File, path: Path, stage: str | None) -> None:
         raise unreadable(error, path, stage_remedy(path.parent)) from error
     if stage is not None and owner is not None and owner != stage:
         raise DamagedFileError(path, f"it is that of {owner}, not of {stage}", stage_remedy(path.parent))
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error: HDF5's own messages are long."""
-    text: str = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return (str(text).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _lock_owner(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from typer.main import get_command_name
 
 import cad
-from cad.cli import analysis, cluster, config, doctor, experiments, histories, stages
+from cad.cli import analysis, cluster, config, doctor, experiments, families, histories, stages
 from cad.cli.terminal import errors
 from cad.errors import CadError, printable
 from cad.surroundings import leave_out
@@ -33,7 +33,7 @@ _PANELS: tuple[tuple[str, Commands], ...] = (
         (stages.collect, stages.pretrain, stages.train, stages.evaluate, stages.export),
     ),
     ("Analysis", (analysis.probe, analysis.watch_rollout, analysis.tensorboard, analysis.export_table)),
-    ("Settings and checks", (doctor.doctor,)),
+    ("Settings and checks", (doctor.doctor, families.families)),
 )
 _GROUPS: tuple[tuple[str, str, Commands], ...] = (
     ("config", "Show settings and what they mean.", (config.show, config.schema)),

@@ -7,27 +7,39 @@ from typing import Annotated
 
 import typer
 
-from cad.cli.arguments import RUNS, Root
+from cad.cli.arguments import RUNS, ConfigWords, Root, split_files
 from cad.cli.terminal import console
 from cad.errors import CadError, printable
 
 
 def doctor(
+    words: ConfigWords = None,
     root: Root = RUNS,
     presets: Annotated[Path | None, typer.Option(help="Folder of presets; default: the package's.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Check this task family instead (a name, or module:Class).")
+    ] = None,
 ) -> None:
-    """Check the installation: packages, devices, every model preset, Slurm, Apptainer, disk."""
+    """Check the installation: packages, devices, every model preset, Slurm, Apptainer, disk.
+
+    With --family, or with settings of a cell, check the task family that they name: its spaces, tasks,
+    split, steps, seeds and optimum.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from cad.config.presets import PRESETS
-    from cad.doctor import examine
+    from cad.doctor import examine, examine_family
 
     style = {"ok": "green", "missing": "yellow", "broken": "bold red"}
     table = Table("check", "state", "detail", "what to do")
     broken = []
+    files, settings = split_files(words)
+    if family is not None:
+        settings = [*settings, f"env.name={family}"]
+    checks = examine_family(files, settings) if files or settings else examine(root, presets or PRESETS)
     with console.status("checking"):
-        for check in examine(root, presets or PRESETS):
+        for check in checks:
             state = Text(check.state, style[check.state])
             table.add_row(check.name, state, printable(check.detail), printable(check.advice))
             broken += [check.name] if check.state == "broken" else []

@@ -90,8 +90,8 @@ class TaskFamily(ABC, Generic[C]):
         task_ids: canonical ids in use, ascending; default all of the family.
     """
 
-    gymnasium_id: ClassVar[str]
-    """Name in Gymnasium's registry."""
+    gymnasium_id: ClassVar[str | None] = None
+    """Name in Gymnasium's registry, for a family that is to be there."""
     config_class: ClassVar[type[EnvConfig]]
     task_noun: ClassVar[str] = "task"
     """What reports call a task."""
@@ -108,6 +108,11 @@ class TaskFamily(ABC, Generic[C]):
     def __init__(self, config: C, task_ids: Sequence[int] | None = None) -> None:
         self.config = config
         self.task_ids = tuple(range(config.family_size) if task_ids is None else task_ids)
+
+    @classmethod
+    def in_a_line(cls) -> str:
+        """What the family is: the first line of its docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def name(self) -> str:

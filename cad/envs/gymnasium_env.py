@@ -62,8 +62,8 @@ class TaskEnv(gym.Env[Observation, np.int64]):
 
 def register_environments() -> None:
     """Make the environments known to ``gymnasium.make``; calling it again changes nothing."""
-    for name, family in FAMILIES.items():
-        if family.gymnasium_id not in gym.registry:
+    for name, family in FAMILIES.usable().items():
+        if family.gymnasium_id is not None and family.gymnasium_id not in gym.registry:
             gym.register(family.gymnasium_id, entry_point=f"{__name__}:TaskEnv", kwargs={"family": name})
 
 

@@ -33,8 +33,8 @@ from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
 from cad.envs.split import Split
 from cad.envs.transitions import SmallArray, Transitions
-from cad.errors import CadError
-from cad.hdf5 import UNREADABLE, first_line, open_hdf5, require_owner, unreadable
+from cad.errors import CadError, first_line
+from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
 
 SCHEMA_VERSION = 1
 DATASETS = tuple(field.name for field in fields(Transitions))

@@ -12,7 +12,7 @@ from cad.config.evaluation import EvaluationConfig
 from cad.config.section import Section, TrainingSeed
 from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig, PPOConfig
 from cad.config.training import PretrainConfig, TrainConfig
-from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig
+from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig, config_class
 from cad.envs.split import split_tasks
 from cad.models.registry import DEFAULT_MODEL, MODELS, AnyModelConfig, spec_of
 from cad.models.spec import AnySpec, Sections
@@ -70,15 +70,19 @@ class Config(Section):
         left behind.  Raises :class:`~cad.errors.UsageError`.
         """
         data = self.model_dump(mode="json")
-        for section, tag, classes in (
-            ("model", "kind", {kind: spec.config_class for kind, spec in MODELS.items()}),
-            ("source", "kind", SOURCES),
-            ("env", "name", {name: family.config_class for name, family in FAMILIES.items()}),
+        for section, tag, find in (
+            ("model", "kind", lambda kind: MODELS[kind].config_class),
+            ("source", "kind", SOURCES.__getitem__),
+            ("env", "name", config_class),
         ):
             chosen = _chosen(settings, section, tag)
-            if chosen in classes and chosen != data[section][tag]:
-                kept = classes[chosen].model_fields
-                data[section] = {key: value for key, value in data[section].items() if key in kept}
+            if chosen is None or chosen == data[section][tag]:
+                continue
+            try:
+                kept = find(chosen).model_fields
+            except (KeyError, ValueError, TypeError):
+                continue  # there is none; validation says so
+            data[section] = {key: value for key, value in data[section].items() if key in kept}
         return apply_overrides(type(self), data, settings, where)
 
     @model_validator(mode="after")

@@ -1,0 +1,282 @@
+"""Does a task family keep what it promises?  Every promise is tried out, and what is wrong said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cad.envs.batched import BatchedEnv
+from cad.envs.config import EnvConfig
+from cad.envs.family import AnyFamily
+from cad.envs.noise import Keys, noise_keys
+from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
+
+# Tasks that are tried out, environments of each, and episodes of each environment.
+_MOST_TASKS, _COPIES, _EPISODES = 12, 4, 3
+_RANDOM_COPIES = 400  # where chance decides: enough for a mean
+_STANDARD_ERRORS = 5.0
+
+
+class _Fault(Exception):
+    """What is wrong, in words."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One promise: what it is about, whether it is kept, and what was seen."""
+
+    promise: str
+    kept: bool
+    words: str
+
+
+def check_family(env: EnvConfig) -> Iterator[Finding]:
+    """Try every promise of the family that ``env`` describes, one after the other.
+
+    After spaces or tasks that are wrong the others cannot be tried.
+    """
+    family: AnyFamily | None = None
+
+    def made() -> str:
+        nonlocal family
+        family = task_family(env)
+        return _spaces(family)
+
+    first = _tried("spaces", made)
+    yield first
+    if not first.kept or family is None:
+        return
+    rules = family
+    second = _tried("tasks", lambda: _tasks(rules))
+    yield second
+    if not second.kept:
+        return
+    yield _tried("split", lambda: _split(rules, env))
+    steps = _tried("steps", lambda: _steps(rules))
+    yield steps
+    if steps.kept:
+        yield _tried("seed", lambda: _same_again(rules))
+        yield _tried("batch", lambda: _batch_is_its_singles(rules))
+        yield _tried("optimum", lambda: _optimum(rules))
+
+
+def _tried(promise: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(promise, True, attempt())
+    except _Fault as fault:
+        return Finding(promise, False, str(fault))
+    except Exception as error:  # code of others may raise anything
+        return Finding(promise, False, f"it raises {type(error).__name__}: {error}")
+
+
+def _require(holds: bool, words: str) -> None:
+    if not holds:
+        raise _Fault(words)
+
+
+def _spaces(family: AnyFamily) -> str:
+    spaces = family.spaces
+    _require(
+        len(spaces.field_names) == len(spaces.field_sizes) > 0,
+        f"spaces: {len(spaces.field_names)} field_names for {len(spaces.field_sizes)} field_sizes; an "
+        "observation needs at least one field, and each a name and a size",
+    )
+    for name, size in zip(spaces.field_names, spaces.field_sizes, strict=True):
+        _require(1 <= size <= 256, f"spaces: field {name} has size {size}; histories hold sizes 1 to 256")
+    _require(
+        2 <= spaces.n_actions <= 256, f"spaces: n_actions={spaces.n_actions}; histories hold 2 to 256 actions"
+    )
+    _require(
+        2 <= spaces.n_rewards <= 256,
+        f"spaces: n_rewards={spaces.n_rewards}; rewards are whole numbers from 0, 2 to 256 of them",
+    )
+    _require(
+        family.n_facts >= 1 and family.n_hidden_states >= 1, "n_facts and n_hidden_states are at least 1"
+    )
+    _require(family.horizon >= 1, f"an episode has {family.horizon} steps")
+    fields = ", ".join(f"{n} below {s}" for n, s in zip(spaces.field_names, spaces.field_sizes, strict=True))
+    return (
+        f"{fields}; {spaces.n_actions} actions, {spaces.n_rewards} rewards, {family.horizon} steps an episode"
+    )
+
+
+def _some_tasks(family: AnyFamily) -> list[int]:
+    every = max(1, len(family.task_ids) // _MOST_TASKS)
+    return list(family.task_ids[::every][:_MOST_TASKS])
+
+
+def _tasks(family: AnyFamily) -> str:
+    named: dict[tuple[int, ...], int] = {}
+    for task in _some_tasks(family):
+        goal = family.goal(task)
+        _require(
+            isinstance(goal, tuple) and all(isinstance(part, int) for part in goal),
+            f"goal({task}) is {goal!r}; it is a tuple of whole numbers",
+        )
+        other = named.setdefault(goal, task)
+        _require(other == task, f"tasks {other} and {task} are one: both have the goal {goal}")
+        _require(bool(family.describe(task).strip()), f"describe({task}) is empty; it is what tables show")
+        best = family.optimal_return(task)
+        _require(bool(np.isfinite(best)), f"optimal_return({task}) is {best}; it is a finite number")
+    outside = family.config.family_size
+    try:
+        family.goal(outside)
+    except ValueError:
+        pass
+    else:
+        raise _Fault(
+            f"goal({outside}) raises no ValueError, although ids end at {outside - 1}; call "
+            "self._check_id(task_id) first"
+        )
+    return f"{len(family.task_ids)} of {outside} in use; {len(named)} were looked at"
+
+
+def _split(family: AnyFamily, env: EnvConfig) -> str:
+    split = split_tasks(env)
+    parts = [*split.train, *split.validation, *split.heldout]
+    _require(
+        sorted(parts) == sorted(family.task_ids),
+        "training, validation and held-out tasks together are not every task in use once; see shuffled()",
+    )
+    _require(split == split_tasks(env), "another call splits the tasks differently; see shuffled()")
+    return f"{len(split.train)} training, {len(split.validation)} validation, {len(split.heldout)} held-out"
+
+
+def _environments(family: AnyFamily, copies: int = _COPIES) -> tuple[np.ndarray, Keys]:
+    tasks = np.repeat(np.array(_some_tasks(family), dtype=np.int64), copies)
+    return tasks, noise_keys("doctor", 0, tasks, np.arange(len(tasks)))
+
+
+Played = tuple[np.ndarray, np.ndarray]
+"""Observations (episodes, horizon + 1, B, fields) and rewards (episodes, horizon, B)."""
+
+
+def _play(family: AnyFamily, tasks: np.ndarray, keys: Keys, actions: np.ndarray) -> Played:
+    """Take ``actions`` (episodes, horizon, B); what is seen and given is checked on the way."""
+    env, spaces = BatchedEnv(family, tasks, keys), family.spaces
+    seen, given = [], []
+    for number, episode in enumerate(actions):
+        states = [_sound(family, env.reset(), len(tasks), f"at the start of episode {number}")]
+        rewards = []
+        for step, taken in enumerate(episode):
+            where = f"after step {step} of episode {number}"
+            before, kept = env.goals.copy(), states[-1].copy()
+            after, reward, _ = env.step(taken)
+            _require(
+                np.array_equal(before, env.goals) and np.array_equal(kept, states[-1]),
+                "transition() changes its inputs; work on a copy",
+            )
+            states.append(_sound(family, after, len(tasks), where))
+            _require(
+                isinstance(reward, np.ndarray) and reward.shape == (len(tasks),),
+                f"{where}: rewards have shape {np.shape(reward)}, not ({len(tasks)},)",
+            )
+            _require(reward.dtype == np.float32, f"{where}: rewards are {reward.dtype}, not float32")
+            wrong = reward[~np.isin(reward, np.arange(spaces.n_rewards))]
+            _require(
+                not len(wrong),
+                f"{where}: a reward is {wrong[0] if len(wrong) else 0}; with n_rewards={spaces.n_rewards} it "
+                f"is a whole number from 0 to {spaces.n_rewards - 1}",
+            )
+            hidden = env.hidden
+            _require(
+                hidden.shape == (len(tasks),) and 0 <= hidden.min() <= hidden.max() < family.n_hidden_states,
+                f"{where}: the hidden part of the state is outside 0..{family.n_hidden_states - 1}",
+            )
+            rewards.append(reward.copy())
+        seen.append([state.copy() for state in states])
+        given.append(rewards)
+    return np.array(seen), np.array(given)
+
+
+def _sound(family: AnyFamily, states: np.ndarray, n: int, where: str) -> np.ndarray:
+    spaces = family.spaces
+    _require(
+        isinstance(states, np.ndarray) and states.shape == (n, spaces.n_fields),
+        f"{where}: observations have shape {np.shape(states)}, not (environments, fields) = "
+        f"({n}, {spaces.n_fields})",
+    )
+    _require(states.dtype == np.int64, f"{where}: observations are {states.dtype}, not int64")
+    for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
+        low, high = int(states[:, index].min()), int(states[:, index].max())
+        value = low if low < 0 else high
+        _require(0 <= value < size, f"{where}: field {name} is {value}, outside 0..{size - 1}")
+    return states
+
+
+def _random_actions(family: AnyFamily, n: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, family.spaces.n_actions, (_EPISODES, family.horizon, n))
+
+
+def _steps(family: AnyFamily) -> str:
+    tasks, keys = _environments(family)
+    _play(family, tasks, keys, _random_actions(family, len(tasks)))
+    return f"{len(tasks)} environments, {_EPISODES} episodes of random actions: shapes, types, ranges hold"
+
+
+def _same_again(family: AnyFamily) -> str:
+    tasks, keys = _environments(family)
+    actions = _random_actions(family, len(tasks))
+    once, again = (_play(family, tasks, keys, actions) for _ in range(2))
+    _require(
+        all(np.array_equal(a, b) for a, b in zip(once, again, strict=True)),
+        "the same keys and actions give other observations or rewards the second time; chance may only come "
+        "from transition()'s noise (is_random)",
+    )
+    return "the same keys and actions give the same episodes"
+
+
+def _batch_is_its_singles(family: AnyFamily) -> str:
+    tasks, keys = _environments(family)
+    actions = _random_actions(family, len(tasks))
+    together = _play(family, tasks, keys, actions)
+    for i in range(len(tasks)):
+        part = slice(i, i + 1)
+        alone = _play(family, tasks[part], keys[part], actions[..., part])
+        _require(
+            np.array_equal(together[0][:, :, part], alone[0])
+            and np.array_equal(together[1][..., part], alone[1]),
+            f"task {tasks[i]} gives other observations or rewards alone than in a batch; does transition() "
+            "mix its rows?",
+        )
+    return f"{len(tasks)} environments in one batch are as each of them alone"
+
+
+def _optimum(family: AnyFamily) -> str:
+    """Neither chance nor the optimal policy earns more than the optimum, and the policy earns that much."""
+    copies = _RANDOM_COPIES if family.is_random else _COPIES
+    tasks, keys = _environments(family, copies)
+    for policy in ("random actions", "optimal_actions()"):
+        env, rng = BatchedEnv(family, tasks, keys), np.random.default_rng(0)
+        env.reset()
+        best = np.array([family.optimal_return(int(task)) for task in tasks])
+        if family.n_facts > 1:
+            best = family.episode_optimum(env.goals, env.facts).astype(np.float64)
+        returns = np.zeros(len(tasks))
+        for _ in range(family.horizon):
+            drawn = rng.integers(0, family.spaces.n_actions, len(tasks))
+            actions = drawn if policy == "random actions" else env.optimal_actions()
+            _require(
+                0 <= actions.min() <= actions.max() < family.spaces.n_actions,
+                f"{policy} leave 0..{family.spaces.n_actions - 1}",
+            )
+            returns += env.step(actions)[1]
+        by_task, best = returns.reshape(-1, copies), best.reshape(-1, copies)
+        error = 0 * returns.reshape(-1, copies)
+        if family.is_random:  # the optimum is a mean
+            error = np.maximum(by_task.std(axis=1, keepdims=True) / copies**0.5, 1e-9) * _STANDARD_ERRORS
+            by_task = by_task.mean(axis=1, keepdims=True)
+            best = best.mean(axis=1, keepdims=True)
+        over, under = by_task > best + error + 1e-6, by_task < best - error - 1e-6
+        for wrong, words in ((over, "more"), (under if policy != "random actions" else over, "less")):
+            if wrong.any():
+                row, column = np.argwhere(wrong)[0]
+                raise _Fault(
+                    f"task {tasks[row * copies]}: {policy} return {by_task[row, column]:g}, {words} than the "
+                    f"optimum of {best[row, column]:g}; correct optimal_return() or optimal_actions()"
+                )
+    return "random actions do not exceed it, optimal actions reach it"
