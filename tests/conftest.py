@@ -78,6 +78,16 @@ SLOW = (
     "training/test_reconstruction.py",
     "histories/test_collect.py",
     "cli/",
+    "cluster_unit/test_image.py",
+    "envs/test_cued_darkroom.py::test_a_history",
+    "envs/test_families.py::test_sources_improve",
+    "envs/test_outside_families.py::test_the_template_trains",
+    "evaluation/test_results.py::test_a_disk",
+    "histories/test_audit.py::test_plot",
+    "models/test_memory.py::test_memory_does_not_grow",
+    "models/test_memory.py::test_state_bytes_of_5_and_500",
+    "models/test_region_memory.py",
+    "reports/plotting/test_rollout_drawing.py",
     "test_doctor.py",
 )
 

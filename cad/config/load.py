@@ -279,7 +279,8 @@ def _rule(path: Sequence[str | int], text: str, keys: Keys, tree: Sourced, origi
             item = tree.find(full)
             notes.append(f"{name}: {DEFAULT if item is None else item.where}")
             blamed = blamed or item is not None
-    if origins and not blamed:
+    found = tree.find(path)
+    if origins and not blamed and found is not None and isinstance(found.value, dict):
         # All that it names are defaults: what does not go with them is what was written.
         notes += [f"{dotted(full)}: {item.where}" for full, item in _written(tree, path)[:_WRITTEN]]
     return f"{label}{text} ({'; '.join(notes)})" if notes else f"{_place(path, tree)}{label}{text}"
