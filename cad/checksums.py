@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cad.errors import CadError
-from cad.storage import disk_error, sha256_file, sha256_json, write_json
+from cad.storage import disk_error, open_file, sha256_file, sha256_json, write_json
 
 SET_ASIDE = "set-aside"
 """Folder of a stage for files that are not what was written."""
@@ -116,7 +116,8 @@ def is_missing(path: Path) -> bool:
 def read_bytes(path: Path) -> bytes:
     """All bytes of a file; :class:`CadError` with what the system says where it cannot be read."""
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            return file.readall()
     except OSError as error:
         raise disk_error(error, path, "read") from error
 

@@ -9,7 +9,7 @@ import h5py
 
 from cad.checksums import DamagedFileError, stage_remedy
 from cad.errors import CadError, first_line
-from cad.storage import disk_error
+from cad.storage import disk_error, open_file
 
 
 def open_hdf5(path: Path, remedy: str) -> h5py.File:
@@ -19,7 +19,7 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
     and :class:`DamagedFileError` where the file was read but is not HDF5.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.read(1)  # the system's own words: HDF5's are long
         return h5py.File(path, "r", locking="best-effort")
     except BlockingIOError as error:

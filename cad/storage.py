@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,7 @@ _READ_ADVICE = {
     errno.EPERM: "ask its owner for the permission to read it",
     errno.ELOOP: "its links lead in a circle",
     errno.EISDIR: "give the path of a file",
+    errno.EINVAL: "give the path of a file",
     errno.ENOTDIR: "a part of this path is a file, not a folder",
 }
 _TRY_AGAIN = "nothing was changed; run the same command again, and ask who runs the file system if it stays"
@@ -149,9 +152,21 @@ def read_json(path: Path) -> Any:
         raise disk_error(error, path, "read") from error
 
 
+def open_file(path: Path) -> io.FileIO:
+    """Open a file for reading.  A pipe, which would be waited for, or a device is an :class:`OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return io.FileIO(descriptor)
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb", buffering=0) as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -280,3 +280,13 @@ def test_a_lock_is_free_after_an_exception_and_taken_inside(tmp_path: Path) -> N
         raise RuntimeError
     with locks.folder_lock(tmp_path, "the run"):
         pass
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is a pipe or a device, not a file"):
+            storage.sha256_file(path)
+    with pytest.raises(IsADirectoryError):
+        storage.sha256_file(tmp_path)

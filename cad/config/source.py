@@ -35,6 +35,7 @@ class SourceConfig(Section):
     steps_per_stream: PositiveInt = Field(1000, description="Environment steps kept of each stream.")
     loads: tuple[PositiveInt, ...] | None = Field(
         None,
+        min_length=1,
         description="For tasks of several facts (cues): each stream meets a random subset of them, its size "
         "drawn from these; default: all facts.",
     )

@@ -8,9 +8,8 @@ The dialect is YAML 1.2's core schema on PyYAML's :class:`yaml.SafeLoader`: ``1e
 from __future__ import annotations
 
 import difflib
-import os
+import errno
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os.path import normpath
@@ -21,6 +20,7 @@ import yaml
 
 from cad.config.presets import or_preset
 from cad.errors import printable
+from cad.storage import open_file
 
 INCLUDE = "include"
 # What no config needs; more is refused before it is read or built.
@@ -262,8 +262,6 @@ class YamlReader:
     def _text(self, path: Path, shown: str) -> str | None:
         try:
             return _bytes(path).decode("utf-8-sig")
-        except _NoFileError as error:
-            self.problems.append(f"{shown}: {error}")
         except FileNotFoundError:
             self.problems.append(f"{shown}: no such file{_near(path)}")
         except IsADirectoryError:
@@ -275,20 +273,11 @@ class YamlReader:
         return None
 
 
-class _NoFileError(Exception):
-    """What is named is not a file of settings; the message says why."""
-
-
 def _bytes(path: Path) -> bytes:
-    """What a file holds.  A pipe is not waited for, a device is not read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise _NoFileError("is a pipe or a device; name a YAML file")
+    with open_file(path) as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise _NoFileError(f"more than {MOST_BYTES:,} bytes, which no config needs; name a YAML file")
+        raise OSError(errno.EFBIG, f"more than {MOST_BYTES:,} bytes, which no config needs")
     return content
 
 

@@ -13,6 +13,7 @@ from cad.config import LearnerConfig, NoiseDistillationConfig, PPOConfig, Source
 from cad.envs.family import AnyFamily
 from cad.envs.transitions import Transitions
 from cad.envs.vec_env import StreamVecEnv
+from cad.errors import CadError
 from cad.histories.streams import stream_keys
 
 # Share of a stream after which a demonstrator acts without noise.
@@ -107,4 +108,12 @@ def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, seed: int) -> None:
     ppo.set_logger(Logger(folder=None, output_formats=[]))
     # One roll-out more than asked for: the callback ends learning, not the count.
     steps = source.n_streams * (source.steps_per_stream + source.n_steps)
-    ppo.learn(steps, callback=_StopWhenFull(streams), log_interval=None)  # type: ignore[arg-type]
+    try:
+        ppo.learn(steps, callback=_StopWhenFull(streams), log_interval=None)  # type: ignore[arg-type]
+    except ValueError as error:
+        if not str(error).startswith("Expected parameter logits"):  # torch: they are not finite
+            raise
+        raise CadError(
+            "the source agents diverged: their actions have no probabilities any more; lower "
+            f"source.learning_rate (now {source.learning_rate:g})"
+        ) from error

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from forked import run_cli
 
 from cad.cli.app import _with_home
 from cad.cli.arguments import split_files
-from tests.forked import run_cli
 
 PIPE = {"COLUMNS": "80"}
 EXPERIMENT = """

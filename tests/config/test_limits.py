@@ -65,11 +65,14 @@ def test_two_includes_twenty_five_levels_deep() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("/dev/zero", "/dev/zero: is a pipe or a device; name a YAML file (included at a.yaml:2)"),
-        ("fifo", "fifo: is a pipe or a device; name a YAML file (included at a.yaml:2)"),
+        (
+            "/dev/zero",
+            "/dev/zero: cannot be read: it is a pipe or a device, not a file (included at a",
+        ),
+        ("fifo", "fifo: cannot be read: it is a pipe or a device, not a file (included at a.yaml:2)"),
         ("folder", "folder: is a folder; name a YAML file in it (included at a.yaml:2)"),
         ("loop", "loop: cannot be read: symbolic links that lead to each other (included at a.yaml:2)"),
-        ("large", "large: more than 200,000 bytes, which no config needs; name a YAML file (included at a.y"),
+        ("large", "large: cannot be read: more than 200,000 bytes, which no config needs (included at a.y"),
         ('"a\\0b"', "a.yaml:2: the character \\x00 is not allowed in a config"),
         ("x" * 5000, ": cannot be read: File name too long (included at a.yaml:2)"),
     ],
@@ -87,7 +90,7 @@ def test_what_is_no_file_of_settings(name: str, says: str) -> None:
 
 def test_a_named_file_that_is_none() -> None:
     os.mkfifo("fifo")
-    assert refused(Path("fifo")) == "fifo: is a pipe or a device; name a YAML file"
+    assert refused(Path("fifo")) == "fifo: cannot be read: it is a pipe or a device, not a file"
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,9 @@ def test_settings_of_ppo_change_what_it_does(env: EnvConfig, source: PPOConfig, 
     usual, again, other = (learn(task_family(env), 0, one).actions.tolist() for one in settings)
     assert usual == again
     assert usual != other
+
+
+def test_agents_that_diverge_say_so(env: EnvConfig, source: PPOConfig) -> None:
+    fast = source.model_copy(update={"learning_rate": 1e9})
+    with pytest.raises(CadError, match=r"the source agents diverged: .* lower source.learning_rate"):
+        learn(task_family(env), 0, fast)

@@ -75,7 +75,8 @@ def test_a_trained_model_is_a_source_too(tiny_config, tmp_path):
 
 
 def test_every_setting_that_differs_is_named(encoder, tiny_config):
-    config = tiny_config(model={"n_latent": 5, "encoder_n_layer": 1, "n_inner": 8}, env={"size": 6, "horizon": 6})
+    model = {"n_latent": 5, "encoder_n_layer": 1, "n_inner": 8}
+    config = tiny_config(model=model, env={"size": 6, "horizon": 6})
     with pytest.raises(CadError) as caught:
         load_encoder(build_model(config), config, encoder[0], KEY)
     for words in (

@@ -1,0 +1,162 @@
+"""Every command in README and docs is one that this program takes, with files, keys and options that exist.
+
+Those that need no cluster are also run, on the small experiment of the tests
+(`make test-exhaustive`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from forked import run_cli
+
+from cad.cli.app import build
+from cad.cli.arguments import split_files
+from cad.cluster.profile import Profile
+from cad.config import load
+from cad.experiments.plan.cells import Cell
+from cad.experiments.plan.experiment import open_experiment
+from cad.experiments.run.resources import require_ranks_of_cells
+from cad.schema import Config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "slurm/README.md",
+    ROOT / "CONTRIBUTING.md",
+]
+PAGES += [ROOT / "benchmarks/README.md", ROOT / "experiments/results/README.md"]
+# They need Slurm: tests/cluster runs them.
+CLUSTER = ("submit", "logs", "cancel", "retry", "profile")
+# A server, a check of the whole machine, and one command for all parsers: tests of their own run them.
+ELSEWHERE = ("tensorboard", "doctor")
+# Commands of whole experiments.
+WHOLE = (
+    "run",
+    "report",
+    "repair",
+    "status",
+    "probe",
+    "export-table",
+    "tensorboard",
+    "watch-rollout",
+    *CLUSTER[:4],
+)
+# The settings of the small experiment, whose histories are there already, and short trainings.
+CHEAP = (
+    "env.size=5", "env.horizon=10", "env.n_tasks=12", "env.n_heldout=3", "env.n_validation=2",
+    "source.n_streams=10", "source.steps_per_stream=300", "source.n_steps=20", "source.batch_size=100",
+    "source.n_epochs=5", "source.learning_rate=0.006", "model.n_embd=16", "model.n_layer=1",
+    "model.n_head=2", "train.n_updates=4", "train.batch_size=4", "train.log_every=2",
+    "train.checkpoint_every=2", "train.validate_every=0", "train.max_episode_gap=3",
+    "train.watchdog_share=null", "train.num_warmup_steps=1", "pretrain.n_updates=4", "pretrain.log_every=2",
+    "pretrain.checkpoint_every=2", "pretrain.max_episode_gap=3", "evaluation.n_episodes=3",
+    "evaluation.n_rollouts=1",
+)  # fmt: skip
+# What stands for a file or a number of the reader's own.
+PLACEHOLDERS = {
+    "EXPERIMENT": "experiments/quickstart.yaml", "EXPERIMENT.yaml": "experiments/quickstart.yaml",
+    "A.yaml": "experiments/quickstart.yaml", "B.yaml": "experiments/ablation.yaml",
+    "experiments/NAME.yaml": "experiments/quickstart.yaml", "CELL.yaml": "configs/model/ad.yaml", "CELL": "3",
+    "X.gif|X.png": "X.gif",
+}  # fmt: skip
+
+
+def documented() -> list[str]:
+    """Command lines that begin with ``cad``, in blocks and in sentences."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        sentences = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        spans = re.findall(r"`(cad [^`]+)`", " ".join(sentences.split()))
+        for line in itertools.chain(lines, spans):
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["cad"] and len(words) > 2:  # not only the name of a command
+                found[shlex.join(words[1:])] = None
+    return list(found)
+
+
+COMMANDS = documented()
+
+
+def words_of(line: str) -> list[str]:
+    """The words, with what may be left out, and examples in the place of placeholders."""
+    words = [word if "=[" in word else word.strip("[]") for word in shlex.split(line)]
+    words = [PLACEHOLDERS.get(word, word) for word in words]
+    named_alone = words[0] in WHOLE and not any(word.endswith(".yaml") for word in words)
+    return [words[0], "experiments/quickstart.yaml", *words[1:]] if named_alone else words
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a command, as the program reads them; raises where it would refuse them."""
+    command: Any = typer.main.get_command(build())
+    context = command.make_context("cad", [], resilient_parsing=True)
+    names = []
+    while hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(context, words)
+        names.append(name)
+    return " ".join(names), command.make_context(names[-1], words).params
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert len(COMMANDS) > 40
+    assert "run experiments/quickstart.yaml 'seeds=[0,1,2]' base.train.n_updates=4000" in COMMANDS
+    assert "run --until pretrain" in COMMANDS
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    name, arguments = parsed(words_of(line))
+    words = (arguments.get("words") or []) + (arguments.get("overrides") or [])
+    if name.startswith(WHOLE):
+        others, overrides = split_files(words)
+        files = [Path(file) for file in others if not file.name.isdecimal()]
+        for file in (arguments["experiment"], *files):
+            cells = open_experiment(file, overrides, Path("runs")).cells
+            require_ranks_of_cells(cells, arguments.get("ranks", 1))
+    elif not arguments.get("model"):
+        config = load(Config, *split_files(words)).value
+        require_ranks_of_cells([Cell("", "", config)], arguments.get("ranks", 1))
+    if (profile := arguments.get("profile")) is not None:
+        assert load(Profile, [profile]).value
+
+
+def test_documented_commands_run(copy: Path, small: Path, tmp_path: Path) -> None:
+    """In their order, in the folder of a finished small experiment; costly settings are made small."""
+    training = next((copy / "stages").glob("train-*"))
+    (histories,) = (copy / "stages").glob("histories-*/histories.h5")
+    own = {
+        "train-0123456789ab": training.name,
+        "FILE.h5": str(histories),
+        "experiments/results/NAME": "published",
+    }
+    ran = 0
+    for line in COMMANDS:
+        words = words_of(line)
+        if words[0] in CLUSTER or words[0] in ELSEWHERE:
+            continue
+        experiments = [word for word in words if re.fullmatch(r"experiments/\w+\.yaml", word)]
+        words = [str(small) if word in experiments else own.get(word, word) for word in words]
+        if words[0] == "run" and any("=" in word for word in words):
+            words.append("--dry-run")
+        if "--compare" in words:
+            words = [words[0], words[1], words[-1]]  # the same experiment twice does not compare
+            words.remove("--compare")
+        if words[0] in ("collect", "pretrain", "train", "evaluate") and "--model" not in words:
+            region = ["model.compress_interval=20", "model.n_transit=44"] if "region_ad" in words[1] else []
+            words += [word for word in [*CHEAP, *region] if word.partition("=")[0] not in " ".join(words)]
+            words += ["source.kind=ppo"] if words[0] == "collect" else []
+        done = run_cli(words, tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), (line, words, done.stderr[-2000:])
+        ran += 1
+    assert ran > 30
