@@ -8,3 +8,4 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 NoiseArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cad.envs.arrays import FloatArray, IntArray, NoiseArray
+from cad.envs.arrays import BoolArray, FloatArray, IntArray, NoiseArray
 from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys, derive, noise_keys, permutations, uniform
 
@@ -39,8 +40,8 @@ class FactDraws:
             drawn = uniform(derive(keys, _LOAD), 0)
             self._load = np.array(loads)[(drawn * len(loads)).astype(np.int64)]
 
-    def draw(self, episode: int) -> IntArray:
-        """The facts (n,) that the episodes of this number need."""
+    def draw(self, episode: int | IntArray) -> IntArray:
+        """The facts (n,) that the episodes of this number, or of these numbers (n,), need."""
         if self._n_facts == 1:
             return np.zeros(len(self._episodes), dtype=np.int64)
         place = (uniform(self._episodes, episode) * self._load).astype(np.int64)
@@ -48,8 +49,66 @@ class FactDraws:
         return facts
 
 
+class Outcome(NamedTuple):
+    """What one step led to in B environments, each of which goes on with its next episode at once."""
+
+    after: IntArray
+    """(B, fields) the true observations after the step, at an episode's end too."""
+
+    rewards: FloatArray
+    """(B,)."""
+
+    terminated: BoolArray
+    """(B,) whether the task ended the episode."""
+
+    truncated: BoolArray
+    """(B,) whether the episode ended because it had lasted ``horizon`` steps."""
+
+    hidden: IntArray
+    """(B,) the part of the state after the step that no observation shows."""
+
+    any_ended: bool
+    """Whether an episode ended anywhere."""
+
+    observed: IntArray
+    """(B, fields) what is observed next: ``after``, or the first observation of the next episode."""
+
+
+class Environments(Protocol):
+    """``B`` environments of one family that are stepped together."""
+
+    family: AnyFamily
+    task_ids: IntArray
+
+    def __len__(self) -> int:
+        """B."""
+
+    @property
+    def goals(self) -> IntArray:
+        """(B, numbers in a goal)."""
+
+    @property
+    def facts(self) -> IntArray:
+        """(B,) the fact that the present episode needs."""
+
+    @property
+    def hidden(self) -> IntArray:
+        """(B,) the part of the state that no observation shows."""
+
+    def optimal_actions(self) -> IntArray:
+        """(B,) what a policy that knows the tasks does now."""
+
+    def reset(self) -> IntArray:
+        """Start an episode everywhere; returns the observations, (B, fields)."""
+
+    def advance(self, actions: IntArray) -> Outcome:
+        """Step everywhere with ``actions`` (B,), and start the next episode where one ended."""
+
+
 class BatchedEnv:
     """``B`` environments of one family in lock step: all episodes start and end together.
+
+    For families whose episodes all last ``horizon`` steps; see :mod:`cad.envs.varying` for others.
 
     There is no automatic reset: after the last step of an episode ``step`` returns the true
     terminal observation, and the caller calls :meth:`reset`.
@@ -74,6 +133,7 @@ class BatchedEnv:
         if keys is None:
             keys = noise_keys("batch", 0, self.task_ids, np.arange(len(self.task_ids)))
         self._draws, self._keys = FactDraws(family.n_facts, keys, loads), keys
+        self._never: BoolArray = np.zeros(len(self.task_ids), dtype=bool)
         self._episode = self._steps_taken = 0
         self._begin()
 
@@ -128,3 +188,11 @@ class BatchedEnv:
         )
         self._steps_taken += 1
         return self._states, rewards, self._steps_taken == self.family.horizon
+
+    def advance(self, actions: IntArray) -> Outcome:
+        """See :meth:`Environments.advance`; every episode is truncated at the horizon, all at once."""
+        after, rewards, done = self.step(actions)
+        truncated = ~self._never if done else self._never
+        hidden = self._hidden
+        observed = self.reset() if done else after
+        return Outcome(after, rewards, self._never, truncated, hidden, done, observed)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cad.envs.batched import BatchedEnv
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys, noise_keys
@@ -150,46 +149,53 @@ def _environments(family: AnyFamily, copies: int = _COPIES) -> tuple[np.ndarray,
     return tasks, noise_keys("doctor", 0, tasks, np.arange(len(tasks)))
 
 
-Played = tuple[np.ndarray, np.ndarray]
-"""Observations (episodes, horizon + 1, B, fields) and rewards (episodes, horizon, B)."""
+Played = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Observations (steps + 1, B, fields), rewards (steps, B), and 0, 1, 2: not over, terminated, truncated."""
 
 
 def _play(family: AnyFamily, tasks: np.ndarray, keys: Keys, actions: np.ndarray) -> Played:
-    """Take ``actions`` (episodes, horizon, B); what is seen and given is checked on the way."""
-    env, spaces = BatchedEnv(family, tasks, keys), family.spaces
-    seen, given = [], []
-    for number, episode in enumerate(actions):
-        states = [_sound(family, env.reset(), len(tasks), f"at the start of episode {number}")]
-        rewards = []
-        for step, taken in enumerate(episode):
-            where = f"after step {step} of episode {number}"
-            before, kept = env.goals.copy(), states[-1].copy()
-            after, reward, _ = env.step(taken)
-            _require(
-                np.array_equal(before, env.goals) and np.array_equal(kept, states[-1]),
-                "transition() changes its inputs; work on a copy",
-            )
-            states.append(_sound(family, after, len(tasks), where))
-            _require(
-                isinstance(reward, np.ndarray) and reward.shape == (len(tasks),),
-                f"{where}: rewards have shape {np.shape(reward)}, not ({len(tasks)},)",
-            )
-            _require(reward.dtype == np.float32, f"{where}: rewards are {reward.dtype}, not float32")
-            wrong = reward[~np.isin(reward, np.arange(spaces.n_rewards))]
-            _require(
-                not len(wrong),
-                f"{where}: a reward is {wrong[0] if len(wrong) else 0}; with n_rewards={spaces.n_rewards} it "
-                f"is a whole number from 0 to {spaces.n_rewards - 1}",
-            )
-            hidden = env.hidden
-            _require(
-                hidden.shape == (len(tasks),) and 0 <= hidden.min() <= hidden.max() < family.n_hidden_states,
-                f"{where}: the hidden part of the state is outside 0..{family.n_hidden_states - 1}",
-            )
-            rewards.append(reward.copy())
-        seen.append([state.copy() for state in states])
-        given.append(rewards)
-    return np.array(seen), np.array(given)
+    """Take ``actions`` (steps, B); what is seen and given is checked on the way."""
+    env, spaces, n = family.environments(tasks, keys), family.spaces, len(tasks)
+    observed = _sound(family, env.reset(), n, "at the start")
+    seen, given, over = [observed.copy()], [], []
+    for step, taken in enumerate(actions):
+        where = f"after step {step}"
+        goals, kept = env.goals.copy(), observed.copy()
+        outcome = env.advance(taken)
+        _require(
+            np.array_equal(goals, env.goals) and np.array_equal(kept, observed),
+            "transition() changes its inputs; work on a copy",
+        )
+        _sound(family, outcome.after, n, where)
+        observed = _sound(family, outcome.observed, n, where)
+        reward = outcome.rewards
+        _require(
+            isinstance(reward, np.ndarray) and reward.shape == (n,) and reward.dtype == np.float32,
+            f"{where}: rewards are {_kind(reward)}, not float32 of shape ({n},)",
+        )
+        wrong = reward[~np.isin(reward, np.arange(spaces.n_rewards))]
+        _require(
+            not len(wrong),
+            f"{where}: a reward is {wrong[0] if len(wrong) else 0}; with n_rewards={spaces.n_rewards} it "
+            f"is a whole number from 0 to {spaces.n_rewards - 1}",
+        )
+        _require(
+            outcome.terminated.dtype == bool and outcome.terminated.shape == (n,),
+            f"{where}: terminates() gives {_kind(outcome.terminated)}, not bool of shape ({n},)",
+        )
+        hidden = outcome.hidden
+        _require(
+            hidden.shape == (n,) and 0 <= hidden.min() <= hidden.max() < family.n_hidden_states,
+            f"{where}: the hidden part of the state is outside 0..{family.n_hidden_states - 1}",
+        )
+        seen.append(observed.copy())
+        given.append(reward.copy())
+        over.append(outcome.terminated + 2 * outcome.truncated)
+    return np.array(seen), np.array(given), np.array(over)
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _sound(family: AnyFamily, states: np.ndarray, n: int, where: str) -> np.ndarray:
@@ -209,13 +215,16 @@ def _sound(family: AnyFamily, states: np.ndarray, n: int, where: str) -> np.ndar
 
 def _random_actions(family: AnyFamily, n: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    return rng.integers(0, family.spaces.n_actions, (_EPISODES, family.horizon, n))
+    return rng.integers(0, family.spaces.n_actions, (_EPISODES * family.horizon, n))
 
 
 def _steps(family: AnyFamily) -> str:
     tasks, keys = _environments(family)
-    _play(family, tasks, keys, _random_actions(family, len(tasks)))
-    return f"{len(tasks)} environments, {_EPISODES} episodes of random actions: shapes, types, ranges hold"
+    _, given, over = _play(family, tasks, keys, _random_actions(family, len(tasks)))
+    words = f"{len(given)} random actions in {len(tasks)} environments: shapes, types, ranges hold"
+    if family.ends_early:
+        words += f"; {(over == 1).sum()} episodes terminated, {(over == 2).sum()} truncated"
+    return words
 
 
 def _same_again(family: AnyFamily) -> str:
@@ -238,8 +247,7 @@ def _batch_is_its_singles(family: AnyFamily) -> str:
         part = slice(i, i + 1)
         alone = _play(family, tasks[part], keys[part], actions[..., part])
         _require(
-            np.array_equal(together[0][:, :, part], alone[0])
-            and np.array_equal(together[1][..., part], alone[1]),
+            all(np.array_equal(many[:, part], one) for many, one in zip(together, alone, strict=True)),
             f"task {tasks[i]} gives other observations or rewards alone than in a batch; does transition() "
             "mix its rows?",
         )
@@ -251,12 +259,12 @@ def _optimum(family: AnyFamily) -> str:
     copies = _RANDOM_COPIES if family.is_random else _COPIES
     tasks, keys = _environments(family, copies)
     for policy in ("random actions", "optimal_actions()"):
-        env, rng = BatchedEnv(family, tasks, keys), np.random.default_rng(0)
+        env, rng = family.environments(tasks, keys), np.random.default_rng(0)
         env.reset()
         best = np.array([family.optimal_return(int(task)) for task in tasks])
         if family.n_facts > 1:
             best = family.episode_optimum(env.goals, env.facts).astype(np.float64)
-        returns = np.zeros(len(tasks))
+        returns, playing = np.zeros(len(tasks)), np.ones(len(tasks), dtype=bool)
         for _ in range(family.horizon):
             drawn = rng.integers(0, family.spaces.n_actions, len(tasks))
             actions = drawn if policy == "random actions" else env.optimal_actions()
@@ -264,7 +272,9 @@ def _optimum(family: AnyFamily) -> str:
                 0 <= actions.min() <= actions.max() < family.spaces.n_actions,
                 f"{policy} leave 0..{family.spaces.n_actions - 1}",
             )
-            returns += env.step(actions)[1]
+            outcome = env.advance(actions)
+            returns += outcome.rewards * playing
+            playing &= ~(outcome.terminated | outcome.truncated)
         by_task, best = returns.reshape(-1, copies), best.reshape(-1, copies)
         error = 0 * returns.reshape(-1, copies)
         if family.is_random:  # the optimum is a mean

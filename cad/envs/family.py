@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from cad.envs.arrays import FloatArray, IntArray, NoiseArray
+    from cad.envs.arrays import BoolArray, FloatArray, IntArray, NoiseArray
+    from cad.envs.batched import Environments
+    from cad.envs.noise import Keys
 
 Place = tuple[int, int]
 """Row and column."""
@@ -78,7 +80,10 @@ class LearnerClass(Protocol):
 
 
 class TaskFamily(ABC, Generic[C]):
-    """Base of all families.  Episodes always last ``horizon`` steps.
+    """Base of all families.
+
+    Episodes last ``horizon`` steps; where :attr:`ends_early`, at most as many: they end when
+    :meth:`terminates` says so.
 
     A task may consist of several *facts*, such as the goals of several cues: each episode needs one of
     them, drawn uniformly when it begins.  Everything else follows from the actions, and in families that
@@ -99,6 +104,9 @@ class TaskFamily(ABC, Generic[C]):
     """Places that the agent has to find: the part of :meth:`goal` that is the row and column of each."""
     is_random: ClassVar[bool] = False
     """Whether chance decides what follows an action; :meth:`transition` needs ``noise`` then."""
+
+    ends_early: ClassVar[bool] = False
+    """Whether an episode may end before its horizon."""
 
     scripted_learners: ClassVar[Mapping[str, LearnerClass]] = {}
     """Programs that learn the family's tasks by name, the usual one first."""
@@ -121,7 +129,7 @@ class TaskFamily(ABC, Generic[C]):
 
     @property
     def horizon(self) -> int:
-        """Steps of every episode."""
+        """Steps of every episode; the most, where :attr:`ends_early`."""
         return self.config.steps_per_episode
 
     @property
@@ -153,6 +161,11 @@ class TaskFamily(ABC, Generic[C]):
     def grid_size(self) -> int | None:
         """Rows of the square grid whose cells the first two fields are; None where there is no grid."""
         return None
+
+    @property
+    def can_be_drawn(self) -> bool:
+        """Whether roll-outs are paths on a grid that are replayed from their actions."""
+        return self.grid_size is not None and not self.ends_early
 
     @property
     @abstractmethod
@@ -192,11 +205,11 @@ class TaskFamily(ABC, Generic[C]):
 
     @abstractmethod
     def optimal_actions(
-        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int
+        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray
     ) -> IntArray:
         """Actions (n,) of a policy that reaches the optimum; arguments as for :meth:`transition`.
 
-        ``steps_left`` of the episode are to be taken, the next one included.
+        ``steps_left`` of the episode are to be taken, the next one included; (n,) where :attr:`ends_early`.
         """
 
     @abstractmethod
@@ -220,6 +233,25 @@ class TaskFamily(ABC, Generic[C]):
         Returns:
             next states (n, fields) int64, rewards (n,) float32, ``hidden`` afterwards (n,) int64.
         """
+
+    def terminates(self, goals: IntArray, states: IntArray, hidden: IntArray) -> BoolArray:
+        """Whether episodes end (n,) bool, now that a step has led to ``states`` and ``hidden``.
+
+        Only called where :attr:`ends_early`; arguments as for :meth:`transition`, after the step.
+        """
+        raise NotImplementedError
+
+    def environments(
+        self, task_ids: npt.ArrayLike, keys: Keys | None = None, loads: Sequence[int] | None = None
+    ) -> Environments:
+        """Environments that are stepped together; see :class:`~cad.envs.batched.BatchedEnv`."""
+        if self.ends_early:
+            from cad.envs.varying import VaryingEnv
+
+            return VaryingEnv(self, task_ids, keys, loads)
+        from cad.envs.batched import BatchedEnv
+
+        return BatchedEnv(self, task_ids, keys, loads)
 
     def goals(self, task_ids: npt.ArrayLike) -> IntArray:
         """What :meth:`transition` needs of many tasks: their goals, (n, numbers in a goal) int64."""

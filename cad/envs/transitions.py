@@ -28,3 +28,6 @@ class Transitions:
 
     episode_ends: SmallArray
     """(streams, steps), 1 at the last step of an episode."""
+
+    terminations: SmallArray | None = None
+    """(streams, steps), 1 where the task ended the episode, not the time limit; None where no task does."""

@@ -13,24 +13,25 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from cad.envs.arrays import FloatArray, IntArray
-from cad.envs.batched import BatchedEnv
+from cad.envs.batched import Outcome
 from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys
 from cad.envs.transitions import Transitions
 
 
 class StreamVecEnv(VecEnv):
-    """``B`` streams in lock step as one ``VecEnv``; no Python loop over streams in a step.
+    """``B`` streams as one ``VecEnv``; no Python loop over streams in a step.
 
     **Observation** ``Box(0, 1)`` float32: one-hot codes of the fields, one after the other, and of the
     hidden part of the state where the family has one.  The source agent has no memory, so it sees
     what its own history would tell it; what is recorded, and what the sequence model sees, is the
     family's observation only.
 
-    **Episode end** after ``horizon`` steps everywhere, then automatic reset: the returned
-    observation is the next episode's first, ``infos[i]["terminal_observation"]`` the true last.
-    The horizon is part of the task (returns are sums over exactly ``horizon`` steps), so the end
-    is a termination, not a time limit to bootstrap over: ``TimeLimit.truncated`` is not set.
+    **Episode end** after ``horizon`` steps, or earlier where the family's episodes do, then automatic
+    reset: the returned observation is the next episode's first, ``infos[i]["terminal_observation"]`` the
+    true last.  Where all episodes last ``horizon`` steps it is part of the task (returns are sums over
+    exactly as many), so that the end is a termination, not a time limit to bootstrap over:
+    ``TimeLimit.truncated`` is set only in families whose episodes may end earlier.
 
     Args:
         family: the rules.
@@ -47,7 +48,7 @@ class StreamVecEnv(VecEnv):
         keys: Keys | None = None,
         loads: Sequence[int] | None = None,
     ) -> None:
-        self._env = BatchedEnv(family, task_ids, keys, loads)
+        self._env = family.environments(task_ids, keys, loads)
         n, spaces = len(self._env), family.spaces
         self._sees_hidden = family.n_hidden_states > 1
         width = sum(spaces.field_sizes) + family.n_hidden_states * self._sees_hidden
@@ -65,6 +66,7 @@ class StreamVecEnv(VecEnv):
         self._log_actions = np.zeros((record_steps, n), dtype=np.uint8)
         self._log_rewards = np.zeros((record_steps, n), dtype=np.uint8)
         self._log_ends = np.zeros((record_steps, n), dtype=np.uint8)
+        self._log_terminations = np.zeros((record_steps, n), dtype=np.uint8) if family.ends_early else None
 
     @property
     def full(self) -> bool:
@@ -80,6 +82,7 @@ class StreamVecEnv(VecEnv):
             rewards=self._log_rewards[:t].T.copy(),
             next_states=self._log_next[:t].swapaxes(0, 1).copy(),
             episode_ends=self._log_ends[:t].T.copy(),
+            terminations=None if self._log_terminations is None else self._log_terminations[:t].T.copy(),
         )
 
     @cached_property
@@ -94,16 +97,16 @@ class StreamVecEnv(VecEnv):
     def _hidden_codes(self) -> npt.NDArray[np.float32]:
         return np.eye(self._env.family.n_hidden_states, dtype=np.float32)
 
-    def _observe(self, states: IntArray) -> npt.NDArray[np.float32]:
+    def _observe(self, states: IntArray, hidden: IntArray) -> npt.NDArray[np.float32]:
         codes: npt.NDArray[np.float32] = self._codes[states @ self._strides]
         if self._sees_hidden:
-            return np.hstack([codes, self._hidden_codes[self._env.hidden]])
+            return np.hstack([codes, self._hidden_codes[hidden]])
         return codes
 
     def reset(self) -> npt.NDArray[np.float32]:
         """Start an episode everywhere."""
         self._states = self._env.reset()
-        return self._observe(self._states)
+        return self._observe(self._states, self._env.hidden)
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Take the actions, (B,) integers; they are carried out by :meth:`step_wait`."""
@@ -123,34 +126,37 @@ class StreamVecEnv(VecEnv):
 
         Returns rewards (B,) and the true next states (B, fields); for agents that need no codes.
         """
-        states, rewards, done = self._step(actions)
-        self._states = self._env.reset() if done else states
-        return rewards, states
+        outcome = self._step(actions)
+        return outcome.rewards, outcome.after
 
-    def _step(self, actions: IntArray) -> tuple[IntArray, FloatArray, bool]:
-        """Step and record; ``_states`` stays what was observed before."""
-        states, rewards, done = self._env.step(actions)
+    def _step(self, actions: IntArray) -> Outcome:
+        """Step and record."""
+        outcome = self._env.advance(actions)
         if not self.full:
             t = self._recorded
             self._log_states[t] = self._states
             self._log_actions[t] = actions
-            self._log_rewards[t] = rewards
-            self._log_next[t] = states
-            self._log_ends[t] = done
+            self._log_rewards[t] = outcome.rewards
+            self._log_next[t] = outcome.after
+            if outcome.any_ended:
+                self._log_ends[t] = outcome.terminated | outcome.truncated
+                if self._log_terminations is not None:
+                    self._log_terminations[t] = outcome.terminated
             self._recorded += 1
-        return states, rewards, done
+        self._states = outcome.observed
+        return outcome
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step every stream; returns observations, rewards, dones and infos as SB3 wants them."""
-        states, rewards, done = self._step(self._actions)
-        infos = self._no_infos
-        observations = self._observe(states)
-        if done:
-            infos = [{"terminal_observation": observation} for observation in observations]
-            observations = self.reset()
-        else:
-            self._states = states
-        return observations, rewards, np.full(self.num_envs, done), infos
+        outcome = self._step(self._actions)
+        infos, ended = self._no_infos, outcome.terminated | outcome.truncated
+        if outcome.any_ended:
+            last = self._observe(outcome.after, outcome.hidden)
+            infos = [{"terminal_observation": last[i]} if end else {} for i, end in enumerate(ended)]
+            if self._env.family.ends_early:
+                for i in np.flatnonzero(outcome.truncated):
+                    infos[i]["TimeLimit.truncated"] = True
+        return self._observe(self._states, self._env.hidden), outcome.rewards, ended, infos
 
     def close(self) -> None:
         """Nothing to release."""

@@ -24,7 +24,7 @@ class CompressionEvent:
     """
 
     step: int
-    horizon: int
+    horizon: int | None
     rollouts: tuple[tuple[int, int], ...]
     lengths: tuple[int, ...]
     chosen: bool
@@ -39,11 +39,14 @@ class CompressionEvent:
             left = len(self.rollouts) - len(named)
             who = ", ".join(named) + (f" and {left} more" if left else "")
             who = f"{len(self.rollouts)} of {self.total}: {who}"
-        episode, t = divmod(self.step - 1, self.horizon)
+        where = f"step {self.step}"
+        if self.horizon is not None:  # else each roll-out is in an episode of its own
+            episode, t = divmod(self.step - 1, self.horizon)
+            where += f" (episode {episode + 1}, step {t + 1})"
         low, high = min(self.lengths), max(self.lengths)
         span = f"{low} steps" if low == high else f"{low} to {high} steps"
         why = "</compress> emitted" if self.chosen else "window full"
-        return f"step {self.step} (episode {episode + 1}, step {t + 1}): {why}, {span} compressed; {who}"
+        return f"{where}: {why}, {span} compressed; {who}"
 
 
 class CompressionRecorder:
@@ -56,7 +59,7 @@ class CompressionRecorder:
         self,
         task_ids: Sequence[int],
         n_rollouts: int,
-        horizon: int,
+        horizon: int | None,
         on_compress: Callable[[CompressionEvent], None] | None = None,
     ) -> None:
         self._rollouts = [(int(task), rollout) for task in task_ids for rollout in range(n_rollouts)]
@@ -66,13 +69,22 @@ class CompressionRecorder:
         self._count, self._chosen, self._last = np.zeros((3, len(self._rollouts)), dtype=np.int64)
         self._record: list[list[tuple[int, bool]]] = [[] for _ in self._rollouts]
 
-    def observe(self, step: int, memory: Memory) -> None:
-        """Record by how much a memory's counts have grown since the last call, after ``step`` steps."""
-        new = np.broadcast_to(memory.compressions != self._count, len(self._record))
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(B,) compressions so far."""
+        return self._count
+
+    def observe(self, step: int, memory: Memory, playing: npt.NDArray[np.bool_] | bool = True) -> None:
+        """Record by how much a memory's counts have grown since the last call, after ``step`` steps.
+
+        Roll-outs that are not ``playing`` (B,) any more are left as they are.
+        """
+        new = np.broadcast_to(memory.compressions != self._count, len(self._record)) & playing
         if not new.any():
             return
         asked = np.broadcast_to(memory.chosen != self._chosen, len(self._record))
-        self._count[:], self._chosen[:] = memory.compressions, memory.chosen
+        self._count = np.where(playing, memory.compressions, self._count)
+        self._chosen = np.where(playing, memory.chosen, self._chosen)
         self.record(step, new, asked)
 
     def record(self, step: int, new: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]) -> None:
@@ -103,7 +115,7 @@ class CompressionRecorder:
 def replay(
     compression_steps: CompressionSteps,
     task_ids: Sequence[int],
-    horizon: int,
+    horizon: int | None,
     on_compress: Callable[[CompressionEvent], None],
 ) -> None:
     """Call ``on_compress`` with stored compressions in the order in which they happened."""

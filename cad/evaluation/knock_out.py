@@ -5,38 +5,43 @@ Steps that the model still keeps uncompressed stay its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cad.config import EvaluationConfig
+from cad.evaluation.rollout import BeforeEpisodes
 from cad.models.memory import Memory
 
 # Separates these random numbers from other uses of the same seed.
 _STREAM = 0x0C
 
 
-def knock_out(settings: EvaluationConfig, n_rollouts: int) -> Callable[[int, Memory], None] | None:
-    """What :func:`~cad.evaluation.rollout.roll_out` calls before each episode; None where nothing is to do.
+def knock_out(settings: EvaluationConfig, n_rollouts: int) -> BeforeEpisodes | None:
+    """What :func:`~cad.evaluation.rollout.roll_out` calls before episodes; None where nothing is to do.
 
     The batch has ``n_rollouts`` roll-outs a task, next to each other.
     """
     if settings.knock_out is None:
         return None
 
-    def before_episode(episode: int, memory: Memory) -> None:
-        if episode != settings.knock_out_episode - 1:
+    def before_episodes(
+        episode: npt.NDArray[np.int64], begins: npt.NDArray[np.bool_], memory: Memory
+    ) -> None:
+        now = begins & (episode == settings.knock_out_episode - 1)
+        if not now.any():
             return
         own = memory.compressed
         assert own is not None  # the config's rules see to it
         if settings.knock_out == "other":
-            memory.compressed = own.roll(n_rollouts, dims=0)
+            other = own.roll(n_rollouts, dims=0)
         else:
-            memory.compressed = _noise_like(own, settings.seed)
+            other = _noise_like(own, settings.seed)
+        rows = torch.from_numpy(now).to(own.device).view(-1, *[1] * (own.dim() - 1))
+        memory.compressed = torch.where(rows, other, own)
 
-    return before_episode
+    return before_episodes
 
 
 def _noise_like(own: Tensor, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from cad.evaluation.rollout import RolloutResult
 from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
 from cad.storage import atomic_path
 
-FORMAT = 3  # 1 had no compression steps, 2 no facts
+FORMAT = 4  # 1 had no compression steps, 2 no facts, 3 no lengths
 
 
 def save_results(path: Path, result: RolloutResult, stage: str | None = None) -> None:
@@ -26,8 +26,8 @@ def save_results(path: Path, result: RolloutResult, stage: str | None = None) ->
     # Built in memory: HDF5 aborts the process if the disk is full when it closes a file.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as file:
-        # Without facts a file is as version 0.1 reads it.
-        file.attrs["format"] = FORMAT if result.facts is not None else FORMAT - 1
+        # As early a format as has all that is there: without facts and lengths version 0.1 reads it.
+        file.attrs["format"] = 4 if result.lengths is not None else 3 if result.facts is not None else 2
         if stage is not None:
             file.attrs["stage"] = stage
         file.attrs["horizon"] = result.horizon
@@ -38,7 +38,7 @@ def save_results(path: Path, result: RolloutResult, stage: str | None = None) ->
         file.create_dataset("compressions", data=result.compressions, fletcher32=True)
         for name, data in (
             ("compression_steps", result.compression_steps), ("chosen", result.chosen),
-            ("facts", result.facts), ("optima", result.optima),
+            ("facts", result.facts), ("optima", result.optima), ("lengths", result.lengths),
         ):  # fmt: skip
             # HDF5 allows no filters on empty datasets.
             filters = {"compression": "gzip", "shuffle": True, "fletcher32": True}
@@ -70,6 +70,7 @@ def load_results(path: Path, stage: str | None = None) -> RolloutResult:
                 chosen=file["chosen"][:] if "chosen" in file else None,
                 facts=file["facts"][:] if "facts" in file else None,
                 optima=file["optima"][:] if "optima" in file else None,
+                lengths=file["lengths"][:] if "lengths" in file else None,
             )
         except UNREADABLE as error:
             raise unreadable(error, path, remedy) from error

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cad.envs.batched import BatchedEnv
 from cad.envs.family import AnyFamily
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
 from cad.evaluation.replay import rollout_keys
@@ -41,7 +40,9 @@ class RolloutResult:
     written before these fields existed.  ``actions`` (tasks, roll-outs, steps) determine everything
     else (:mod:`cad.evaluation.replay`); None in results read from a file.  ``facts`` and ``optima`` are
     shaped as ``returns``: the fact of its task that an episode needed, and its greatest possible return;
-    None where tasks have one fact.
+    None where tasks have one fact.  ``lengths``, shaped as ``returns``, are steps of each episode; None where
+    all last ``horizon`` steps.  A roll-out that has had its episodes before others of its batch is not
+    counted further: its actions after that are 0.
     """
 
     task_ids: tuple[int, ...]
@@ -55,6 +56,7 @@ class RolloutResult:
     actions: npt.NDArray[np.uint8] | None = None
     facts: npt.NDArray[np.int16] | None = None
     optima: npt.NDArray[np.float32] | None = None
+    lengths: npt.NDArray[np.int32] | None = None
 
     def shares(self, family: AnyFamily) -> npt.NDArray[np.float64]:
         """Returns (tasks, roll-outs, episodes) over the optimum: the episode's, where it has its own."""
@@ -67,22 +69,37 @@ class RolloutResult:
     @property
     def steps_per_second(self) -> float:
         """Environment steps of all roll-outs per second of wall time."""
-        return self.returns.size * self.horizon / self.seconds
+        steps = self.returns.size * self.horizon if self.lengths is None else int(self.lengths.sum())
+        return steps / self.seconds
 
+
+BeforeEpisodes = Callable[[npt.NDArray[np.int64], npt.NDArray[np.bool_], Memory], None]
+"""Called with (roll-outs,) episodes, (roll-outs,) whether they begin now, and the memory."""
 
 Temperature = float | Callable[[int], float]
 """One for all episodes, or a function of the episode, counted from 0."""
 
 
 class ActionSampler:
-    """Chooses actions from logits: greedy, or sampled at a temperature with one generator per roll-out."""
+    """Chooses actions from logits: greedy, or sampled at a temperature with one generator per roll-out.
+
+    Random numbers are drawn for ``block`` steps of a roll-out at a time, wherever its episodes end.
+    """
 
     def __init__(
-        self, task_ids: Sequence[int], n_rollouts: int, seed: int, temperature: Temperature, greedy: bool
+        self,
+        task_ids: Sequence[int],
+        n_rollouts: int,
+        seed: int,
+        temperature: Temperature,
+        greedy: bool,
+        block: int,
+        device: torch.device,
     ) -> None:
         self._schedule = temperature
-        self._temperature = 1.0
+        self._temperature: float | Tensor = 1.0
         self._greedy = greedy
+        self._block, self._device = block, device
         self._generators = [
             np.random.default_rng([seed, _STREAM, task, rollout])
             for task in task_ids
@@ -90,17 +107,24 @@ class ActionSampler:
         ]
         self._uniform = torch.empty(0)
 
-    def start_episode(self, horizon: int, device: torch.device, episode: int = 0) -> None:
-        """Draw all random numbers of an episode."""
-        if not self._greedy:
-            self._temperature = self._schedule(episode) if callable(self._schedule) else self._schedule
-            drawn = np.stack([g.random(horizon, dtype=np.float32) for g in self._generators], axis=1)
-            self._uniform = torch.from_numpy(drawn[..., None]).to(device)
+    def start_episodes(self, episodes: npt.NDArray[np.int64]) -> None:
+        """Take the temperature of the episodes (B,) that the roll-outs are in."""
+        if not callable(self._schedule):
+            self._temperature = self._schedule
+        elif (episodes == episodes[0]).all():
+            self._temperature = self._schedule(int(episodes[0]))
+        else:
+            each = [[self._schedule(int(episode))] for episode in episodes]
+            self._temperature = torch.tensor(each, device=self._device)
 
-    def choose(self, logits: Tensor, t: int) -> Tensor:
-        """Actions (B,) at step ``t`` of the episode from logits (B, actions)."""
+    def choose(self, logits: Tensor, step: int) -> Tensor:
+        """Actions (B,) at a ``step`` of the roll-outs, counted from 0, from logits (B, actions)."""
         if self._greedy:
             return logits.argmax(dim=-1)
+        t = step % self._block
+        if t == 0:
+            drawn = np.stack([g.random(self._block, dtype=np.float32) for g in self._generators], axis=1)
+            self._uniform = torch.from_numpy(drawn[..., None]).to(self._device)
         cumulative = torch.softmax(logits.float() / self._temperature, dim=-1).cumsum(dim=-1)
         # Without the last entry: rounding must not lead past the last action.
         return (cumulative[:, :-1] <= self._uniform[t]).sum(dim=-1)
@@ -119,71 +143,95 @@ def roll_out(
     stop: StopFlag | None = None,
     progress: Callable[[int], None] | None = None,
     on_compress: Callable[[CompressionEvent], None] | None = None,
-    before_episode: Callable[[int, Memory], None] | None = None,
+    before_episodes: BeforeEpisodes | None = None,
     memory: Callable[[SequenceModel, int], Memory] = new_memory,
 ) -> RolloutResult:
     """Roll ``model`` (in eval mode, on its device) out in every task ``n_rollouts`` times.
 
-    ``progress`` is called with the number of finished episodes, ``on_compress`` with every
-    compression as it happens, ``before_episode`` with each episode, counted from 0, and the memory before
-    its first step.  ``memory`` makes the in-context state (tests compare the cached one
-    with an uncached one).  Raises :class:`~cad.interrupt.InterruptedRun` between two episodes when
-    ``stop`` is set.
+    All roll-outs step together, each through ``n_episodes`` episodes: where episodes end early, one that is
+    done goes on, uncounted, until the last one is.  ``progress`` is called with the number of episodes that
+    all have finished, ``on_compress`` with every compression as it happens.  ``before_episodes`` is called
+    when an episode begins somewhere, with the episode of each roll-out, counted from 0, whether it begins
+    now, and the memory before its first step.  ``memory`` makes the in-context state (tests compare the
+    cached one with an uncached one).  Raises :class:`~cad.interrupt.InterruptedRun` between two episodes
+    when ``stop`` is set.
     """
     device = next(model.parameters()).device
-    env = BatchedEnv(
-        family, np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
+    env = family.environments(
+        np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
     )
-    B = len(env)
-    sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy)
+    B, n_facts = len(env), family.n_facts
+    sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy, family.horizon, device)
     returns = np.zeros((n_episodes, B), dtype=np.float32)
+    lengths = np.zeros((n_episodes, B), dtype=np.int32)
     facts = np.zeros((n_episodes, B), dtype=np.int16)
     optima = np.zeros((n_episodes, B), dtype=np.float32)
     actions = np.zeros((n_episodes * family.horizon, B), dtype=np.uint8)
-    recorder = CompressionRecorder(task_ids, n_rollouts, family.horizon, on_compress)
+    recorder = CompressionRecorder(
+        task_ids, n_rollouts, None if family.ends_early else family.horizon, on_compress
+    )
     started = time.perf_counter()
     with torch.inference_mode():
         state = memory(model, B)
         previous_action = torch.full((B, 1), family.spaces.n_actions, device=device)
         previous_reward = torch.zeros((B, 1), dtype=torch.int64, device=device)
-        first = {flag: torch.full((B, 1), int(flag), device=device) for flag in (True, False)}
-        for episode in range(n_episodes):
-            if stop is not None:
-                stop.raise_if_set(f"evaluation (episode {episode} of {n_episodes})")
-            if before_episode is not None:
-                before_episode(episode, state)
-            sampler.start_episode(family.horizon, device, episode)
-            observation = env.reset()
-            if family.n_facts > 1:
-                facts[episode] = env.facts
-                optima[episode] = family.episode_optimum(env.goals, env.facts)
-            for t in range(family.horizon):
-                current = torch.from_numpy(observation)[:, None].to(device)
-                logits = state.observe(Steps(current, previous_action, previous_reward, first[t == 0]))
-                # A memory compresses before it adds a step.
-                recorder.observe(episode * family.horizon + t, state)
-                action = sampler.choose(logits, t)
-                taken = action.cpu().numpy()
-                actions[episode * family.horizon + t] = taken
-                observation, reward, _ = env.step(taken)
-                returns[episode] += reward
-                previous_action = action[:, None]
-                previous_reward = torch.from_numpy(reward)[:, None].to(device, torch.int64)
-            if progress:
-                progress(episode + 1)
+        observation = env.reset()
+        first = torch.full((B, 1), 1, device=device)
+        not_first = torch.zeros_like(first)
+        # Of each roll-out: its episode, whether it has episodes to go; steps of all.
+        rows, episode, playing = np.arange(B), np.zeros(B, dtype=np.int64), np.ones(B, dtype=bool)
+        step, slowest, begun, begins = 0, 0, True, playing
+        while True:
+            if begun:  # an episode, somewhere
+                if stop is not None:
+                    stop.raise_if_set(f"evaluation (episode {slowest} of {n_episodes})")
+                if before_episodes is not None:
+                    before_episodes(episode, begins, state)
+                sampler.start_episodes(np.minimum(episode, n_episodes - 1))
+                if n_facts > 1:
+                    facts[episode[playing], rows[playing]] = env.facts[playing]
+                    best = family.episode_optimum(env.goals, env.facts)
+                    optima[episode[playing], rows[playing]] = best[playing]
+            current = torch.from_numpy(observation)[:, None].to(device)
+            logits = state.observe(Steps(current, previous_action, previous_reward, first))
+            # A memory compresses before it adds a step.
+            recorder.observe(step, state, playing)
+            action = sampler.choose(logits, step)
+            taken = action.cpu().numpy()
+            outcome = env.advance(taken)
+            observation, reward = outcome.observed, outcome.rewards
+            actions[step, playing] = taken[playing]
+            returns[episode[playing], rows[playing]] += reward[playing]
+            lengths[episode[playing], rows[playing]] += 1
+            previous_action = action[:, None]
+            previous_reward = torch.from_numpy(reward)[:, None].to(device, torch.int64)
+            step, begun, first = step + 1, outcome.any_ended, not_first
+            if begun:
+                ended = outcome.terminated | outcome.truncated
+                first = torch.from_numpy(ended.astype(np.int64))[:, None].to(device)
+                episode = episode + ended
+                playing = episode < n_episodes
+                begins = ended & playing
+                while slowest < min(int(episode.min()), n_episodes):
+                    slowest += 1
+                    if progress:
+                        progress(slowest)
+                if slowest == n_episodes:
+                    break
     seconds = time.perf_counter() - started
     shape = (len(task_ids), n_rollouts)
     compression_steps, chosen = recorder.compression_steps()
     return RolloutResult(
         task_ids=tuple(task_ids),
         returns=np.ascontiguousarray(returns.T).reshape(*shape, n_episodes),
-        compressions=np.broadcast_to(state.compressions, B).reshape(shape).astype(np.int64),
+        compressions=recorder.counts.reshape(shape),
         horizon=family.horizon,
         state_bytes=state.state_bytes,
         seconds=seconds,
         compression_steps=compression_steps,
         chosen=chosen,
-        actions=np.ascontiguousarray(actions.T).reshape(*shape, -1),
+        actions=np.ascontiguousarray(actions[:step].T).reshape(*shape, -1),
         facts=np.ascontiguousarray(facts.T).reshape(*shape, -1) if family.n_facts > 1 else None,
         optima=np.ascontiguousarray(optima.T).reshape(*shape, -1) if family.n_facts > 1 else None,
+        lengths=np.ascontiguousarray(lengths.T).reshape(*shape, -1) if family.ends_early else None,
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cad.envs.batched import BatchedEnv
 from cad.envs.family import AnyFamily
 from cad.evaluation.replay import rollout_keys
 
@@ -23,18 +22,18 @@ def play(
     It learns in each environment from scratch, in the very ones that a model's roll-outs with this seed are
     in: what chance decides is the same.
     """
-    env = BatchedEnv(
-        family, np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
+    env = family.environments(
+        np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
     )
     agent = family.new_learner(learner, len(env), 0.0, np.random.default_rng([seed, _STREAM]))
     returns = np.zeros((len(env), n_episodes), dtype=np.float32)
-    for episode in range(n_episodes):
-        states = env.reset()
-        for _ in range(family.horizon):
-            after, rewards, _ = env.step(agent.act(states))
-            agent.learn(states, rewards, after)
-            returns[:, episode] += rewards
-            states = after
+    states, episode = env.reset(), np.zeros(len(env), dtype=np.int64)
+    while (playing := np.flatnonzero(episode < n_episodes)).size:
+        outcome = env.advance(agent.act(states))
+        agent.learn(states, outcome.rewards, outcome.after)
+        returns[playing, episode[playing]] += outcome.rewards[playing]
+        episode += outcome.terminated | outcome.truncated
+        states = outcome.observed
     return returns.reshape(len(task_ids), n_rollouts, n_episodes)
 
 

@@ -18,8 +18,9 @@ from cad.envs.registry import task_family
 from cad.envs.split import Split, split_tasks
 from cad.envs.transitions import Transitions
 from cad.errors import CadError
+from cad.histories.episodes import whole_episodes
 from cad.histories.file import DATASETS, Histories, open_histories, task_name
-from cad.histories.streams import episode_facts, stream_noise
+from cad.histories.streams import episode_facts, stream_keys, stream_noise
 
 # Gain of the mean return, as a share of the optimum, below which nothing has been learned.
 _LEAST_GAIN = 0.05
@@ -165,7 +166,10 @@ def _check_task(
     source = histories.provenance.source
     shape = (source.n_streams, source.steps_per_stream)
     whole = True
-    for name in DATASETS:
+    if family.ends_early and history.terminations is None:
+        report.problems.append(f"{task_name(task_id)}: the dataset terminations is missing")
+        return
+    for name in (*DATASETS, *(["terminations"] if family.ends_early else [])):
         array = getattr(history, name)
         expected = (*shape, family.spaces.n_fields) if name.endswith("states") else shape
         if array.dtype != np.uint8 or array.shape != expected:
@@ -176,16 +180,23 @@ def _check_task(
             )
     if not whole:
         return
-    if shape[1] % family.horizon:
+    faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
+    if family.ends_early:
+        _check_replay(family, task_id, history, source, faults)
+        returns = whole_episodes(history.rewards, history.episode_ends).mean(axis=0)
+        if not len(returns):
+            report.problems.append(f"{faults.where}: a stream has no whole episode; collect more steps")
+            return
+    elif shape[1] % family.horizon:
         report.problems.append(
             f"{task_name(task_id)}: {shape[1]} steps are no whole number of episodes of {family.horizon}"
         )
         return
-    faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
-    starts, hidden = _episode_starts(family, task_id, source, shape[1] // family.horizon)
-    noise = stream_noise(task_id, source) if family.is_random else None
-    _check_transitions(family, task_id, history, starts, hidden, noise, faults)
-    returns = history.rewards.reshape(shape[0], -1, family.horizon).sum(axis=2).mean(axis=0)
+    else:
+        starts, hidden = _episode_starts(family, task_id, source, shape[1] // family.horizon)
+        noise = stream_noise(task_id, source) if family.is_random else None
+        _check_transitions(family, task_id, history, starts, hidden, noise, faults)
+        returns = history.rewards.reshape(shape[0], -1, family.horizon).sum(axis=2).mean(axis=0)
     report.transitions += shape[0] * shape[1]
     report.table.append(
         TaskRow(
@@ -274,6 +285,42 @@ def _check_transitions(
         next_states, rewards = _derive(family, task_id, history, hidden, noise)
         faults.compare("next state", history.next_states, next_states)
         faults.compare("reward", history.rewards, rewards)
+
+
+def _check_replay(
+    family: AnyFamily, task_id: int, history: Transitions, source: SourceConfig, faults: _Faults
+) -> None:
+    """Play the actions again, step by step: episodes that end early begin wherever the rules say.
+
+    After a stream's first fault the rest of it is not compared: it follows from that fault.
+    """
+    if not faults.limit("action", history.actions, family.spaces.n_actions - 1):
+        return
+    streams, steps = history.actions.shape
+    env = family.environments(np.full(streams, task_id), stream_keys(source, task_id), source.loads)
+    wanted = {name: np.empty_like(getattr(history, name)) for name in (*DATASETS, "terminations")}
+    wanted["actions"] = history.actions
+    observed = env.reset()
+    for step in range(steps):
+        wanted["states"][:, step] = observed
+        outcome = env.advance(history.actions[:, step].astype(np.int64))
+        observed = outcome.observed
+        wanted["next_states"][:, step] = outcome.after
+        wanted["rewards"][:, step] = outcome.rewards
+        wanted["terminations"][:, step] = outcome.terminated
+        wanted["episode_ends"][:, step] = outcome.terminated | outcome.truncated
+    differs = np.zeros((streams, steps), dtype=bool)
+    for name, array in wanted.items():
+        other = getattr(history, name) != array
+        differs |= other.any(axis=2) if other.ndim == 3 else other
+    compared = differs.cumsum(axis=1) <= differs  # up to and with the first fault
+    for name, array in wanted.items():
+        recorded = getattr(history, name)
+        mask = compared[..., None] if recorded.ndim == 3 else compared
+        faults.compare(_WORDS.get(name, name), recorded, np.where(mask, array, recorded))
+
+
+_WORDS = {"states": "state", "next_states": "next state", "rewards": "reward"}
 
 
 def _derive(

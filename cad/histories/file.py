@@ -10,6 +10,8 @@ Layout (schema version 1)::
         rewards             (streams, steps)         uint8   whole numbers
         next_states         (streams, steps, fields) uint8   true observation after the step
         episode_ends        (streams, steps)         uint8   1 at the last step of an episode
+        terminations        (streams, steps)         uint8   1 where the task ended it, not the time limit;
+                                                             only where episodes may end early
 
 A stream is one unbroken history: its episodes follow each other along ``steps``.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +39,8 @@ from cad.errors import CadError, first_line
 from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
 
 SCHEMA_VERSION = 1
-DATASETS = tuple(field.name for field in fields(Transitions))
+DATASETS = tuple(field.name for field in fields(Transitions) if field.default is MISSING)
+"""What every file has; ``terminations`` only where episodes may end early."""
 # Level 1 is quick to write and not much larger than level 9.
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 _REMEDY = (
@@ -90,8 +93,10 @@ def write_task(
     group.attrs["task_id"] = task_id
     group.attrs["goal"] = np.array(goal, dtype=np.int64)
     group.attrs["optimal_return"] = optimal_return
-    for name in DATASETS:
-        array: SmallArray = getattr(history, name)
+    for name in (field.name for field in fields(Transitions)):
+        array: SmallArray | None = getattr(history, name)
+        if array is None:
+            continue
         # One chunk a task would be simplest; ten streams a chunk let a reader take one stream cheaply.
         chunks = (min(10, array.shape[0]), *array.shape[1:])
         group.create_dataset(name, data=array, **_COMPRESSION, chunks=chunks)
@@ -178,7 +183,8 @@ class Histories:
 
     def task(self, task_id: int) -> Transitions:
         """All streams of one task."""
-        return Transitions(**{name: self.dataset(task_id, name) for name in DATASETS})
+        more = ["terminations"] if "terminations" in self._group(task_id) else []
+        return Transitions(**{name: self.dataset(task_id, name) for name in [*DATASETS, *more]})
 
     def _group(self, task_id: int) -> h5py.Group:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from cad.envs.family import AnyFamily
 from cad.histories.sampler import HistoryArrays
@@ -20,4 +21,11 @@ def made_up_histories(family: AnyFamily, steps: int) -> HistoryArrays:
         rng.integers(0, spaces.n_rewards, shape).astype(np.uint8),
         family.horizon,
         spaces.n_actions,
+        _ends(shape, family.horizon) if family.ends_early else None,
     )
+
+
+def _ends(shape: tuple[int, ...], horizon: int) -> npt.NDArray[np.uint8]:
+    """Episodes as long as they may be."""
+    ends = np.arange(1, shape[-1] + 1) % horizon == 0
+    return np.broadcast_to(ends, shape).astype(np.uint8)

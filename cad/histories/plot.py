@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cad.envs.registry import task_family
+from cad.histories.episodes import whole_episodes
 from cad.histories.file import open_histories
 from cad.storage import atomic_path
 
@@ -29,8 +30,10 @@ def plot_histories(path: Path, out_png: Path) -> None:
         optima = {task: family.optimal_return(task) for task in histories.task_ids}
         curves: dict[int, npt.NDArray[np.float64]] = {}
         for task in histories.task_ids:
-            rewards = histories.dataset(task, "rewards")
-            curves[task] = rewards.reshape(len(rewards), -1, family.horizon).sum(axis=2).mean(axis=0)
+            ends = histories.dataset(task, "episode_ends")
+            curves[task] = whole_episodes(histories.dataset(task, "rewards"), ends).mean(axis=0)
+    n = min(map(len, curves.values()))  # episodes that all tasks have
+    curves = {task: curve[:n] for task, curve in curves.items()}
     by_optimum = sorted(curves, key=lambda task: (optima[task], task))
     places = np.linspace(0, len(by_optimum) - 1, min(_SHOWN_TASKS, len(by_optimum)))
     shown = [by_optimum[int(place)] for place in places]

@@ -7,7 +7,7 @@ several ranks can each take their share of one global batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cad.envs.arrays import BoolArray
 from cad.envs.family import AnyFamily
 from cad.histories.batch import Batch, Steps
+from cad.histories.episodes import EpisodeIndex, first_steps
 from cad.histories.file import Histories
 from cad.histories.windows import IntArray, TrainingWindows, WindowShape, WindowStarts
 from cad.storage import atomic_dir
@@ -29,7 +31,8 @@ _STREAM = 0x5A
 class HistoryArrays:
     """Histories of several tasks: (tasks, streams, steps) uint8, ``observations`` (..., fields).
 
-    All episodes last ``horizon`` steps; actions are below ``n_actions``.
+    All episodes last ``horizon`` steps; where ``ends`` is not None, which is 1 at the last step of an
+    episode, they last at most as many.  Actions are below ``n_actions``.
     """
 
     observations: npt.NDArray[np.uint8]
@@ -37,6 +40,7 @@ class HistoryArrays:
     rewards: npt.NDArray[np.uint8]
     horizon: int
     n_actions: int
+    ends: npt.NDArray[np.uint8] | None = None
 
 
 def read_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int]) -> HistoryArrays:
@@ -45,9 +49,8 @@ def read_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int]) -> 
     def stack(name: str) -> npt.NDArray[np.uint8]:
         return np.stack([file.dataset(task, name) for task in task_ids])
 
-    return HistoryArrays(
-        stack("states"), stack("actions"), stack("rewards"), family.horizon, family.spaces.n_actions
-    )
+    arrays = {name: stack(name) for name in _copied(family)}
+    return _arrays(arrays, family)
 
 
 def stream_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int], folder: Path) -> HistoryArrays:
@@ -58,13 +61,25 @@ def stream_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int], f
     """
     if not folder.exists():
         with atomic_dir(folder) as temporary:
-            for name in _COPIED:
+            for name in _copied(family):
                 _copy(file, task_ids, name, temporary / f"{name}.npy")
-    observations, actions, rewards = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _COPIED)
-    return HistoryArrays(observations, actions, rewards, family.horizon, family.spaces.n_actions)
+    return _arrays({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _copied(family)}, family)
 
 
-_COPIED = ("states", "actions", "rewards")
+def _copied(family: AnyFamily) -> tuple[str, ...]:
+    """The datasets that are needed for training."""
+    return ("states", "actions", "rewards", *(["episode_ends"] if family.ends_early else []))
+
+
+def _arrays(arrays: Mapping[str, npt.NDArray[np.uint8]], family: AnyFamily) -> HistoryArrays:
+    return HistoryArrays(
+        arrays["states"],
+        arrays["actions"],
+        arrays["rewards"],
+        family.horizon,
+        family.spaces.n_actions,
+        arrays.get("episode_ends"),
+    )
 
 
 def _copy(file: Histories, task_ids: Sequence[int], name: str, target: Path) -> None:
@@ -84,10 +99,11 @@ class WindowSampler:
         windows: what the windows look like; see :mod:`cad.histories.windows`.
         seed: all batches follow from it.
         batch_size: windows of a batch.
+        max_gap: largest gap between a window's episodes, where they have lengths of their own.
     """
 
     def __init__(
-        self, arrays: HistoryArrays, windows: TrainingWindows, *, seed: int, batch_size: int
+        self, arrays: HistoryArrays, windows: TrainingWindows, *, seed: int, batch_size: int, max_gap: int = 1
     ) -> None:
         self._arrays = arrays
         self._windows = windows
@@ -100,6 +116,10 @@ class WindowSampler:
         )
         self._actions = np.ascontiguousarray(arrays.actions).reshape(-1)
         self._rewards = np.ascontiguousarray(arrays.rewards).reshape(-1)
+        self._index = None
+        if arrays.ends is not None:
+            ends = np.ascontiguousarray(arrays.ends).reshape(-1, self._steps)
+            self._first, self._index = first_steps(ends), EpisodeIndex(ends, max_gap)
 
     def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of an update (counted from 0), or the ``part``-th of its ``parts`` equal parts.
@@ -111,17 +131,44 @@ class WindowSampler:
         share = slice(part * size, (part + 1) * size)
         shape = self._windows.draw_shape(rng, update)
         history = rng.integers(0, self._tasks * self._streams, self._batch)
+        if self._index is not None:
+            return self._gather(history[share], *self._varying(history, rng, shape, share), shape)
         starts = self._windows.draw_starts(rng, self._batch, shape)
-        return self._gather(history[share], WindowStarts(*(drawn[share] for drawn in starts)), shape)
+        starts = WindowStarts(*(drawn[share] for drawn in starts))
+        return self._gather(history[share], *self._regular(starts, shape), shape)
 
-    def _gather(self, history: IntArray, starts: WindowStarts, shape: WindowShape) -> Batch:
-        horizon, none = self._arrays.horizon, self._arrays.n_actions
+    def _regular(self, starts: WindowStarts, shape: WindowShape) -> tuple[IntArray, BoolArray, IntArray]:
+        """Steps (B, window) within histories whose episodes have one length, which of them begin an episode,
+        and the steps before the first ones (B,) after those kept; -1 where there is none."""
+        horizon, kept = self._arrays.horizon, shape.kept
         start, offset, gap = starts
-        kept = shape.kept
-        # (B, window): step numbers within a history.
         position = offset[:, None] + np.arange(shape.length - kept)
         step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon
         step = np.concatenate([np.broadcast_to(np.arange(kept), (len(step), kept)), step], axis=1)
+        # One step earlier, or at the end of the g-th episode before.
+        before = np.where(offset > 0, step[:, kept] - 1, ((start - gap + 1) * horizon - 1))
+        return step, step % horizon == 0, before
+
+    def _varying(
+        self, history: IntArray, rng: np.random.Generator, shape: WindowShape, share: slice
+    ) -> tuple[IntArray, BoolArray, IntArray]:
+        """As :meth:`_regular`, of ``share`` of the windows, where episodes have lengths of their own."""
+        assert self._index is not None
+        drawn, kept = rng.random((len(history), 2))[share], shape.kept
+        step = np.empty((len(drawn), shape.length), dtype=np.int64)
+        step[:, :kept] = np.arange(kept)
+        before = np.empty(len(drawn), dtype=np.int64)
+        for row, number in enumerate(history[share]):
+            begins = self._windows.begins(self._first[number])
+            step[row, kept:], before[row] = self._index.window(
+                number, begins, shape.length - kept, drawn[row]
+            )
+        return step, self._first[history[share][:, None], step], before
+
+    def _gather(
+        self, history: IntArray, step: IntArray, first: BoolArray, before: IntArray, shape: WindowShape
+    ) -> Batch:
+        none, kept = self._arrays.n_actions, shape.kept
         flat = history[:, None] * self._steps + step
 
         actions = self._actions[flat].astype(np.int64)
@@ -132,8 +179,7 @@ class WindowSampler:
         previous_reward[:, 1:] = rewards[:, :-1]
         if self._windows.shows_previous:
             # The step before the first one after those kept, where the history has it (else what is kept goes
-            # before): one step earlier, or at the end of the g-th episode before.
-            before = np.where(offset > 0, step[:, kept] - 1, ((start - gap + 1) * horizon - 1))
+            # before).
             known = before >= 0
             there = (history * self._steps + before)[known]
             previous_action[known, kept] = self._actions[there]
@@ -142,6 +188,6 @@ class WindowSampler:
             observation=torch.from_numpy(self._observations[flat].astype(np.int64)),
             previous_action=torch.from_numpy(previous_action),
             previous_reward=torch.from_numpy(previous_reward),
-            first=torch.from_numpy((step % horizon == 0).astype(np.int64)),
+            first=torch.from_numpy(first.astype(np.int64)),
         )
         return Batch(steps, torch.from_numpy(actions), shape.segment_length, shape.burn_in, shape.last_length)

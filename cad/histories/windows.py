@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cad.envs.arrays import BoolArray
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -46,7 +48,17 @@ class TrainingWindows(Protocol):
         """The lengths that all windows of the batch of an update (counted from 0) have."""
 
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
-        """The beginnings of ``n`` windows, such that they end within their histories."""
+        """The beginnings of ``n`` windows, such that they end within their histories.
+
+        For histories whose episodes all have one length.
+        """
+
+    def begins(self, first: BoolArray) -> BoolArray:
+        """At which steps windows may begin (steps,) in a history whose episodes have lengths of their own.
+
+        ``first`` (steps,) says which steps begin an episode; step 0 does, and a window may begin there (after
+        the steps that a window keeps).
+        """
 
 
 class EpisodeStarts:

@@ -88,7 +88,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _histories_fit(self) -> Config:
         horizon = self.env.steps_per_episode
-        if self.source.steps_per_stream % horizon:
+        family = FAMILIES[self.env.name]
+        if self.source.steps_per_stream % horizon and not family.ends_early:
             raise ValueError(
                 f"source.steps_per_stream={self.source.steps_per_stream} is not a whole number of "
                 f"episodes of env.horizon={horizon} steps"

@@ -82,7 +82,13 @@ def build_model(config: Config) -> SequenceModel:
 def training_sampler(config: Config, arrays: HistoryArrays) -> WindowSampler:
     """Draws the batches of action training."""
     windows = config.spec.windows(config.model, config.train, _history_shape(arrays))
-    return WindowSampler(arrays, windows, seed=config.seed, batch_size=config.train.batch_size)
+    return WindowSampler(
+        arrays,
+        windows,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        max_gap=config.train.max_episode_gap,
+    )
 
 
 def training_objective(config: Config) -> Objective:
@@ -118,7 +124,9 @@ def build_pretraining(config: Config, arrays: HistoryArrays) -> Learner:
         seed,
         model,
         model,
-        WindowSampler(arrays, windows, seed=seed, batch_size=settings.batch_size),
+        WindowSampler(
+            arrays, windows, seed=seed, batch_size=settings.batch_size, max_gap=settings.max_episode_gap
+        ),
         pretraining.objective(config.model, settings, model.spaces),
     )
 

@@ -62,7 +62,9 @@ def test_its_settings_are_checked_like_ours(ring: type) -> None:
     assert "override: env.split_seed: expected a whole number at least 0, found -1" in text
     assert "n_heldout=20" in refused(f"env.name={NAME}", "env.n_heldout=20")
     # Another family's key is named as such.
-    assert f"it is a key of env.name={NAME}, and env.name is darkroom" in refused("env.n_places=3")
+    text = refused("env.n_places=3")
+    assert "it is a key of env.name=" in text
+    assert f"{NAME}, and env.name is darkroom" in text
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ FAULTS = {
     "spaces": ("histories hold sizes 1 to 256", {"env.n_places": 300}),
     "tasks": ("tasks 0 and 1 are one: both have the goal (0,)", {}),
     "split": ("are not every task in use once", {}),
-    "steps": ("after step 0 of episode 0: a reward is 0.5", {}),
+    "steps": ("after step 0: a reward is 0.5", {}),
     "seed": ("give other observations or rewards the second time", {}),
     "batch": ("gives other observations or rewards alone than in a batch", {}),
     "optimum": ("optimal_actions() return 10, more than the optimum of 9", {}),

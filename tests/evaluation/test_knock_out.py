@@ -85,28 +85,34 @@ def test_an_evaluation_is_the_intact_one_until_the_episode(how, tiny_config, lou
     np.testing.assert_array_equal(again, after)
 
 
+class Numbers:
+    def __init__(self, compressed):
+        self.compressed = compressed
+
+
+def everywhere(n, episode):
+    return np.full(n, episode), np.ones(n, dtype=bool)
+
+
 def test_the_other_roll_out_is_of_another_task(tiny_config):
     settings = tiny_config(evaluation={"knock_out": "other", "knock_out_episode": 3}).evaluation
     replace = knock_out(settings, n_rollouts=2)
-
-    class Numbers:
-        compressed = torch.arange(6.0)[:, None]
-
-    memory = Numbers()
-    replace(1, memory)
+    memory = Numbers(torch.arange(6.0)[:, None])
+    replace(*everywhere(6, 1), memory)
     assert memory.compressed[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
-    replace(2, memory)
+    # Where episodes end at different times: two have begun that episode now, one before.
+    replace(np.array([2, 2, 2, 1, 1, 3]), np.array([1, 0, 1, 1, 1, 1], dtype=bool), memory)
+    assert memory.compressed[:, 0].tolist() == [4, 1, 0, 3, 4, 5]
+    memory.compressed = torch.arange(6.0)[:, None]
+    replace(*everywhere(6, 2), memory)
     assert memory.compressed[:, 0].tolist() == [4, 5, 0, 1, 2, 3]  # (tasks, roll-outs) next to each other
 
 
 def test_noise_has_the_mean_and_the_spread_of_what_it_replaces(tiny_config):
     settings = tiny_config(evaluation={"knock_out": "noise", "knock_out_episode": 2}).evaluation
-
-    class Numbers:
-        compressed = torch.randn(4000, 2) * torch.tensor([1.0, 5.0]) + torch.tensor([3.0, -2.0])
-
-    memory = Numbers()
-    knock_out(settings, n_rollouts=1)(1, memory)
+    before = torch.randn(4000, 2) * torch.tensor([1.0, 5.0]) + torch.tensor([3.0, -2.0])
+    memory = Numbers(before)
+    knock_out(settings, n_rollouts=1)(*everywhere(4000, 1), memory)
     torch.testing.assert_close(memory.compressed.mean(0), torch.tensor([3.0, -2.0]), atol=0.4, rtol=0)
     torch.testing.assert_close(memory.compressed.std(0), torch.tensor([1.0, 5.0]), atol=0.4, rtol=0)
-    assert (memory.compressed != Numbers.compressed).all()
+    assert (memory.compressed != before).all()

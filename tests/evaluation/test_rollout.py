@@ -136,8 +136,7 @@ def test_greedy_takes_the_likeliest_action(model, family):
 
 
 def test_greedy_choice_is_the_argmax():
-    sampler = ActionSampler([0], 2, seed=0, temperature=1.0, greedy=True)
-    sampler.start_episode(3, CPU)
+    sampler = ActionSampler([0], 2, seed=0, temperature=1.0, greedy=True, block=3, device=CPU)
     logits = torch.tensor([[0.0, 3.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.1]])
     assert sampler.choose(logits, 0).tolist() == [1, 4]
 
@@ -145,17 +144,18 @@ def test_greedy_choice_is_the_argmax():
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_sampled_actions_follow_the_softmax(temperature):
     n_rollouts, steps = 200, 150
-    sampler = ActionSampler([7], n_rollouts, seed=0, temperature=temperature, greedy=False)
-    sampler.start_episode(steps, CPU)
+    sampler = ActionSampler(
+        [7], n_rollouts, seed=0, temperature=temperature, greedy=False, block=steps, device=CPU
+    )
+    sampler.start_episodes(np.zeros(n_rollouts, dtype=np.int64))
     logits = torch.tensor([0.0, 1.0, -2.0, 0.5, 1.5])
     drawn = torch.stack([sampler.choose(logits.expand(n_rollouts, -1), t) for t in range(steps)])
     n = n_rollouts * steps
     share = torch.bincount(drawn.flatten(), minlength=5) / n
     expected = torch.softmax(logits / temperature, dim=-1)
     assert ((share - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt()).all()
-    # A new episode draws new numbers.
-    sampler.start_episode(steps, CPU)
-    again = torch.stack([sampler.choose(logits.expand(n_rollouts, -1), t) for t in range(steps)])
+    # Later steps have other numbers.
+    again = torch.stack([sampler.choose(logits.expand(n_rollouts, -1), steps + t) for t in range(steps)])
     assert (again != drawn).float().mean() > 0.3
 
 
@@ -180,8 +180,7 @@ def test_a_roll_out_goes_from_hot_to_cold(model, family):
 
 
 def test_actions_stay_in_range_whatever_the_rounding():
-    sampler = ActionSampler([0], 50, seed=0, temperature=1.0, greedy=False)
-    sampler.start_episode(200, CPU)
+    sampler = ActionSampler([0], 50, seed=0, temperature=1.0, greedy=False, block=200, device=CPU)
     for certain in range(5):
         logits = torch.full((50, 5), -200.0)
         logits[:, certain] = 200.0

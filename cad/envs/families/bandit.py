@@ -176,7 +176,7 @@ class Bandit(TaskFamily[BanditConfig]):
         return f"task {task_id}"
 
     def optimal_actions(
-        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int
+        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`: the best arm."""
         best: IntArray = goals.argmax(axis=1)

@@ -176,7 +176,7 @@ class CuedDarkroom(GridFamily[CuedDarkroomConfig]):
         goals: IntArray,
         states: IntArray,
         hidden: IntArray,
-        steps_left: int,
+        steps_left: int | IntArray,
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`."""
         return self._toward(states[:, :2], self._goal_of(goals, states[:, 2]))

@@ -77,7 +77,7 @@ class DarkKeyToDoor(GridFamily[DarkKeyToDoorConfig]):
         goals: IntArray,
         states: IntArray,
         hidden: IntArray,
-        steps_left: int,
+        steps_left: int | IntArray,
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`: to the key, then to the door."""
         import numpy as np

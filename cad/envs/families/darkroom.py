@@ -66,7 +66,7 @@ class Darkroom(GridFamily[DarkroomConfig]):
         goals: IntArray,
         states: IntArray,
         hidden: IntArray,
-        steps_left: int,
+        steps_left: int | IntArray,
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`."""
         return self._toward(states, goals)

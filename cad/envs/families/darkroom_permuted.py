@@ -96,7 +96,7 @@ class DarkroomPermuted(GridFamily[DarkroomPermutedConfig]):
         goals: IntArray,
         states: IntArray,
         hidden: IntArray,
-        steps_left: int,
+        steps_left: int | IntArray,
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`: the action that does what is wanted."""
         import numpy as np

@@ -286,7 +286,7 @@ class FrozenLake(GridFamily[FrozenLakeConfig]):
         return self._move(states, actions)
 
     def optimal_actions(
-        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int
+        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`: a shortest way."""
         import numpy as np

@@ -334,7 +334,7 @@ class RandomMDP(TaskFamily[RandomMDPConfig]):
         return f"task {task_id}"
 
     def optimal_actions(
-        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int
+        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`: those of :func:`solve`."""
         import numpy as np

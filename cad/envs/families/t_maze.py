@@ -195,7 +195,7 @@ class TMaze(TaskFamily[TMazeConfig]):
         return np.column_stack([np.full_like(facts, _CORRIDOR), facts]), facts * self._cells
 
     def optimal_actions(
-        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int
+        self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray
     ) -> IntArray:
         """See :meth:`TaskFamily.optimal_actions`."""
         import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cad.envs.registry import task_family
 from cad.models.compressed_ad.config import CompressedADConfig
 from cad.schema import Config
 
@@ -12,6 +13,8 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 def why_no_probe(config: Config) -> str | None:
     """Why a cell has nothing to probe; None if it has."""
     reason = config.spec.why_no_probe(config.model)
+    if reason is None and task_family(config.env).ends_early:
+        return "episodes that end early are not probed"
     if reason is None and not probed_counts(config):
         return (
             f"roll-outs of {config.evaluation.n_episodes} episodes never decode a whole window after "

@@ -36,8 +36,11 @@ def draw_rollout(
     if draw is None:
         raise UsageError(f"--out {out}: the name must end in {' or '.join(DRAWN)}")
     config = cell.config
-    if task_family(config.env).grid_size is None:
-        raise UsageError(f"env.name={config.env.name}: its tasks have no grid on which to draw a roll-out")
+    if not task_family(config.env).can_be_drawn:
+        raise UsageError(
+            f"env.name={config.env.name}: its tasks have no grid on which to draw a roll-out, or their "
+            "episodes end early"
+        )
     known = split_tasks(config.env)
     if task not in task_family(config.env).task_ids:
         raise UsageError(

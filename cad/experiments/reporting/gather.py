@@ -16,6 +16,7 @@ from cad.evaluation.probes.result import load_probe
 from cad.evaluation.results import load_results
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.histories.episodes import whole_episodes
 from cad.histories.file import open_histories
 from cad.histories.sampler import read_arrays
 from cad.histories.streams import episode_facts
@@ -56,6 +57,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         metrics=stored_metrics(training),
         compression_steps=result.compression_steps if result else None,
         chosen=result.chosen if result else None,
+        lengths=result.lengths if result else None,
         facts=result.facts if result else None,
         optima=result.optima if result else None,
         probe=load_probe(probe, evaluation.name) if result and probe.exists() else None,
@@ -141,9 +143,13 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
     if not same or not directory.done:
         return None
     with open_histories(directory.checked(StageFile.HISTORIES), directory.name) as file:
-        rewards = read_arrays(file, family, tasks).rewards
-    episodes = rewards.reshape(*rewards.shape[:2], -1, first.config.env.steps_per_episode)
-    returns = episodes.sum(axis=3, dtype=np.float64)
+        arrays = read_arrays(file, family, tasks)
+    if arrays.ends is None:
+        episodes = arrays.rewards.reshape(*arrays.rewards.shape[:2], -1, arrays.horizon)
+        returns = episodes.sum(axis=3, dtype=np.float64)
+    else:
+        whole = [whole_episodes(given, ends) for given, ends in zip(arrays.rewards, arrays.ends, strict=True)]
+        returns = np.array([each[:, : min(part.shape[1] for part in whole)] for each in whole])
     if family.n_facts > 1:  # each episode has its own optimum
         source, n_episodes = first.config.source, returns.shape[2]
         for index, task in enumerate(tasks):

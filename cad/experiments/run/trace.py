@@ -25,7 +25,7 @@ def end_trace(
         replay(
             (result.compression_steps, result.chosen),
             result.task_ids,
-            result.horizon,
+            result.horizon if result.lengths is None else None,
             lambda event: tell(str(event)),
         )
     total, chosen = int(result.compressions.sum()), int(result.chosen.sum())

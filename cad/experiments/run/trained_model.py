@@ -69,7 +69,7 @@ def evaluate(
         stop=stop,
         progress=progress,
         on_compress=on_compress,
-        before_episode=knock_out(settings, settings.n_rollouts),
+        before_episodes=knock_out(settings, settings.n_rollouts),
     )
 
 

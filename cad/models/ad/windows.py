@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cad.envs.arrays import BoolArray
 from cad.histories.windows import EpisodeStarts, WindowShape, WindowStarts
 from cad.models.ad.config import ADConfig
 
@@ -43,3 +44,7 @@ class ADWindows:
             np.where(early, offset, starts.offset),
             np.where(early, 1, starts.gap),
         )
+
+    def begins(self, first: BoolArray) -> BoolArray:
+        """Anywhere after the sinks: roll-outs drop steps wherever an episode may be."""
+        return np.arange(len(first)) >= self._sinks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cad.envs.arrays import BoolArray
 from cad.histories.windows import EpisodeStarts, WindowShape, WindowStarts
 from cad.models.compressed_ad.config import CompressedADConfig
 from cad.models.compressed_ad.curriculum import DepthCurriculum
@@ -56,3 +57,7 @@ class SegmentWindows:
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """See :class:`~cad.histories.windows.EpisodeStarts`."""
         return self._starts.draw(rng, n, shape.length)
+
+    def begins(self, first: BoolArray) -> BoolArray:
+        """Where an episode does."""
+        return first

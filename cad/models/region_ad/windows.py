@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cad.envs.arrays import BoolArray
 from cad.histories.windows import WindowShape, WindowStarts
 from cad.models.region_ad.config import RegionADConfig
 
@@ -41,3 +42,8 @@ class RegionWindows:
         which = (np.cumsum(fits, axis=1) > nth[:, None]).argmax(axis=1)
         episode, offset = np.divmod(self._begin[which], self._horizon)
         return WindowStarts(episode, offset, gap)
+
+    def begins(self, first: BoolArray) -> BoolArray:
+        """At PPO updates."""
+        at_updates: BoolArray = np.arange(len(first)) % self._shape.segment_length == 0
+        return at_updates

@@ -59,9 +59,18 @@ class CellSummary:
         if compression_steps is None or normalised is None or compression_steps.size == 0:
             return []
         n_tasks, n_rollouts, n_episodes = normalised.shape
-        n, horizon = n_tasks * n_rollouts, self.result.config.env.steps_per_episode
+        n, horizon, lengths = (
+            n_tasks * n_rollouts,
+            self.result.config.env.steps_per_episode,
+            self.result.lengths,
+        )
         # A compression after step m comes before every episode that starts at step m or later.
-        first = np.where(compression_steps > 0, -(-compression_steps // horizon), n_episodes).reshape(n, -1)
+        if lengths is None:
+            first = -(-compression_steps // horizon)
+        else:
+            starts = lengths.cumsum(axis=2) - lengths
+            first = (starts[:, :, None] < compression_steps[..., None]).sum(axis=3)
+        first = np.where(compression_steps > 0, first, n_episodes).reshape(n, -1)
         index = np.arange(n)[:, None] * (n_episodes + 1) + np.minimum(first, n_episodes)
         new = np.bincount(index.ravel(), minlength=n * (n_episodes + 1)).reshape(n, n_episodes + 1)
         counts = new[:, :-1].cumsum(axis=1).reshape(normalised.shape)

@@ -62,7 +62,7 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
     keep its actions.
     """
     lead = study.lead
-    if lead is None or not study.comparable or task_family(lead.config.env).grid_size is None:
+    if lead is None or not study.comparable or not task_family(lead.config.env).can_be_drawn:
         return []
     cell = max(lead.done, key=lambda cell: cell.normalised_last10 or 0.0)
     result = cell.result

@@ -61,6 +61,7 @@ class CellResult:
     # As `returns`, where tasks have several facts: the fact that an episode needed, and its optimum.
     facts: npt.NDArray[Any] | None = None
     optima: npt.NDArray[Any] | None = None
+    lengths: npt.NDArray[Any] | None = None  # as `returns`: steps of each episode, where they vary
     pretrain_metrics: Sequence[Mapping[str, Any]] | None = None  # lines of the pre-training's metrics.jsonl
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cad.envs.arrays import BoolArray
 from cad.histories.windows import EpisodeStarts, WindowShape, WindowStarts
 
 
@@ -27,3 +28,7 @@ class RecurrentWindows:
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """See :class:`~cad.histories.windows.EpisodeStarts`."""
         return self._starts.draw(rng, n, shape.length)
+
+    def begins(self, first: BoolArray) -> BoolArray:
+        """Where an episode does."""
+        return first
