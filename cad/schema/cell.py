@@ -99,7 +99,6 @@ class Config(Section):
                 f"env.horizon={horizon}: {self.env.in_words()} has tasks whose goal is "
                 f"{self.env.least_horizon} steps away: their optimum would be 0; make it at least that"
             )
-        family = FAMILIES[self.env.name]
         if isinstance(self.source, LearnerConfig):
             named, learners = self.source.learner, family.scripted_learners
             if not learners:
