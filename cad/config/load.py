@@ -227,8 +227,13 @@ def _validate(model_cls: type[T], tree: Sourced, whole: bool, origins: bool) -> 
             for detail in details
             if whole or detail["type"] not in ("missing", "value_error")
             # A list with a wrong item is also reported as too short: its items say what is wrong.
-            if detail["loc"] not in wrong_inside
+            if detail["loc"] not in wrong_inside and not _is_broken(keys.resolve(detail["loc"])[0], tree)
         ]
+
+
+def _is_broken(path: Sequence[str | int], tree: Sourced) -> bool:
+    item = tree.find(path)
+    return item is not None and item.broken
 
 
 def _problem(detail: Any, keys: Keys, tree: Sourced, origins: bool) -> str:

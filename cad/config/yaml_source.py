@@ -88,6 +88,8 @@ class Sourced:
 
     value: Any
     where: str
+    broken: bool = False
+    """Whether it stands for a value that could not be read, of which a problem tells already."""
 
     def plain(self) -> Any:
         """Bare Python value: dict, list, str, int, float, bool, None."""
@@ -315,9 +317,11 @@ class _Builder:
         self.reader.count(where)
         if any(node is other for other in self.above):
             self.problem(node, "an alias (*) is inside its own anchor (&)")
-            return Sourced(None, where)
+            return Sourced(None, where, broken=True)
         if isinstance(node, yaml.ScalarNode):
-            return Sourced(self.scalar(node), where)
+            before = len(self.reader.problems)
+            value = self.scalar(node)
+            return Sourced(value, where, broken=len(self.reader.problems) > before)
         self.above.append(node)
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -327,7 +331,7 @@ class _Builder:
         finally:
             self.above.pop()
         self.problem(node, f"the tag {node.tag.replace(_TAG, '!!')} is not allowed in a config")
-        return Sourced(None, where)
+        return Sourced(None, where, broken=True)
 
     def scalar(self, node: yaml.ScalarNode) -> object:
         unfit = _UNFIT.search(node.value)

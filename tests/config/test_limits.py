@@ -103,9 +103,7 @@ def test_a_file_of_nothing_but_structure(text: str) -> None:
 
 
 def test_whole_numbers_of_many_digits() -> None:
-    assert refused(write("a.yaml", "\nseed: " + "9" * 4000)).startswith(
-        "2 problems in the configuration:\n  - a.yaml:2: '999"
-    )
+    assert refused(write("a.yaml", "\nseed: " + "9" * 4000)).startswith("a.yaml:2: '999")
     assert "is not a valid !!int" in refused("seed=" + "9" * 5000)
     assert "expected at most 10000000000000 (an update draws" in refused("seed=" + "9" * 90)
 
@@ -138,7 +136,7 @@ def test_many_problems_are_counted() -> None:
 @pytest.mark.parametrize("text", ['"\\e[31m"', '"\\a"', '"\\x9b"', '"a\\0b"', '"\\ud800"'])
 def test_characters_that_no_setting_needs(text: str) -> None:
     message = refused(write("a.yaml", f"train:\n  pretrained_encoder_path: {text}\n"))
-    assert "a.yaml:2: the character \\" in message and message.isprintable() is ("\n" not in message)
+    assert message.startswith("a.yaml:2: the character \\") and message.isprintable()
 
 
 def test_printable() -> None:
