@@ -39,9 +39,17 @@ from cad.reports.data.differences import (
 from cad.reports.data.equal_state import EqualState, equal_state, equal_state_tables
 from cad.reports.data.family_facts import goal_map_size, source_agent
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
-from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables
+from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables, own_settings
 from cad.reports.data.knock_out import BY, KnockOut, knock_out_tables, knock_outs, replaced_curves
-from cad.reports.data.labels import describe, goal_text, interval_phrase, last_words, plural, task_word
+from cad.reports.data.labels import (
+    describe,
+    goal_text,
+    interval_phrase,
+    last_words,
+    plural,
+    task_word,
+    unclaimed,
+)
 from cad.reports.data.learning_curves import is_long, learning_tables, task_tables
 from cad.reports.data.marginals import Marginal, extremes, marginal_tables, marginals, shared_seeds
 from cad.reports.data.model_result import ModelResult
@@ -71,6 +79,8 @@ from cad.reports.data.tables import (
     Value,
     finite,
     interval_cell,
+    interval_note,
+    interval_text,
     number_cell,
     text_cell,
 )
@@ -149,7 +159,9 @@ __all__ = [
     "grid_panels",
     "grid_tables",
     "interval_cell",
+    "interval_note",
     "interval_phrase",
+    "interval_text",
     "is_long",
     "knock_out_tables",
     "knock_outs",
@@ -168,6 +180,7 @@ __all__ = [
     "minutes_before",
     "model_regret",
     "number_cell",
+    "own_settings",
     "pareto_tables",
     "plural",
     "probe_tables",
@@ -191,4 +204,5 @@ __all__ = [
     "task_word",
     "text_cell",
     "training_tables",
+    "unclaimed",
 ]

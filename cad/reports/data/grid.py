@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cad.config import flatten
+from cad.models.registry import MODELS
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value, finite
@@ -40,9 +41,21 @@ class Panel:
         return sorted({n_latent for _, n_latent in self.spots})
 
 
+def own_settings(config: Config) -> dict[str, object]:
+    """Dotted key to value, without what a model of this kind has no use for."""
+    others = frozenset().union(*(spec.other_settings for spec in MODELS.values()))
+    useless = others - config.spec.other_settings
+    pretrained = config.pretrain.enabled
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in useless and (pretrained or key == "pretrain.enabled" or not key.startswith("pretrain."))
+    }
+
+
 def differing_keys(configs: Sequence[Config]) -> list[str]:
-    """Dotted keys with more than one value among the configs that have them, in the schema's order."""
-    flats = [flatten(config) for config in configs]
+    """Dotted keys with more than one value among the configs that use them, in the schema's order."""
+    flats = [own_settings(config) for config in configs]
     keys = dict.fromkeys(key for flat in flats for key in flat)
     return [key for key in keys if len({repr(flat[key]) for flat in flats if key in flat}) > 1]
 

@@ -42,6 +42,16 @@ def last_words(study: Study) -> str:
     return f"the last {last_episodes(n_episodes)} of {n_episodes} episodes"
 
 
+def unclaimed(n_seeds: int, n_tasks: int) -> str:
+    """Why no significance is claimed, for the sentence with the numbers; empty where it may be."""
+    if n_tasks < 2:
+        return "one task does not show how tasks vary: no interval is given, no significance is claimed"
+    if n_seeds <= FEW_SEEDS:
+        seeds = plural(n_seeds, "training seed")
+        return f"intervals are over tasks alone, with {seeds}: no significance is claimed"
+    return ""
+
+
 def describe(model: ModelResult) -> str:
     """A model with its window, depth and latents, and its seeds where some are missing."""
     facts = model.facts

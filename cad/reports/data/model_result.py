@@ -66,7 +66,7 @@ class ModelResult:
         """(seeds, tasks) scores of some seeds, tasks in the order of their ids, so that models pair."""
         scores = self.returns.scores[[self.seeds.index(seed) for seed in seeds]]
         order = np.argsort(self.done[0].result.task_ids, kind="stable")
-        return scores[:, order] if len(order) > 1 else scores  # one task: the columns are roll-outs
+        return scores[:, order]
 
     @cached_property
     def task_scores(self) -> tuple[TaskScore, ...]:

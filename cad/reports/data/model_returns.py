@@ -48,9 +48,8 @@ class ModelReturns:
 
     @cached_property
     def units(self) -> FloatArray:
-        """(seeds, tasks, episodes): mean over roll-outs; a single task is replaced by its roll-outs."""
-        values = self.normalised
-        units: FloatArray = values[:, 0] if values.shape[1] == 1 else values.mean(axis=2)
+        """(seeds, tasks, episodes): mean over roll-outs."""
+        units: FloatArray = self.normalised.mean(axis=2)
         return units
 
     @cached_property

@@ -85,5 +85,14 @@ def number_cell(value: float | None, form: str = ".3f", scale: float = 1.0) -> S
 
 def interval_cell(ends: tuple[float, float], sign: str = "") -> Shown:
     """Both ends of an interval; a dash where there is none."""
-    low, high = ends
-    return Shown(f"{low:{sign}.3f} to {high:{sign}.3f}", low) if math.isfinite(low) else Shown("-", None)
+    return Shown(interval_text(*ends, sign), ends[0] if math.isfinite(ends[0]) else None)
+
+
+def interval_text(low: float, high: float, sign: str = "") -> str:
+    """``0.912 to 0.950``; a dash where there is no interval."""
+    return f"{low:{sign}.3f} to {high:{sign}.3f}" if math.isfinite(low) else "-"
+
+
+def interval_note(low: float, high: float) -> str:
+    """``(95%: 0.912 to 0.950)``; empty where there is no interval."""
+    return f"(95%: {interval_text(low, high)})" if math.isfinite(low) else ""

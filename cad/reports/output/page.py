@@ -9,8 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cad.config import flatten
-from cad.reports.data import Provenance, ShownTable, Study, differing_keys, text_cell
+from cad.reports.data import Provenance, ShownTable, Study, differing_keys, own_settings, text_cell
 from cad.reports.output.provenance_section import Fact, costs_table, facts, provenance_notices
 from cad.reports.output.summary import headline, method, notices, qualification
 from cad.reports.questions import Answer
@@ -38,7 +37,7 @@ def report_content(
 ) -> Content:
     """Everything that people read in the report."""
     keys = differing_keys([model.config for model in study.models])
-    settings = [flatten(model.config) for model in study.models]
+    settings = [own_settings(model.config) for model in study.models]
     alike = settings[0] if settings else {}
     return Content(
         study=study,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import math
 
-from cad.reports.data import LAST_EPISODES, RESAMPLES, Study, describe, last_words, plural, task_word
+from cad.reports.data import (
+    LAST_EPISODES,
+    RESAMPLES,
+    Study,
+    describe,
+    last_words,
+    plural,
+    task_word,
+    unclaimed,
+)
 from cad.reports.plotting import not_drawn
 
 
@@ -43,11 +52,16 @@ def qualification(study: Study) -> str:
     low, high = lead.returns.score_interval
     over = "seeds and tasks" if lead.returns.many_seeds else "tasks"
     parts = [f"95% interval {low:.2f} to {high:.2f} over {over}"] if math.isfinite(low) else []
-    if not lead.returns.many_seeds:
+    if len(lead.task_scores) < 2:
+        parts.append(unclaimed(len(lead.done), 1))
+    elif not lead.returns.many_seeds:
         parts.append(f"{plural(len(lead.done), 'training seed')}: no significance is claimed")
+    alike = [m for m in study.scored if m.facts.is_ad == lead.facts.is_ad and m.score == lead.score]
+    if len(alike) > 1:
+        parts.append(f"{plural(len(alike) - 1, 'other')} of its kind reached the very same")
     if len(study.scored) > 2:
         parts.append(f"the best was chosen on these same {study.task_kind} tasks, which flatters it a little")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." if parts else ""
 
 
 def notices(study: Study) -> list[str]:

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from cad.reports.data import ModelResult, Panel, Study
+from cad.reports.data import ModelResult, Panel, Study, interval_note
 from cad.reports.plotting.heat_map import HEAT_COLOURS, bare_axes, tile
 from cad.reports.plotting.hover import Hover
 from cad.reports.plotting.style import SMALL, WIDTH, new_figure, wrap
@@ -77,7 +77,6 @@ def _draw_spot(
         tile(ax, hover, at, None, text, norm, size=7, name="")
     else:
         of = f" of {len(model.cells)}" if len(model.done) < len(model.cells) else ""
-        low, high = model.returns.score_interval
         text = f"{model.score:.3f}\nn = {len(model.done)}{of}"
-        name = f"{model.label} (95%: {low:.3f} to {high:.3f})"
+        name = f"{model.label} {interval_note(*model.returns.score_interval)}".strip()
         tile(ax, hover, at, model.score, text, norm, size=7, name=name)

@@ -21,6 +21,7 @@ from cad.reports.plotting import (
 from cad.reports.questions.section import Section, left_out
 
 _MOST_MODELS = 6
+_MANY = 100  # regions from which on a share is a percentage
 _MOST_EPISODES = 50  # of the figure; the tables have all
 _CHOSEN, _FULL = PALETTE[0], PALETTE[1]
 _NAMES = ("the model emitted </compress>", "its window was full")
@@ -35,9 +36,8 @@ def sentence(study: Study) -> str:
             texts.append(f"{model.label} closed no region.")
             continue
         lengths = [length for _, length, by_model in regions if by_model]
-        text = (
-            f"{model.label} closed {len(lengths) / len(regions):.1%} of its {len(regions):,} regions itself"
-        )
+        share = f"{len(lengths) / len(regions):.1%}" if len(regions) >= _MANY else f"{len(lengths)}"
+        text = f"{model.label} closed {share} of its {len(regions):,} regions itself"
         if lengths:
             low, middle, high = np.percentile(lengths, [5, 50, 95], method="nearest")
             text += f", after {middle:.0f} steps in the median (5% to 95%: {low:.0f} to {high:.0f})"

@@ -17,6 +17,7 @@ from cad.reports.data import (
     grid_panels,
     grid_tables,
     interval_cell,
+    interval_note,
     is_long,
     last_episodes,
     marginal_tables,
@@ -24,6 +25,7 @@ from cad.reports.data import (
     number_cell,
     shared_seeds,
     text_cell,
+    unclaimed,
 )
 from cad.reports.plotting import (
     INK,
@@ -71,10 +73,13 @@ def _in_words(panel: Panel, means: list[Marginal]) -> str:
 
     over, what = (("latents", "depth"), ("depths", "latents"))[means[0].axis]
     difference, low, high = extremes(panel, means[0].axis)
+    tasks = len(next(iter(panel.spots.values())).task_scores)
+    reason = unclaimed(len(means[0].by_seed), tasks)
     return (
         f"Mean over {over} [95% interval]: {', '.join(map(one, means))}; paired, {what} "
         f"{means[-1].value} minus {means[0].value} is {difference:+.3f}"
-        + (f" [{low:+.3f}, {high:+.3f}]." if np.isfinite(low) else ".")
+        + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
+        + (f"; {reason}." if reason else ".")
     )
 
 
@@ -184,7 +189,7 @@ def _draw_axis(ax: Axes, hover: Hover, panel: Panel, means: list[Marginal]) -> N
     for i, m in enumerate(means):
         if 1 < len(m.by_seed) <= FEW_SEEDS:
             ax.plot([i + 0.08] * len(m.by_seed), m.by_seed, "_", color=INK, markersize=5.4)
-    notes = [f"(95%: {m.low:.3f} to {m.high:.3f})" for m in means]
+    notes = [interval_note(m.low, m.high) for m in means]
     hover.points(ax, at, height, name="mean", x_words=list(map(str, values)), notes=notes, **names)
     ax.set_xticks(at, list(map(str, values)))
     ax.set_xlim(-0.4, len(means) - 0.6)

@@ -57,8 +57,14 @@ def _goals_sentence(study: Study) -> str:
     worst = min(lead.task_scores, key=lambda task: task.normalised_last10)
     weak = sum(task.normalised_last10 < _WEAK for task in lead.task_scores)
     word = task_word(study)
+    lowest = f"{worst.normalised_last10:.2f}"
+    alike = sum(f"{task.normalised_last10:.2f}" == lowest for task in lead.task_scores)
+    if alike == len(lead.task_scores):
+        where = f"the only {word}, {goal_text(worst.goal)}" if alike == 1 else f"each of {alike} {word}s"
+        return f"{describe(lead)} reaches {lowest} on {where}."
+    others = f" and {alike - 1} more" if alike > 1 else ""
     return (
-        f"{describe(lead)} is lowest on {word} {goal_text(worst.goal)}, with {worst.normalised_last10:.2f}; "
+        f"{describe(lead)} is lowest on {word} {goal_text(worst.goal)}{others}, with {lowest}; "
         f"{weak or 'none'} of {plural(len(lead.task_scores), word)} "
         f"{'is' if weak <= 1 else 'are'} below {_WEAK}."
     )

@@ -56,12 +56,18 @@ def sentence(study: Study) -> str:
             f" (an untrained encoder over the same roll-outs: {untrained[0].mean():.1f}"
             + (f" and {untrained[-1].mean():.1f}" if last > first else "")
             + f"; the mean {name} of the training tasks: {lead.chance(i).mean():.1f}). On average over all "
-            f"numbers of compressions the trained latents place it {abs(difference):.1f} moves "
-            f"{'closer' if difference >= 0 else 'farther'} than the untrained ones, and closer on "
-            f"{int((closer > 0).sum())} of {len(closer)} {study.task_kind} tasks."
+            f"numbers of compressions the trained latents place it {_how_much_closer(difference)}, and "
+            f"closer on {int((closer > 0).sum())} of {len(closer)} {study.task_kind} tasks."
         )
         texts.append(text)
     return " ".join([*texts, _attention_sentence(probed)])
+
+
+def _how_much_closer(moves: float) -> str:
+    size = f"{abs(moves):.1f}"
+    if float(size) == 0:
+        return "as close as the untrained ones, to a tenth of a move"
+    return f"{size} moves {'closer' if moves > 0 else 'farther'} than the untrained ones"
 
 
 def _attention_sentence(probed: Sequence[ProbedModel]) -> str:

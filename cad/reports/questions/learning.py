@@ -15,6 +15,7 @@ from cad.reports.data import (
     ModelResult,
     Study,
     describe,
+    interval_note,
     last_episodes,
     learning_tables,
     profile,
@@ -67,7 +68,7 @@ def _learning_sentence(study: Study) -> str:
 def _profile_sentence(study: Study) -> str:
     """How many runs come close to the optimum."""
     parts = [
-        f"{(model.returns.scores >= 0.9 - 1e-9).mean():.0%} of {model.returns.scores.size} for {model.label}"
+        f"{(model.returns.scores >= 0.9 - 1e-9).sum():,} of {model.returns.scores.size:,} for {model.label}"
         for model in dict.fromkeys([study.best(ad=False), *study.references])
         if model is not None
     ]
@@ -77,6 +78,8 @@ def _profile_sentence(study: Study) -> str:
 def _band_words(study: Study) -> str:
     """What the shaded bands are, for the caption."""
     seeds = max((len(model.done) for model in study.scored), default=0)
+    if study.scored and len(study.scored[0].task_scores) < 2:
+        return "One task does not show how tasks vary: there are no bands. No significance is claimed."
     text = "Bands: 95% bootstrap intervals over tasks"
     if seeds > FEW_SEEDS:
         return text + ", and over training seeds where there are more than three."
@@ -94,7 +97,7 @@ def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle) ->
             ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.55, alpha=0.7)
             hover.points(ax, episodes, seed_curve, name=f"{model.label}, seed {seed}", **_AXES)
     ax.plot(episodes, curve, color=style.colour, linestyle=style.dash)
-    notes = [f"(95%: {a:.3f} to {b:.3f})" for a, b in zip(low, high, strict=True)]
+    notes = [interval_note(*ends) for ends in zip(low, high, strict=True)]
     hover.points(ax, episodes, curve, name=model.label, notes=notes, **_AXES)
 
 

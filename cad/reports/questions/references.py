@@ -14,8 +14,10 @@ from cad.reports.data import (
     all_differences,
     difference_tables,
     interval_cell,
+    interval_text,
     number_cell,
     text_cell,
+    unclaimed,
 )
 from cad.reports.plotting import (
     INK,
@@ -43,13 +45,19 @@ def _by_reference(study: Study) -> list[tuple[ModelResult, list[Difference]]]:
 
 def _in_words(difference: Difference) -> str:
     d = difference
-    text = f"{d.model.label} is {'above' if d.mean >= 0 else 'below'} it by {abs(d.mean):.3f}"
+    size = f"{abs(d.mean):.3f}"
+    if float(size) == 0:
+        text = f"{d.model.label} is as high, to three digits"
+    else:
+        text = f"{d.model.label} is {'above' if d.mean > 0 else 'below'} it by {size}"
     if np.isfinite(d.low):
-        text += f" (95% interval {d.low:+.3f} to {d.high:+.3f})"
-    if d.p_holm is None:
-        higher = sum(value > 0 for value in d.by_seed)
-        return text + f", in {higher} of {len(d.seeds)} seeds above"
-    return text + f" (p = {d.p_holm:.2g}, corrected for all comparisons)"
+        text += f" (95% interval {interval_text(d.low, d.high, '+')})"
+    if d.p_holm is not None:
+        return text + f" (p = {d.p_holm:.2g}, corrected for all comparisons)"
+    if len(d.seeds) > 1:
+        higher, equal = (sum(value > 0 for value in d.by_seed), sum(value == 0 for value in d.by_seed))
+        text += f", in {higher} of {len(d.seeds)} seeds above" + (f" and in {equal} equal" if equal else "")
+    return f"{text}; {unclaimed(len(d.seeds), len(d.model.task_scores))}"
 
 
 def sentence(study: Study) -> str:
@@ -62,7 +70,7 @@ def sentence(study: Study) -> str:
         text = f"Paired with {reference.label} on the same seeds and tasks, {_in_words(largest)}"
         tested = [d for d in differences if d.p_holm is not None]
         if not tested:
-            text += "; with three seeds or fewer no significance is claimed."
+            text += "."
         else:
             above = sum(d.claimed and d.mean > 0 for d in tested)
             below = sum(d.claimed and d.mean < 0 for d in tested)
@@ -101,7 +109,7 @@ def _draw(study: Study) -> Drawing | None:
             )  # fmt: skip
             hover.points(
                 ax, [d.mean], [at], name=f"{d.model.label} minus {reference.label}", x_name="difference",
-                y_name="95% interval", y_words=[f"{d.low:+.3f} to {d.high:+.3f}"],
+                y_name="95% interval", y_words=[interval_text(d.low, d.high, "+")],
             )  # fmt: skip
         title = wrap(f"minus {reference.label}", 66 // len(by_reference))
         ax.set_title(title, fontsize=TEXT, fontweight="normal")
@@ -110,14 +118,22 @@ def _draw(study: Study) -> Drawing | None:
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(labels)), wrapped, fontsize=SMALL, color=INK)
     few = all(d.p_holm is None for _, differences in by_reference for d in differences)
+    tasks = len(study.scored[0].task_scores)
     return Drawing(
         "differences",
         "Paired differences",
         "Normalised return over the last episodes minus the reference's, on the seeds and tasks that both "
-        "have. Lines: 95% intervals of a joint bootstrap of "
-        + ("tasks, with the seeds fixed; ticks below: single seeds. " if few else "seeds and tasks. ")
+        "have. "
         + (
-            "No significance is claimed with three seeds or fewer."
+            ""
+            if tasks < 2
+            else "Lines: 95% intervals of a joint bootstrap of "
+            + ("tasks, with the seeds fixed; ticks below: single seeds. " if few else "seeds and tasks. ")
+        )
+        + (
+            "One task: there are no intervals, and no significance is claimed."
+            if tasks < 2
+            else "No significance is claimed with three seeds or fewer."
             if few
             else "Filled: differs at the 5% level after Holm's correction for all models in the panel."
         )

@@ -7,11 +7,13 @@ from cad.reports.data import (
     Study,
     experiments,
     interval_cell,
+    interval_text,
     number_cell,
     plural,
     shared_model_tables,
     shared_models,
     text_cell,
+    unclaimed,
 )
 from cad.reports.plotting import MUTED, PALETTE, SMALL, Drawing, Hover, new_figure, render, wrap
 from cad.reports.questions.section import Section, left_out
@@ -36,9 +38,11 @@ def sentence(study: Study) -> str:
         if furthest.low is not None and furthest.high is not None
         else ""
     )
+    reason = unclaimed(furthest.n_shared_seeds, len(furthest.model.task_scores))
     return (
         f"{text}; furthest apart is {furthest.label}: {furthest.difference:+.3f} in {furthest.experiment} "
-        f"against {furthest.minus} ({plural(furthest.n_shared_seeds, 'shared seed')}{ends})."
+        f"against {furthest.minus} ({plural(furthest.n_shared_seeds, 'shared seed')}{ends})"
+        + (f"; {reason}." if reason else ".")
     )
 
 
@@ -67,7 +71,7 @@ def _draw(study: Study) -> Drawing | None:
             )  # fmt: skip
             hover.points(
                 ax, [score], [height], name=f"{entry.experiment}: {entry.label}", x_name="return / optimum",
-                y_name="95% interval", y_words=[f"{low:.3f} to {high:.3f}"],
+                y_name="95% interval", y_words=[interval_text(low, high)],
             )  # fmt: skip
     ax.set_yticks(range(len(shared)), [wrap(label, 40) for label in reversed(shared)], fontsize=SMALL)
     ax.set_ylim(-0.6, len(shared) - 0.4)

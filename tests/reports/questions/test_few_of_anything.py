@@ -1,0 +1,130 @@
+"""One task, one seed, one roll-out, ties: nothing stands in for what is not there, and sentences say so."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cad.reports import CellResult, Study, make_study
+from cad.reports.data import all_differences, differing_keys, interval_note, own_settings
+from cad.reports.output.summary import qualification
+from cad.reports.questions import depth_and_latents, failures, learning, references, training
+from cad.schema import Config
+
+Make = Callable[..., CellResult]
+
+
+def study_of(cells: list[CellResult]) -> Study:
+    return make_study("s", "", "", cells, None)
+
+
+def flat(cell: CellResult, shares: float | list[float]) -> CellResult:
+    """The cell with the same share of the optimum in every episode, for all tasks or for each."""
+    level = np.broadcast_to(np.array(shares, dtype=float).reshape(-1, 1, 1), cell.returns.shape)
+    return dataclasses.replace(cell, returns=level * np.array(cell.optimal)[:, None, None])
+
+
+def test_roll_outs_do_not_stand_in_for_tasks(cell: Make) -> None:
+    """Five seeds, one task, four roll-outs: five pairs of seed and task, not twenty, and no p-value."""
+    one = {"shape": (1, 4, 50)}
+    cells = [
+        cell(seed=seed, **one, **kind) for seed in range(5) for kind in ({}, {"kind": "ad", "window": 80})
+    ]
+    study = study_of(cells)
+    best = study.lead
+    assert best is not None and best.returns.scores.shape == (5, 1)
+    assert math.isnan(best.returns.score_interval[0])
+    assert all(d.p_holm is None and math.isnan(d.low) for d in all_differences(study))
+    assert learning._profile_sentence(study).count(" of 5 for ") == 2
+    why = "one task does not show how tasks vary: no interval is given, no significance is claimed"
+    assert why in references.sentence(study) and why in qualification(study)
+    assert "nan" not in references.sentence(study)
+    assert "there are no bands" in learning._band_words(study)
+    assert failures._goals_sentence(study).endswith(" on the only goal, (4, 2).")
+
+
+def test_one_roll_out_of_one_task_still_makes_a_paragraph(cell: Make) -> None:
+    cells = [cell(seed=seed, shape=(1, 1, 50)) for seed in range(5)]
+    assert qualification(study_of(cells)) == (
+        "one task does not show how tasks vary: no interval is given, no significance is claimed."
+    )
+    assert interval_note(math.nan, math.nan) == ""
+
+
+def test_a_tie_is_neither_above_nor_below(cell: Make) -> None:
+    cells = [flat(cell(**kind, seed=seed), 0.9) for seed in range(2) for kind in ({}, {"kind": "ad"})]
+    text = references.sentence(study_of(cells))
+    assert "depth 3, 16 latents is as high, to three digits" in text
+    assert "in 0 of 2 seeds above and in 2 equal; intervals are over tasks alone" in text
+    assert "0.000 " not in text.replace("+0.000", "")
+    two = [flat(cell(n_latent=n), 0.9) for n in (4, 16)]
+    assert "1 other of its kind reached the very same" in qualification(study_of(two))
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([0.5] + [0.9] * 7, "is lowest on goal (4, 2), with 0.50; 1 of 8 goals is below 0.6."),
+        ([0.5, 0.5] + [0.9] * 6, "is lowest on goal (4, 2) and 1 more, with 0.50; 2 of 8 goals are below"),
+        ([0.9] * 8, "reaches 0.90 on each of 8 goals."),
+    ],
+)
+def test_the_lowest_goal_is_one_only_where_it_is(cell: Make, shares: list[float], said: str) -> None:
+    assert said in failures._goals_sentence(study_of([flat(cell(), shares)]))
+
+
+def test_small_fractions_are_counts(cell: Make) -> None:
+    study = study_of([flat(cell(), [0.5] + [0.95] * 7)])
+    assert learning._profile_sentence(study).startswith(
+        "Pairs of seed and task that reach 90% of the optimum: 7 of 8 for "
+    )
+
+
+@pytest.mark.parametrize(("n_seeds", "caveat"), [(1, "1 training seed"), (3, "3 training seeds"), (4, None)])
+def test_an_effect_of_depth_says_on_how_many_seeds_it_rests(
+    cell: Make, n_seeds: int, caveat: str | None
+) -> None:
+    cells = [
+        flat(cell(depth=depth, seed=seed), [level + 0.01 * task for task in range(8)])
+        for seed in range(n_seeds)
+        for depth, level in ((1, 0.80), (3, 0.81))
+    ]
+    (sentence,) = depth_and_latents.sentence(study_of(cells)).split(". ")
+    assert "paired, depth 3 minus 1 is +0.010 [+0.010, +0.010]" in sentence
+    if caveat is None:
+        assert sentence.endswith("+0.010].")
+    else:
+        end = f"; intervals are over tasks alone, with {caveat}: no significance is claimed."
+        assert sentence.endswith(end)
+
+
+def test_validation_says_which_episodes_it_covers(cell: Make) -> None:
+    short = cell()
+    assert (short.config.train.validation_episodes, short.config.evaluation.n_episodes) == (20, 50)
+    text = training._validated(study_of([short]))
+    assert (
+        text
+        == ", in episodes 11 to 20 of a roll-out (evaluations have 50, so that more is learned by their end)"
+    )
+    settings = short.config.model_dump()
+    settings["train"]["validate_every"] = 0
+    never = dataclasses.replace(short, config=Config.model_validate(settings))
+    assert training._validated(study_of([never])) == ""
+
+
+def test_settings_that_differ_are_those_that_a_model_uses(cell: Make) -> None:
+    """AD has no latents and no depths to weigh: its defaults of both are no settings of it."""
+    ad, narrow, wide = (cell(kind="ad").config, cell(n_latent=4).config, cell(n_latent=16).config)
+    weighed = wide.model_dump()
+    weighed["train"]["depth_weights"] = [1.0, 1.0, 1.0, 2.0]
+    heavy = Config.model_validate(weighed)
+    assert "train.depth_weights" not in own_settings(ad) and "train.depth_weights" in own_settings(heavy)
+    assert "model.n_latent" not in own_settings(ad)
+    assert not any(key.startswith("pretrain.") for key in own_settings(ad))
+    assert differing_keys([ad, heavy]) == ["model.kind"]
+    assert differing_keys([ad, narrow, wide]) == ["model.kind", "model.n_latent"]
+    assert differing_keys([wide, heavy]) == ["train.depth_weights"]
