@@ -1,13 +1,21 @@
-"""HDF5 files, opened for reading such that "cannot be read" and "is damaged" stay apart."""
+"""HDF5 files, opened for reading such that "cannot be read" and "is damaged" stay apart.
+
+HDF5 trusts what it reads: a damaged file may end the process by a signal.  So a file that was not compared
+with a checksum (of an earlier version, or not of a stage) is first read whole in a child process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
+import resource
+import signal
 from pathlib import Path
 
 import h5py
 
-from cad.checksums import DamagedFileError, stage_remedy
+from cad.checksums import DamagedFileError, is_trusted, stage_remedy, trust
 from cad.errors import CadError, first_line
 from cad.storage import disk_error, open_file
 
@@ -21,6 +29,10 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
     try:
         with open_file(path) as file:
             file.read(1)  # the system's own words: HDF5's are long
+        if not is_trusted(path):
+            if (crash := _crash(path)) is not None:
+                raise DamagedFileError(path, f"HDF5 crashes when it reads it: {crash}", remedy)
+            trust(path)
         return h5py.File(path, "r", locking="best-effort")
     except BlockingIOError as error:
         owner = _lock_owner(path) or "another program"
@@ -53,6 +65,39 @@ def require_owner(file: h5py.File, path: Path, stage: str | None) -> None:
         raise unreadable(error, path, stage_remedy(path.parent)) from error
     if stage is not None and owner is not None and owner != stage:
         raise DamagedFileError(path, f"it is that of {owner}, not of {stage}", stage_remedy(path.parent))
+
+
+# How a process ends that follows a wrong pointer, or whose C library finds its memory overwritten.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+
+
+def _crash(path: Path) -> str | None:
+    """The signal that reading all of a file ends a child process with; None where it survives."""
+    child = os.fork()
+    if child == 0:
+        try:
+            faulthandler.disable()
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C library's last words
+            _read_all(path)
+        finally:
+            os._exit(0)  # whatever was raised is raised again in the parent
+    _, status = os.waitpid(child, 0)
+    ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return signal.Signals(ended_by).name if ended_by in _CRASHES else None
+
+
+def _read_all(path: Path) -> None:
+    with h5py.File(path, "r", locking="best-effort") as file:
+
+        def read(_name: str, item: h5py.Group | h5py.Dataset) -> None:
+            with contextlib.suppress(*UNREADABLE):
+                dict(item.attrs)
+                if isinstance(item, h5py.Dataset):
+                    item[()]
+
+        read("/", file)
+        file.visititems(read)
 
 
 def _lock_owner(path: Path) -> str | None:

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, write_sealed
 from cad.envs.arrays import BoolArray
 from cad.envs.family import AnyFamily
 from cad.histories.batch import Batch, Steps
 from cad.histories.episodes import EpisodeIndex, first_steps
 from cad.histories.file import Histories
 from cad.histories.windows import IntArray, TrainingWindows, WindowShape, WindowStarts
-from cad.storage import atomic_dir
+from cad.storage import atomic_dir, sha256_file
 
 # Separates the sampler's random numbers from other uses of the same seed.
 _STREAM = 0x5A
@@ -53,16 +54,21 @@ def read_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int]) -> 
     return _arrays(arrays, family)
 
 
-def stream_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int], folder: Path) -> HistoryArrays:
+def stream_arrays(
+    file: Histories, family: AnyFamily, task_ids: Sequence[int], folder: Path, *, check: bool = True
+) -> HistoryArrays:
     """As :func:`read_arrays`, for histories larger than memory: an uncompressed copy in ``folder``.
 
     The copy is made a task at a time where it is not there yet, and mapped into memory: only what
-    windows take is read, and the system keeps what memory there is filled with it.
+    windows take is read, and the system keeps what memory there is filled with it.  With ``check`` a copy
+    that an earlier attempt left is compared with its checksums, and made again where it differs.
     """
-    if not folder.exists():
+    if check and not _is_copy(folder, _copied(family)):
         with atomic_dir(folder) as temporary:
             for name in _copied(family):
                 _copy(file, task_ids, name, temporary / f"{name}.npy")
+            sums = {name: sha256_file(temporary / f"{name}.npy") for name in _copied(family)}
+            write_sealed(temporary / _NOTE, sums)
     return _arrays({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _copied(family)}, family)
 
 
@@ -80,6 +86,21 @@ def _arrays(arrays: Mapping[str, npt.NDArray[np.uint8]], family: AnyFamily) -> H
         family.spaces.n_actions,
         arrays.get("episode_ends"),
     )
+
+
+_NOTE = "checksums.json"
+
+
+def _is_copy(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a copy of datasets of these names is there and is what was written."""
+    files = {name: folder / f"{name}.npy" for name in names}
+    if any(map(is_missing, (folder / _NOTE, *files.values()))):
+        return False
+    try:
+        note = read_sealed(folder / _NOTE, "")
+        return all(note.get(name) == file_checksum(file) for name, file in files.items())
+    except DamagedFileError:
+        return False
 
 
 def _copy(file: Histories, task_ids: Sequence[int], name: str, target: Path) -> None:

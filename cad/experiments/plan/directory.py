@@ -19,6 +19,7 @@ from cad.checksums import (
     is_missing,
     read_sealed,
     stage_remedy,
+    trust,
     write_sealed,
 )
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
@@ -155,6 +156,7 @@ class StageDirectory:
             raise DamagedFileError(
                 file, f"it is not what {self.name} wrote: its checksum differs from that in DONE", self.remedy
             )
+        trust(file)
         return file
 
     def failure(self) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cad.checksums import trust
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.experiments.plan.directory import StageDirectory, StageFile
@@ -105,10 +106,15 @@ def _training_arrays(attempt: StageAttempt, ranks: Ranks) -> HistoryArrays:
         require_sound(histories, source.config.env, source.name)
         arrays = _load_training_arrays(stage.config, histories, copy)
     ranks.broadcast(True)
-    return arrays or _load_training_arrays(stage.config, histories, copy)
+    if arrays is None:
+        trust(histories)  # the first rank has compared it
+        arrays = _load_training_arrays(stage.config, histories, copy, check=False)
+    return arrays
 
 
-def _load_training_arrays(config: Config, histories: Path, copy: Path | None) -> HistoryArrays:
+def _load_training_arrays(
+    config: Config, histories: Path, copy: Path | None, *, check: bool = True
+) -> HistoryArrays:
     """The histories of the training tasks alone: held-out and validation tasks are never read.
 
     With ``copy``, a folder, they are not held in memory but read from there.
@@ -116,7 +122,7 @@ def _load_training_arrays(config: Config, histories: Path, copy: Path | None) ->
     tasks, family = split_tasks(config.env).train, task_family(config.env)
     with open_histories(histories) as file:
         if copy is not None:
-            return stream_arrays(file, family, tasks, copy)
+            return stream_arrays(file, family, tasks, copy, check=check)
         return read_arrays(file, family, tasks)
 
 
