@@ -79,18 +79,24 @@ def _require(holds: bool, words: str) -> None:
 def _spaces(family: AnyFamily) -> str:
     spaces = family.spaces
     _require(
-        len(spaces.field_names) == len(spaces.field_sizes) > 0,
+        len(spaces.field_names) == len(spaces.field_sizes) and spaces.width > 0,
         f"spaces: {len(spaces.field_names)} field_names for {len(spaces.field_sizes)} field_sizes; an "
         "observation needs at least one field, and each a name and a size",
     )
+    most = 2**24 if spaces.n_reals else 2**31  # what histories hold exactly
     for name, size in zip(spaces.field_names, spaces.field_sizes, strict=True):
-        _require(1 <= size <= 256, f"spaces: field {name} has size {size}; histories hold sizes 1 to 256")
+        _require(1 <= size <= most, f"spaces: field {name} has size {size}; sizes are from 1 to {most}")
     _require(
-        2 <= spaces.n_actions <= 256, f"spaces: n_actions={spaces.n_actions}; histories hold 2 to 256 actions"
+        2 <= spaces.n_actions <= 2**16,
+        f"spaces: n_actions={spaces.n_actions}; an agent chooses among 2 to {2**16} actions",
     )
+    values = spaces.reward_values
     _require(
-        2 <= spaces.n_rewards <= 256,
-        f"spaces: n_rewards={spaces.n_rewards}; rewards are whole numbers from 0, 2 to 256 of them",
+        spaces.n_rewards != 1
+        and spaces.n_rewards >= 0
+        and (values is None or len(values) == spaces.n_rewards),
+        f"spaces: n_rewards={spaces.n_rewards}, reward_values={values}; rewards are at least two whole "
+        "numbers from 0, as many reward_values, or with n_rewards=0 floats",
     )
     _require(
         family.n_facts >= 1 and family.n_hidden_states >= 1, "n_facts and n_hidden_states are at least 1"
@@ -173,12 +179,15 @@ def _play(family: AnyFamily, tasks: np.ndarray, keys: Keys, actions: np.ndarray)
             isinstance(reward, np.ndarray) and reward.shape == (n,) and reward.dtype == np.float32,
             f"{where}: rewards are {_kind(reward)}, not float32 of shape ({n},)",
         )
-        wrong = reward[~np.isin(reward, np.arange(spaces.n_rewards))]
-        _require(
-            not len(wrong),
-            f"{where}: a reward is {wrong[0] if len(wrong) else 0}; with n_rewards={spaces.n_rewards} it "
-            f"is a whole number from 0 to {spaces.n_rewards - 1}",
-        )
+        _require(bool(np.isfinite(reward).all()), f"{where}: a reward is no finite number")
+        if spaces.n_rewards and spaces.reward_values is None:
+            wrong = reward[~np.isin(reward, np.arange(spaces.n_rewards))]
+            _require(
+                not len(wrong),
+                f"{where}: a reward is {wrong[0] if len(wrong) else 0}; with n_rewards={spaces.n_rewards} it "
+                f"is a whole number from 0 to {spaces.n_rewards - 1}",
+            )
+        spaces.reward_codes(reward)
         _require(
             outcome.terminated.dtype == bool and outcome.terminated.shape == (n,),
             f"{where}: terminates() gives {_kind(outcome.terminated)}, not bool of shape ({n},)",
@@ -201,11 +210,13 @@ def _kind(value: object) -> str:
 def _sound(family: AnyFamily, states: np.ndarray, n: int, where: str) -> np.ndarray:
     spaces = family.spaces
     _require(
-        isinstance(states, np.ndarray) and states.shape == (n, spaces.n_fields),
-        f"{where}: observations have shape {np.shape(states)}, not (environments, fields) = "
-        f"({n}, {spaces.n_fields})",
+        isinstance(states, np.ndarray) and states.shape == (n, spaces.width),
+        f"{where}: observations have shape {np.shape(states)}, not (environments, numbers) = "
+        f"({n}, {spaces.width})",
     )
-    _require(states.dtype == np.int64, f"{where}: observations are {states.dtype}, not int64")
+    kind = "float32" if spaces.n_reals else "int64"
+    _require(states.dtype == kind, f"{where}: observations are {states.dtype}, not {kind}")
+    _require(bool(np.isfinite(states).all()), f"{where}: an observation is no finite number")
     for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
         low, high = int(states[:, index].min()), int(states[:, index].max())
         value = low if low < 0 else high
@@ -256,6 +267,8 @@ def _batch_is_its_singles(family: AnyFamily) -> str:
 
 def _optimum(family: AnyFamily) -> str:
     """Neither chance nor the optimal policy earns more than the optimum, and the policy earns that much."""
+    if not family.has_rules:
+        return f"unknown; reports divide returns by {family.score_in_words}"
     copies = _RANDOM_COPIES if family.is_random else _COPIES
     tasks, keys = _environments(family, copies)
     for policy in ("random actions", "optimal_actions()"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from cad.envs.config import EnvConfig
+from cad.errors import CadError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,18 +36,69 @@ class Spaces:
     """What an agent sees, does and gets in every task of a family.
 
     An observation has one whole number for each of ``field_names``, below its entry in
-    ``field_sizes``; an action is one of ``n_actions``; a reward is a whole number below ``n_rewards``.
+    ``field_sizes``, then a float for each of ``real_names``; an action is one of ``n_actions``; a reward is a
+    whole number below ``n_rewards``, one of ``reward_values`` where those are given, or with
+    ``n_rewards`` 0 any float.
     """
 
     field_names: tuple[str, ...]
     field_sizes: tuple[int, ...]
     n_actions: int
     n_rewards: int
+    real_names: tuple[str, ...] = ()
+    reward_values: tuple[float, ...] | None = None
+
+    @property
+    def n_reals(self) -> int:
+        """Floats in an observation."""
+        return len(self.real_names)
+
+    @property
+    def observation_type(self) -> str:
+        """The array type of observations in histories; float32 holds whole numbers below 2**24 exactly."""
+        return "float32" if self.n_reals else _smallest(max(self.field_sizes))
+
+    @property
+    def action_type(self) -> str:
+        """The array type of actions in histories."""
+        return _smallest(self.n_actions)
+
+    @property
+    def reward_type(self) -> str:
+        """The array type of rewards in histories."""
+        whole = self.n_rewards and self.reward_values is None
+        return _smallest(self.n_rewards) if whole else "float32"
+
+    def reward_codes(self, rewards: npt.NDArray[Any]) -> npt.NDArray[np.int64] | FloatArray:
+        """What models take of rewards: numbers of their values, int64; or with ``n_rewards`` 0 floats.
+
+        Raises :class:`~cad.errors.CadError` for a reward that is none of ``reward_values``.
+        """
+        import numpy as np
+
+        if not self.n_rewards:
+            return rewards.astype(np.float32)
+        if self.reward_values is None:
+            return rewards.astype(np.int64)
+        values = np.array(self.reward_values, dtype=np.float32)
+        codes: npt.NDArray[np.int64] = np.abs(rewards[..., None] - values).argmin(axis=-1)
+        wrong = rewards[~np.isclose(values[codes], rewards.astype(np.float32))]
+        if wrong.size:
+            raise CadError(
+                f"a reward is {float(wrong.flat[0]):g}, which is none of env.reward_values="
+                f"{list(self.reward_values)}; list it, or leave reward_values out for rewards of any size"
+            )
+        return codes
 
     @property
     def n_fields(self) -> int:
-        """Numbers in an observation."""
+        """Whole numbers in an observation."""
         return len(self.field_sizes)
+
+    @property
+    def width(self) -> int:
+        """Numbers in an observation, the floats too."""
+        return self.n_fields + self.n_reals
 
     @property
     def n_observations(self) -> int:
@@ -57,6 +109,11 @@ class Spaces:
     def strides(self) -> tuple[int, ...]:
         """Weights of the fields whose weighted sum numbers all observations from 0."""
         return tuple(math.prod(self.field_sizes[i + 1 :]) for i in range(self.n_fields))
+
+
+def _smallest(n: int) -> str:
+    """The smallest type of whole numbers below ``n``."""
+    return "uint8" if n <= 2**8 else "uint16" if n <= 2**16 else "int32"
 
 
 class ScriptedLearner(Protocol):
@@ -107,6 +164,8 @@ class TaskFamily(ABC, Generic[C]):
 
     ends_early: ClassVar[bool] = False
     """Whether an episode may end before its horizon."""
+    has_rules: ClassVar[bool] = True
+    """Whether :meth:`transition` derives transitions again; not for environments of other programs."""
 
     scripted_learners: ClassVar[Mapping[str, LearnerClass]] = {}
     """Programs that learn the family's tasks by name, the usual one first."""
@@ -116,6 +175,21 @@ class TaskFamily(ABC, Generic[C]):
     def __init__(self, config: C, task_ids: Sequence[int] | None = None) -> None:
         self.config = config
         self.task_ids = tuple(range(config.family_size) if task_ids is None else task_ids)
+
+    @property
+    def has_optimum(self) -> bool:
+        """Whether :meth:`optimal_return` is a return that was found out or stated, not 1 for raw returns."""
+        return True
+
+    @property
+    def random_return(self) -> float:
+        """Return that counts as nothing: scores are (return - this) / (optimum - this)."""
+        return 0.0
+
+    @property
+    def score_in_words(self) -> str:
+        """What reports divide returns by."""
+        return "the optimum"
 
     @classmethod
     def in_a_line(cls) -> str:

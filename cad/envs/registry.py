@@ -34,6 +34,7 @@ _BUILT_IN = {
     "t_maze": "cad.envs.families.t_maze:TMaze",
     "random_mdp": "cad.envs.families.random_mdp:RandomMDP",
     "frozen_lake": "cad.envs.families.frozen_lake:FrozenLake",
+    "gymnasium": "cad.envs.families.gymnasium_tasks:GymnasiumTasks",
 }
 
 
@@ -64,6 +65,9 @@ class FamilyRegistry(Mapping[str, type[AnyFamily]]):
             if ":" in name:
                 keys_of.cache_clear()  # a config now takes the keys of this family too
         return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places or name in self._loaded
 
     def __iter__(self) -> Iterator[str]:
         return iter([*_BUILT_IN, *(name for name in self.places if name not in _BUILT_IN)])
@@ -101,7 +105,9 @@ def _import_family(where: str) -> type[AnyFamily]:
     config = getattr(found, "config_class", None)
     if not (inspect.isclass(config) and issubclass(config, EnvConfig)):
         raise ValueError(f"{where}: its config_class is no subclass of cad.envs.config.EnvConfig")
-    if not hasattr(config, "DEFAULT_HORIZON") and config.steps_per_episode is EnvConfig.steps_per_episode:
+    stated = config.model_fields["horizon"].is_required()
+    own = config.steps_per_episode is not EnvConfig.steps_per_episode
+    if not (hasattr(config, "DEFAULT_HORIZON") or stated or own):
         raise ValueError(f"{where}: its config_class has no DEFAULT_HORIZON, the steps of an episode")
     if missing := ", ".join(sorted(found.__abstractmethods__ | config.__abstractmethods__)):
         raise ValueError(f"{where}: it does not define {missing}")

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 SmallArray = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """Every step of several histories (streams), in order; uint8 throughout."""
+    """Every step of several histories (streams), in order.
 
-    states: SmallArray
+    uint8 throughout, but for families whose :class:`~cad.envs.family.Spaces` need more.
+    """
+
+    states: Array
     """(streams, steps, fields) observation before the step."""
 
-    actions: SmallArray
+    actions: Array
     """(streams, steps)."""
 
-    rewards: SmallArray
+    rewards: Array
     """(streams, steps) whole numbers."""
 
-    next_states: SmallArray
+    next_states: Array
     """(streams, steps, fields) true observation after the step, at episode ends too."""
 
     episode_ends: SmallArray

@@ -18,14 +18,17 @@ from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys
 from cad.envs.transitions import Transitions
 
+# Observations up to which each one's code is looked up whole.
+_MOST_CODES = 100_000
+
 
 class StreamVecEnv(VecEnv):
     """``B`` streams as one ``VecEnv``; no Python loop over streams in a step.
 
-    **Observation** ``Box(0, 1)`` float32: one-hot codes of the fields, one after the other, and of the
-    hidden part of the state where the family has one.  The source agent has no memory, so it sees
-    what its own history would tell it; what is recorded, and what the sequence model sees, is the
-    family's observation only.
+    **Observation** ``Box`` float32: one-hot codes of the fields, one after the other, the floats as they
+    are, and a code of the hidden part of the state where the family has one.  The source agent has no
+    memory, so it sees what its own history would tell it; what is recorded, and what the sequence model
+    sees, is the family's observation only.
 
     **Episode end** after ``horizon`` steps, or earlier where the family's episodes do, then automatic
     reset: the returned observation is the next episode's first, ``infos[i]["terminal_observation"]`` the
@@ -51,9 +54,10 @@ class StreamVecEnv(VecEnv):
         self._env = family.environments(task_ids, keys, loads)
         n, spaces = len(self._env), family.spaces
         self._sees_hidden = family.n_hidden_states > 1
-        width = sum(spaces.field_sizes) + family.n_hidden_states * self._sees_hidden
+        width = sum(spaces.field_sizes) + spaces.n_reals + family.n_hidden_states * self._sees_hidden
+        low, high = (-np.inf, np.inf) if spaces.n_reals else (0.0, 1.0)
         super().__init__(
-            n, gym.spaces.Box(0.0, 1.0, (width,), np.float32), gym.spaces.Discrete(spaces.n_actions)
+            n, gym.spaces.Box(low, high, (width,), np.float32), gym.spaces.Discrete(spaces.n_actions)
         )
         self._strides: IntArray = np.array(spaces.strides, dtype=np.int64)
         self._no_infos: list[dict[str, Any]] = [{} for _ in range(n)]
@@ -61,10 +65,10 @@ class StreamVecEnv(VecEnv):
         self._states: IntArray = self._env.reset()
         self._recorded = 0
         # Time first: one contiguous write a step.
-        self._log_states = np.zeros((record_steps, n, spaces.n_fields), dtype=np.uint8)
-        self._log_next = np.zeros((record_steps, n, spaces.n_fields), dtype=np.uint8)
-        self._log_actions = np.zeros((record_steps, n), dtype=np.uint8)
-        self._log_rewards = np.zeros((record_steps, n), dtype=np.uint8)
+        self._log_states = np.zeros((record_steps, n, spaces.width), dtype=spaces.observation_type)
+        self._log_next = np.zeros((record_steps, n, spaces.width), dtype=spaces.observation_type)
+        self._log_actions = np.zeros((record_steps, n), dtype=spaces.action_type)
+        self._log_rewards = np.zeros((record_steps, n), dtype=spaces.reward_type)
         self._log_ends = np.zeros((record_steps, n), dtype=np.uint8)
         self._log_terminations = np.zeros((record_steps, n), dtype=np.uint8) if family.ends_early else None
 
@@ -98,7 +102,16 @@ class StreamVecEnv(VecEnv):
         return np.eye(self._env.family.n_hidden_states, dtype=np.float32)
 
     def _observe(self, states: IntArray, hidden: IntArray) -> npt.NDArray[np.float32]:
-        codes: npt.NDArray[np.float32] = self._codes[states @ self._strides]
+        spaces = self._env.family.spaces
+        if spaces.n_reals or spaces.n_observations > _MOST_CODES:
+            parts = [
+                np.eye(size, dtype=np.float32)[states[:, i].astype(np.int64)]
+                for i, size in enumerate(spaces.field_sizes)
+            ]
+            codes: npt.NDArray[np.float32] = np.hstack([*parts, states[:, spaces.n_fields :]])
+            codes = codes.astype(np.float32, copy=False)
+        else:
+            codes = self._codes[states @ self._strides]
         if self._sees_hidden:
             return np.hstack([codes, self._hidden_codes[hidden]])
         return codes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,17 +54,21 @@ class RolloutResult:
     seconds: float
     compression_steps: npt.NDArray[np.int32] | None = None
     chosen: npt.NDArray[np.bool_] | None = None
-    actions: npt.NDArray[np.uint8] | None = None
+    actions: npt.NDArray[Any] | None = None
     facts: npt.NDArray[np.int16] | None = None
     optima: npt.NDArray[np.float32] | None = None
     lengths: npt.NDArray[np.int32] | None = None
 
     def shares(self, family: AnyFamily) -> npt.NDArray[np.float64]:
-        """Returns (tasks, roll-outs, episodes) over the optimum: the episode's, where it has its own."""
+        """Returns (tasks, roll-outs, episodes) over the optimum: the episode's, where it has its own.
+
+        Both are counted from :attr:`~cad.envs.family.TaskFamily.random_return`.
+        """
         optima: npt.NDArray[np.floating] | None = self.optima
         if optima is None:
             optima = np.array([family.optimal_return(task) for task in self.task_ids])[:, None, None]
-        shares: npt.NDArray[np.float64] = self.returns / optima.astype(np.float64)
+        base = family.random_return
+        shares: npt.NDArray[np.float64] = (self.returns - base) / (optima.astype(np.float64) - base)
         return shares
 
     @property
@@ -160,21 +165,23 @@ def roll_out(
     env = family.environments(
         np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
     )
-    B, n_facts = len(env), family.n_facts
+    B, n_facts, spaces = len(env), family.n_facts, family.spaces
     sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy, family.horizon, device)
     returns = np.zeros((n_episodes, B), dtype=np.float32)
     lengths = np.zeros((n_episodes, B), dtype=np.int32)
     facts = np.zeros((n_episodes, B), dtype=np.int16)
     optima = np.zeros((n_episodes, B), dtype=np.float32)
-    actions = np.zeros((n_episodes * family.horizon, B), dtype=np.uint8)
+    actions = np.zeros((n_episodes * family.horizon, B), dtype=spaces.action_type)
     recorder = CompressionRecorder(
         task_ids, n_rollouts, None if family.ends_early else family.horizon, on_compress
     )
     started = time.perf_counter()
     with torch.inference_mode():
         state = memory(model, B)
-        previous_action = torch.full((B, 1), family.spaces.n_actions, device=device)
-        previous_reward = torch.zeros((B, 1), dtype=torch.int64, device=device)
+        previous_action = torch.full((B, 1), spaces.n_actions, device=device)
+        # Without a reward before it a step has that which is 0, or numbered 0.
+        reward_type = torch.int64 if spaces.n_rewards else torch.float32
+        previous_reward = torch.zeros((B, 1), dtype=reward_type, device=device)
         observation = env.reset()
         first = torch.full((B, 1), 1, device=device)
         not_first = torch.zeros_like(first)
@@ -204,7 +211,8 @@ def roll_out(
             returns[episode[playing], rows[playing]] += reward[playing]
             lengths[episode[playing], rows[playing]] += 1
             previous_action = action[:, None]
-            previous_reward = torch.from_numpy(reward)[:, None].to(device, torch.int64)
+            seen = reward if spaces.reward_values is None else spaces.reward_codes(reward)
+            previous_reward = torch.from_numpy(seen)[:, None].to(device, reward_type)
             step, begun, first = step + 1, outcome.any_ended, not_first
             if begun:
                 ended = outcome.terminated | outcome.truncated

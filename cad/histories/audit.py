@@ -132,7 +132,14 @@ def _audit_open(
             report.problems.append(str(error))
         if progress:
             progress(count, len(checked))
-    _check_learning(report)
+    if not family.has_rules:
+        report.warnings.append(
+            f"env.name={family.name} has no rules to derive transitions from: checked were shapes, ranges, "
+            "finite numbers, episode flags and equal streams, not whether next states and rewards are the "
+            "task's"
+        )
+    if family.has_optimum:
+        _check_learning(report)
 
 
 def _check_split(histories: Histories, split: Split, report: AuditReport) -> None:
@@ -171,18 +178,22 @@ def _check_task(
         return
     for name in (*DATASETS, *(["terminations"] if family.ends_early else [])):
         array = getattr(history, name)
-        expected = (*shape, family.spaces.n_fields) if name.endswith("states") else shape
-        if array.dtype != np.uint8 or array.shape != expected:
+        expected = (*shape, family.spaces.width) if name.endswith("states") else shape
+        kind = _types(family).get(name, "uint8")
+        if array.dtype != kind or array.shape != expected:
             whole = False
             report.problems.append(
                 f"{task_name(task_id)}/{name} is {array.dtype} of shape {array.shape}; "
-                f"{shape[0]} streams of {shape[1]} steps need uint8 of shape {expected}"
+                f"{shape[0]} streams of {shape[1]} steps need {kind} of shape {expected}"
             )
     if not whole:
         return
     faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
     if family.ends_early:
-        _check_replay(family, task_id, history, source, faults)
+        if family.has_rules:
+            _check_replay(family, task_id, history, source, faults)
+        else:
+            _check_what_shows(family, history, faults)
         returns = whole_episodes(history.rewards, history.episode_ends).mean(axis=0)
         if not len(returns):
             report.problems.append(f"{faults.where}: a stream has no whole episode; collect more steps")
@@ -285,6 +296,54 @@ def _check_transitions(
         next_states, rewards = _derive(family, task_id, history, hidden, noise)
         faults.compare("next state", history.next_states, next_states)
         faults.compare("reward", history.rewards, rewards)
+
+
+def _types(family: AnyFamily) -> dict[str, str]:
+    spaces = family.spaces
+    seen = spaces.observation_type
+    return {"states": seen, "next_states": seen, "actions": spaces.action_type, "rewards": spaces.reward_type}
+
+
+def _check_what_shows(family: AnyFamily, history: Transitions, faults: _Faults) -> None:
+    """What can be told without rules: ranges, finite numbers, where episodes end, streams that are equal."""
+    spaces, terminations = family.spaces, history.terminations
+    assert terminations is not None
+    faults.limit("action", history.actions, spaces.n_actions - 1)
+    for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
+        faults.limit(f"a state's {name}", history.states[..., index], size - 1)
+        faults.limit(f"a next state's {name}", history.next_states[..., index], size - 1)
+    for name, array in (("states", history.states), ("next_states", history.next_states)):
+        if not np.isfinite(array).all():
+            stream, step, column = np.argwhere(~np.isfinite(array))[0]
+            what = (*spaces.field_names, *spaces.real_names)[column]
+            faults.problems.append(
+                f"{faults.where}, stream {stream}, step {step}: {what} in {name} is "
+                f"{array[stream, step, column]}"
+            )
+    if not np.isfinite(history.rewards).all():
+        stream, step = np.argwhere(~np.isfinite(history.rewards))[0]
+        faults.problems.append(
+            f"{faults.where}, stream {stream}, step {step}: the reward is no finite number"
+        )
+    else:
+        spaces.reward_codes(history.rewards)
+    faults.compare("terminations", terminations & ~history.episode_ends & 1, np.zeros_like(terminations))
+    # Within an episode each step begins where the one before it ended.
+    inside = history.episode_ends[:, :-1, None] == 0
+    expected = history.states.copy()
+    expected[:, 1:] = np.where(inside, history.next_states[:, :-1], history.states[:, 1:])
+    faults.compare("state", history.states, expected)
+    for stream, ends in enumerate(history.episode_ends):
+        longest = int(np.diff(np.flatnonzero(ends), prepend=-1).max(initial=0))
+        if longest > family.horizon:
+            faults.problems.append(
+                f"{faults.where}, stream {stream}: an episode lasts {longest} steps, more than env.horizon="
+                f"{family.horizon}"
+            )
+    every = np.concatenate([history.actions, history.rewards], axis=1)
+    twice = len(every) - len(np.unique(every, axis=0))
+    if twice:
+        faults.problems.append(f"{faults.where}: {twice} streams equal another one, action by action")
 
 
 def _check_replay(

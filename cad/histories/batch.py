@@ -12,6 +12,9 @@ from torch import Tensor
 class Steps:
     """Consecutive steps of B histories; every field is (B, T) int64, ``observation`` (B, T, fields).
 
+    Where observations have floats, ``observation`` is (B, T, fields + floats) float32; where rewards are
+    floats, so is ``previous_reward``.
+
     Where nothing came before, ``previous_action`` is the number of actions (one more than the last
     action) and ``previous_reward`` 0.
     """

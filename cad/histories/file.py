@@ -4,7 +4,8 @@ Layout (schema version 1)::
 
     /                       attributes: schema_version, created_by, seed,
                             env, source, split, versions (JSON texts); stage, if one wrote it
-    /task_00040             attributes: task_id, goal, optimal_return
+    /task_00040             attributes: task_id, goal, optimal_return; larger types than uint8 where values
+                            need them, float32 where there are floats (after the fields, in states)
         states              (streams, steps, fields) uint8   observation before the step: row and column, ...
         actions             (streams, steps)         uint8   below the family's number of actions
         rewards             (streams, steps)         uint8   whole numbers
@@ -34,7 +35,7 @@ from cad.config import SourceConfig, source_config
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
 from cad.envs.split import Split
-from cad.envs.transitions import SmallArray, Transitions
+from cad.envs.transitions import Array, Transitions
 from cad.errors import CadError, first_line
 from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
 
@@ -94,7 +95,7 @@ def write_task(
     group.attrs["goal"] = np.array(goal, dtype=np.int64)
     group.attrs["optimal_return"] = optimal_return
     for name in (field.name for field in fields(Transitions)):
-        array: SmallArray | None = getattr(history, name)
+        array: Array | None = getattr(history, name)
         if array is None:
             continue
         # One chunk a task would be simplest; ten streams a chunk let a reader take one stream cheaply.

@@ -14,11 +14,13 @@ _TASKS, _STREAMS = 2, 4
 def made_up_histories(family: AnyFamily, steps: int) -> HistoryArrays:
     """Random histories (2 tasks, 4 streams, ``steps`` steps) in the spaces of a family."""
     rng, shape, spaces = np.random.default_rng(0), (_TASKS, _STREAMS, steps), family.spaces
-    fields = [rng.integers(0, size, shape).astype(np.uint8) for size in spaces.field_sizes]
+    fields = [rng.integers(0, size, shape).astype(spaces.observation_type) for size in spaces.field_sizes]
+    floats = [rng.standard_normal(shape).astype(np.float32) for _ in spaces.real_names]
+    rewards = rng.integers(0, spaces.n_rewards or 2, shape)
     return HistoryArrays(
-        np.stack(fields, axis=-1),
-        rng.integers(0, spaces.n_actions, shape).astype(np.uint8),
-        rng.integers(0, spaces.n_rewards, shape).astype(np.uint8),
+        np.stack([*fields, *floats], axis=-1),
+        rng.integers(0, spaces.n_actions, shape).astype(spaces.action_type),
+        rewards.astype(np.uint8 if spaces.n_rewards else np.float32),
         family.horizon,
         spaces.n_actions,
         _ends(shape, family.horizon) if family.ends_early else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +31,18 @@ _STREAM = 0x5A
 
 @dataclass(frozen=True)
 class HistoryArrays:
-    """Histories of several tasks: (tasks, streams, steps) uint8, ``observations`` (..., fields).
+    """Histories of several tasks: (tasks, streams, steps), ``observations`` (..., fields).
+
+    Types are uint8, or larger as the family's spaces need; rewards are as models take them
+    (:meth:`~cad.envs.family.Spaces.reward_codes`).
 
     All episodes last ``horizon`` steps; where ``ends`` is not None, which is 1 at the last step of an
     episode, they last at most as many.  Actions are below ``n_actions``.
     """
 
-    observations: npt.NDArray[np.uint8]
-    actions: npt.NDArray[np.uint8]
-    rewards: npt.NDArray[np.uint8]
+    observations: npt.NDArray[Any]
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[Any]
     horizon: int
     n_actions: int
     ends: npt.NDArray[np.uint8] | None = None
@@ -47,7 +51,7 @@ class HistoryArrays:
 def read_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int]) -> HistoryArrays:
     """The histories of ``task_ids``, in that order; nothing else of the file is read."""
 
-    def stack(name: str) -> npt.NDArray[np.uint8]:
+    def stack(name: str) -> npt.NDArray[Any]:
         return np.stack([file.dataset(task, name) for task in task_ids])
 
     arrays = {name: stack(name) for name in _copied(family)}
@@ -77,11 +81,12 @@ def _copied(family: AnyFamily) -> tuple[str, ...]:
     return ("states", "actions", "rewards", *(["episode_ends"] if family.ends_early else []))
 
 
-def _arrays(arrays: Mapping[str, npt.NDArray[np.uint8]], family: AnyFamily) -> HistoryArrays:
+def _arrays(arrays: Mapping[str, npt.NDArray[Any]], family: AnyFamily) -> HistoryArrays:
+    rewards, spaces = arrays["rewards"], family.spaces
     return HistoryArrays(
         arrays["states"],
         arrays["actions"],
-        arrays["rewards"],
+        rewards if spaces.reward_values is None else spaces.reward_codes(rewards),
         family.horizon,
         family.spaces.n_actions,
         arrays.get("episode_ends"),
@@ -110,6 +115,11 @@ def _copy(file: Histories, task_ids: Sequence[int], name: str, target: Path) -> 
     for index, task in enumerate(task_ids):
         copy[index] = file.dataset(task, name)
     copy.flush()
+
+
+def _as_input(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Whole numbers as int64; floats as they are."""
+    return values if values.dtype == np.float32 else values.astype(np.int64)
 
 
 class WindowSampler:
@@ -193,7 +203,7 @@ class WindowSampler:
         flat = history[:, None] * self._steps + step
 
         actions = self._actions[flat].astype(np.int64)
-        rewards = self._rewards[flat].astype(np.int64)
+        rewards = _as_input(self._rewards[flat])
         previous_action = np.full_like(actions, none)
         previous_action[:, 1:] = actions[:, :-1]
         previous_reward = np.zeros_like(rewards)
@@ -206,7 +216,7 @@ class WindowSampler:
             previous_action[known, kept] = self._actions[there]
             previous_reward[known, kept] = self._rewards[there]
         steps = Steps(
-            observation=torch.from_numpy(self._observations[flat].astype(np.int64)),
+            observation=torch.from_numpy(_as_input(self._observations[flat])),
             previous_action=torch.from_numpy(previous_action),
             previous_reward=torch.from_numpy(previous_reward),
             first=torch.from_numpy(first.astype(np.int64)),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +18,7 @@ from cad.envs.registry import task_family
 from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.interrupt import StopFlag
 from cad.models import registry
+from cad.models.blocks.step_embedding import StepEmbedding
 from cad.models.network import SequenceModel
 from cad.models.objective import Objective
 from cad.models.spec import HistoryShape
@@ -100,6 +102,7 @@ def build_training(config: Config, arrays: HistoryArrays) -> Learner:
     """What trains the model that ``config`` describes; equal weights for equal seeds."""
     torch.manual_seed(config.seed)
     model = build_model(config)
+    _normalise_floats(model, arrays)
     return Learner(
         config,
         config.train,
@@ -118,6 +121,7 @@ def build_pretraining(config: Config, arrays: HistoryArrays) -> Learner:
     windows = pretraining.windows(config.model, settings, _history_shape(arrays))
     torch.manual_seed(seed)
     model = pretraining.build(config.model, settings, task_family(config.env).spaces)
+    _normalise_floats(model, arrays)
     return Learner(
         config,
         settings,
@@ -129,6 +133,16 @@ def build_pretraining(config: Config, arrays: HistoryArrays) -> Learner:
         ),
         pretraining.objective(config.model, settings, model.spaces),
     )
+
+
+def _normalise_floats(model: SequenceModel, arrays: HistoryArrays) -> None:
+    """Give the model the statistics of the training tasks' observations, where those have floats."""
+    for module in model.modules():
+        if isinstance(module, StepEmbedding) and module.reals is not None:
+            floats = arrays.observations[..., -module.reals.in_features :]
+            axes = tuple(range(floats.ndim - 1))
+            mean, deviation = floats.mean(axes, dtype=np.float64), floats.std(axes, dtype=np.float64)
+            module.normalise_by(torch.from_numpy(mean), torch.from_numpy(np.maximum(deviation, 1e-6)))
 
 
 def _history_shape(arrays: HistoryArrays) -> HistoryShape:

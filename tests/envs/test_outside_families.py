@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cad.cli.app import build
 from cad.config import load
 from cad.envs.check import check_family
+from cad.envs.family import Spaces
 from cad.envs.registry import FAMILIES, FamilyRegistry, env_config, task_family
 from cad.envs.split import split_tasks
 from cad.errors import UsageError
@@ -127,7 +128,7 @@ def test_entry_points_of_installed_packages_are_found(
 
 
 FAULTS = {
-    "spaces": ("histories hold sizes 1 to 256", {"env.n_places": 300}),
+    "spaces": ("an agent chooses among 2 to 65536 actions", {}),
     "tasks": ("tasks 0 and 1 are one: both have the goal (0,)", {}),
     "split": ("are not every task in use once", {}),
     "steps": ("after step 0: a reward is 0.5", {}),
@@ -152,6 +153,8 @@ def spoil(ring: type, promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return after, rewards, hidden
 
     monkeypatch.setattr(ring, "transition", transition)
+    if promise == "spaces":
+        monkeypatch.setattr(ring, "spaces", property(lambda _: Spaces(("place",), (12,), 1, 2)))
     if promise == "tasks":
         goal = ring.goal
         monkeypatch.setattr(ring, "goal", lambda self, task: goal(self, task) and (0,))

@@ -98,9 +98,9 @@ def evaluate_exported(
     shares = []
     for task, value in zip(result.task_ids, late, strict=True):
         optimum = family.optimal_return(task)
-        shares.append(float(value) / optimum)
+        shares.append((float(value) - family.random_return) / (optimum - family.random_return))
         lines.append(f"  task {task}: {value:.3f} of {optimum:g}")
-    lines.append(f"return / optimum: {sum(shares) / len(shares):.3f}")
+    lines.append(f"return / {family.score_in_words.removeprefix('the ')}: {sum(shares) / len(shares):.3f}")
     return "\n".join(lines)
 
 

@@ -92,9 +92,10 @@ def validation_return(config: Config, model: SequenceModel, ranks: Ranks = SINGL
         )
         late = slice(config.train.validation_episodes // 2, None)
         if result.optima is None:
-            means = result.returns[:, :, late].mean(axis=(1, 2))
+            means, base = result.returns[:, :, late].mean(axis=(1, 2)), family.random_return
             values = [
-                float(mean) / family.optimal_return(tasks[i]) for i, mean in zip(own, means, strict=True)
+                (float(mean) - base) / (family.optimal_return(tasks[i]) - base)
+                for i, mean in zip(own, means, strict=True)
             ]
         else:
             values = result.shares(family)[:, :, late].mean(axis=(1, 2)).tolist()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cad.config.training import PretrainConfig
 from cad.envs.family import Spaces
+from cad.errors import UsageError
 from cad.histories.batch import Batch
 from cad.models.blocks.transformer import Blocks, initialise
 from cad.models.compressed_ad.config import CompressedADConfig
@@ -25,6 +26,12 @@ def field_widths(spaces: Spaces) -> dict[str, int]:
 
     ``action`` and ``reward`` are those that the token holds: of the step before.
     """
+    if spaces.n_reals or not spaces.n_rewards:
+        raise UsageError(
+            "tokens can be reconstructed only where observations and rewards are whole numbers; set "
+            "train.reconstruction_weight to 0, and pretrain.objective to embeddings or pretrain.enabled to "
+            "false"
+        )
     fields = dict(zip(spaces.field_names, spaces.field_sizes, strict=True))
     return {**fields, "action": spaces.n_actions + 1, "reward": spaces.n_rewards}
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from cad.envs.registry import task_family
 from cad.reports.data.results import CellResult, FloatArray
 from cad.reports.data.statistics import iqm
 from cad.schema import Config
@@ -104,8 +105,9 @@ def _defect(cell: CellResult) -> str | None:
             f"{len(bad)} returns are NaN or infinite; the first: task {cell.task_ids[task]}, "
             f"roll-out {rollout + 1}, episode {episode + 1}"
         )
+    base = task_family(cell.config.env).random_return
     for task_id, optimum in zip(cell.task_ids, cell.optimal, strict=True):
-        if not (math.isfinite(optimum) and optimum > 0):
+        if not (math.isfinite(optimum) and optimum > base):
             return f"the optimum of task {task_id} is {optimum}; returns cannot be normalised by it"
     return None
 
@@ -129,7 +131,8 @@ def summarise_cell(cell: CellResult) -> CellSummary:
         return CellSummary(cell, status, None, None, None, None, None, None, (), None, None)
     returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
     optima = np.asarray(cell.optimal)[:, None, None] if cell.optima is None else cell.optima
-    normalised = returns / optima.astype(np.float64)
+    base = task_family(cell.config.env).random_return
+    normalised = (returns - base) / (optima.astype(np.float64) - base)
     n_episodes = returns.shape[2]
     last = last_episodes(n_episodes)
     task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)

@@ -1,0 +1,247 @@
+"""Gymnasium environments behind our interface: spaces as numbers, episodes of any length, seeds from keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from cad.envs.arrays import BoolArray, FloatArray, IntArray
+from cad.envs.batched import Outcome
+from cad.envs.family import AnyFamily, Spaces
+from cad.envs.noise import Keys, derive, noise_keys
+from cad.errors import CadError, UsageError
+
+if TYPE_CHECKING:
+    from cad.envs.families.gymnasium_tasks import GymnasiumTasks
+
+_MOST_ACTIONS = 2**16
+_EPISODES = 0  # what a key's derived key is for
+
+
+class Codec:
+    """Between one environment's spaces and ours.
+
+    Raises :class:`UsageError` that names ``env.id`` or ``env.bins`` for spaces that are not supported.
+
+    Args:
+        env: the environment; it is closed.
+        bins: values of each dimension of a Box action.
+        name: what messages call the environment.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], bins: int | None, name: str) -> None:
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        env.close()
+        self._name = name
+        parts = list(self._parts(self.observation_space, ""))
+        self._fields = [(label, size) for label, size in parts if size]
+        self._reals = [label for label, size in parts if not size]
+        self.table = self._actions(bins)
+        """What the environment takes for each of our actions."""
+
+    def spaces(self, n_rewards: int, values: tuple[float, ...] | None) -> Spaces:
+        """Ours."""
+        names, sizes = tuple(name for name, _ in self._fields), tuple(size for _, size in self._fields)
+        return Spaces(names, sizes, len(self.table), n_rewards, tuple(self._reals), values)
+
+    def _parts(self, space: gym.Space[Any], name: str) -> Iterator[tuple[str, int]]:
+        """Name and size of every number of an observation; size 0 for a float."""
+        if isinstance(space, gym.spaces.Dict):
+            for key, inner in space.spaces.items():
+                yield from self._parts(inner, f"{name}.{key}" if name else str(key))
+        elif isinstance(space, gym.spaces.Tuple):
+            for index, inner in enumerate(space.spaces):
+                yield from self._parts(inner, f"{name}.{index}" if name else str(index))
+        elif isinstance(space, gym.spaces.Discrete):
+            yield name or "state", int(space.n)
+        elif isinstance(space, gym.spaces.MultiDiscrete):
+            yield from ((f"{name or 'state'}.{i}", int(n)) for i, n in enumerate(space.nvec.ravel()))
+        elif isinstance(space, gym.spaces.MultiBinary):
+            yield from ((f"{name or 'state'}.{i}", 2) for i in range(int(np.prod(space.shape))))
+        elif isinstance(space, gym.spaces.Box):
+            yield from ((f"{name or 'x'}.{i}", 0) for i in range(int(np.prod(space.shape))))
+        else:
+            raise UsageError(
+                f"env.id={self._name}: the observation space {space} is not supported; Discrete, "
+                "MultiDiscrete, MultiBinary, Box, and Dict or Tuple of these are"
+            )
+
+    def _actions(self, bins: int | None) -> list[Any]:
+        """What the environment takes for each of our actions."""
+        space = self.action_space
+        if bins is not None and not isinstance(space, gym.spaces.Box):
+            raise UsageError(f"env.bins={bins}: the action space {space} of env.id={self._name} is no Box")
+        if isinstance(space, gym.spaces.Discrete):
+            return [int(space.start) + i for i in range(int(space.n))]
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            sizes = [int(n) for n in space.nvec.ravel()]
+            axes = [np.arange(n) for n in sizes]
+            start, kind = space.start.ravel(), space.dtype
+        elif isinstance(space, gym.spaces.Box):
+            if bins is None:
+                raise UsageError(
+                    f"env.id={self._name}: its actions are {space}; set env.bins, the number of values of "
+                    "each dimension"
+                )
+            if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+                raise UsageError(f"env.id={self._name}: its action space {space} has no finite bounds to bin")
+            low, high = space.low.ravel(), space.high.ravel()
+            sizes = [bins] * len(low)
+            axes = [np.linspace(a, b, bins) for a, b in zip(low, high, strict=True)]
+            start, kind = np.zeros(len(low)), space.dtype
+        else:
+            raise UsageError(
+                f"env.id={self._name}: the action space {space} is not supported; Discrete, MultiDiscrete "
+                "and Box (with env.bins) are"
+            )
+        total = int(np.prod(sizes, dtype=np.float64))
+        if total > _MOST_ACTIONS:
+            raise UsageError(
+                f"env.id={self._name}: {' x '.join(map(str, sizes))} combinations are {total} actions, more "
+                f"than {_MOST_ACTIONS}; use fewer env.bins"
+            )
+        mesh = np.stack([part.ravel() for part in np.meshgrid(*axes, indexing="ij")], axis=-1) + start
+        return list(mesh.astype(kind).reshape(total, *space.shape))
+
+    def encode(self, observations: Sequence[Any]) -> npt.NDArray[np.float64]:
+        """Observations as numbers (n, width): whole ones first, then floats."""
+        whole: list[npt.NDArray[Any]] = []
+        floats: list[npt.NDArray[Any]] = []
+        _flatten(self.observation_space, observations, whole, floats)
+        return np.concatenate([*whole, *floats], axis=1, dtype=np.float64)
+
+
+def _flatten(
+    space: gym.Space[Any],
+    values: Sequence[Any],
+    whole: list[npt.NDArray[Any]],
+    floats: list[npt.NDArray[Any]],
+) -> None:
+    """Append the numbers (n, ...) of n values of a space."""
+    if isinstance(space, gym.spaces.Dict):
+        for key, inner in space.spaces.items():
+            _flatten(inner, [value[key] for value in values], whole, floats)
+    elif isinstance(space, gym.spaces.Tuple):
+        for index, inner in enumerate(space.spaces):
+            _flatten(inner, [value[index] for value in values], whole, floats)
+    else:
+        array = np.array(values).reshape(len(values), -1)
+        if isinstance(space, gym.spaces.Box):
+            floats.append(array)
+        else:  # MultiBinary begins at 0
+            whole.append(array - np.ravel(getattr(space, "start", 0)))
+
+
+class ForeignEnv:
+    """``B`` Gymnasium environments, each in an episode of its own.
+
+    See :class:`~cad.envs.batched.Environments`.
+    They are stepped one by one, as ``gymnasium.vector.SyncVectorEnv`` does; that class resets all with one
+    set of options, and tasks have their own.
+
+    Raises :class:`UsageError` for a task whose spaces differ from the first one's, :class:`CadError` for an
+    observation or a reward that is no finite number.
+    """
+
+    def __init__(self, family: GymnasiumTasks, task_ids: npt.ArrayLike, keys: Keys | None = None) -> None:
+        self.family: AnyFamily = family
+        self._config = family.config
+        self.task_ids: IntArray = np.asarray(task_ids, dtype=np.int64).ravel()
+        self.goals = family.goals(self.task_ids)
+        n = len(self.task_ids)
+        self.facts: IntArray = np.zeros(n, dtype=np.int64)
+        self.hidden: IntArray = np.zeros(n, dtype=np.int64)
+        if keys is None:
+            keys = noise_keys("batch", 0, self.task_ids, np.arange(n))
+        self._seeds = derive(keys, _EPISODES)
+        self._codec = family.codec
+        self._envs = [family.make(int(task)) for task in self.task_ids]
+        for task, env in zip(self.task_ids, self._envs, strict=True):
+            for what in ("observation_space", "action_space"):
+                theirs, first = getattr(env, what), getattr(self._codec, what)
+                if theirs != first and not _alike(theirs, first):
+                    raise UsageError(
+                        f"env.tasks[{task}]: its {what.replace('_', ' ')} is {theirs}, that of another task "
+                        f"{first}; all tasks need the same"
+                    )
+        whole = not family.spaces.n_reals
+        self._type: npt.DTypeLike = np.int64 if whole else np.float32
+        self._episode, self._steps_taken = np.zeros((2, n), dtype=np.int64)
+        self._observed: npt.NDArray[Any] = np.zeros((n, family.spaces.width), dtype=self._type)
+
+    def __len__(self) -> int:
+        """Number of environments."""
+        return len(self._envs)
+
+    def optimal_actions(self) -> IntArray:
+        """Unknown: raises :class:`UsageError`."""
+        return self.family.optimal_actions(self.goals, self._observed, self.hidden, 0)
+
+    def _begin(self, rows: Iterable[int]) -> npt.NDArray[np.float64]:
+        """Start the next episode of some environments; the first observations (rows, width)."""
+        first = []
+        for row in rows:
+            task = self._config.tasks[int(self.task_ids[row])]
+            seed = task.seed
+            if seed is None and self._episode[row] == 0:  # later episodes go on with the same generator
+                seed = int(self._seeds[row] >> np.uint64(33))
+            first.append(self._envs[row].reset(seed=seed, options=task.options or None)[0])
+        return self._codec.encode(first)
+
+    def _checked(self, observed: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+        if not np.isfinite(observed).all():
+            row, column = np.argwhere(~np.isfinite(observed))[0]
+            spaces = self.family.spaces
+            what = (*spaces.field_names, *spaces.real_names)[column]
+            raise CadError(
+                f"env.id={self._config.id}: task {self.task_ids[row]} observes {what}="
+                f"{observed[row, column]} {where}, which is no finite number"
+            )
+        return observed.astype(self._type)
+
+    def reset(self) -> IntArray:
+        """Start an episode everywhere; one in which no step was taken starts again."""
+        self._episode = self._episode + (self._steps_taken > 0)
+        self._steps_taken = np.zeros_like(self._steps_taken)
+        self._observed = self._checked(self._begin(range(len(self))), "at the start of an episode")
+        return self._observed
+
+    def advance(self, actions: IntArray) -> Outcome:
+        """See :meth:`~cad.envs.batched.Environments.advance`."""
+        n = len(self)
+        terminated: BoolArray = np.zeros(n, dtype=bool)
+        truncated: BoolArray = np.zeros(n, dtype=bool)
+        rewards: FloatArray = np.zeros(n, dtype=np.float32)
+        seen = []
+        table = self._codec.table
+        for row, (env, action) in enumerate(zip(self._envs, actions.tolist(), strict=True)):
+            observation, rewards[row], terminated[row], truncated[row], _ = env.step(table[action])
+            seen.append(observation)
+        if not np.isfinite(rewards).all():
+            row = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise CadError(
+                f"env.id={self._config.id}: task {self.task_ids[row]} gives a reward of {rewards[row]}"
+            )
+        self._steps_taken = self._steps_taken + 1
+        truncated = ~terminated & (truncated | (self._steps_taken >= self.family.horizon))
+        checked = self._checked(
+            self._codec.encode(seen), f"after step {int(self._steps_taken.max())} of an episode"
+        )
+        ended, self._observed = terminated | truncated, checked
+        any_ended = bool(ended.any())
+        if any_ended:
+            self._episode = self._episode + ended
+            self._steps_taken = np.where(ended, 0, self._steps_taken)
+            begun = checked.astype(np.float64)
+            begun[ended] = self._begin(np.flatnonzero(ended).tolist())
+            self._observed = self._checked(begun, "at the start of an episode")
+        return Outcome(checked, rewards, terminated, truncated, self.hidden, any_ended, self._observed)
+
+
+def _alike(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
+    """Whether two spaces give the same numbers; the bounds of what is observed may differ."""
+    return isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box) and one.shape == other.shape
