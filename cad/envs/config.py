@@ -37,6 +37,10 @@ class EnvConfig(Section):
         4, description="Tasks split off the training tasks to watch training; not trained on either."
     )
 
+    def __hash__(self) -> int:
+        """Of a family's section with mappings, too."""
+        return hash(self.model_dump_json())
+
     @property
     @abstractmethod
     def family_size(self) -> int:

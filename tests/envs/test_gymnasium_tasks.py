@@ -74,7 +74,8 @@ def test_all_spaces_become_numbers_and_back() -> None:
         "uint8",
         "float32",
     )
-    env = family.environments([1])
+    assert hash(family.config) == hash(everything())
+    env = task_family(everything(tasks=[{}, {"kwargs": {"target": 9}}])).environments([1])
     seen = env.reset()[0]
     assert seen.dtype == np.float32
     assert seen[1:5].tolist() == [1, 3, 0, 1]
