@@ -74,7 +74,7 @@ def states(cluster, file, root):
 def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wait_for, tmp_path):
     root = with_histories(tmp_path / "runs")
     settings = yaml.safe_load(one_cell.read_text())
-    settings["base"]["train"] |= {"learning_rate": 1e30, "num_warmup_steps": 0}
+    settings["base"]["train"] |= {"learning_rate": 1e9, "num_warmup_steps": 0}
     one_cell.write_text(yaml.safe_dump(settings))
     cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
     wait_for(settled(cluster, one_cell, root), 120)

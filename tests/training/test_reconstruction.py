@@ -169,7 +169,7 @@ def test_variances_are_those_between_histories_and_between_steps(tiny_config, ra
 
 
 def test_pretraining_diverges_with_advice_of_its_own(tiny_config, toy_histories, tmp_path):
-    config = tiny_config(pretrain=SHORT | {"learning_rate": 1e30})
+    config = tiny_config(pretrain=SHORT | {"learning_rate": 1e9})
     with pytest.raises(CadError, match=r"diverged.*lower pretrain\.learning_rate"):
         pretrain(config, toy_histories, tmp_path)
 

@@ -182,7 +182,7 @@ KINDS = {
     "compressed_ad": {"train": {"validate_every": 5, "validation_episodes": 2, "validation_rollouts": 1},
                       "pretrain": {"enabled": True}},
     "region_ad": {},
-    "ad": {"train": {"learning_rate": 1e30}},
+    "ad": {"train": {"learning_rate": 1e9}},
 }  # fmt: skip
 
 

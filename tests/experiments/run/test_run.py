@@ -61,7 +61,7 @@ def test_a_failing_cell_is_reported_and_the_others_finish(cad, small, collected,
         {"name": "good", "set": {"model.kind": "ad", "train.n_updates": 10}},
         {
             "name": "bad",
-            "set": {"model.kind": "ad", "train.learning_rate": 1e30, "train.num_warmup_steps": 0},
+            "set": {"model.kind": "ad", "train.learning_rate": 1e9, "train.num_warmup_steps": 0},
         },
     ]
     settings["base"]["train"]["validate_every"] = 0
