@@ -89,6 +89,7 @@ SLOW = (
     "models/test_region_memory.py",
     "reports/plotting/test_rollout_drawing.py",
     "test_doctor.py",
+    "test_fuzz.py",
 )
 
 

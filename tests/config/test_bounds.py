@@ -31,6 +31,7 @@ def refused(*overrides: str) -> str:
         ("seed=20251128025400", "seed: expected at most 10000000000000 (an update draws with"),
         ("pretrain.seed=20251128025400", "pretrain.seed: expected at most 10000000000000 (an update draws"),
         ("model.n_embd=10000000000000", "model.n_embd: expected at most 1000000000 (more can neither"),
+        ("source.loads=[]", "source.loads: expected a list of at least 1 (each a whole number"),
         ("env.n_tasks=1e30", "env.n_tasks: expected"),
     ],
 )  # fmt: skip
