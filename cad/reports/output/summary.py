@@ -61,7 +61,8 @@ def qualification(study: Study) -> str:
         parts.append(f"{plural(len(alike) - 1, 'other')} of its kind reached the very same")
     if len(study.scored) > 2:
         parts.append(f"the best was chosen on these same {study.task_kind} tasks, which flatters it a little")
-    return "; ".join(parts) + "." if parts else ""
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def notices(study: Study) -> list[str]:

@@ -76,7 +76,8 @@ def _in_words(panel: Panel, means: list[Marginal]) -> str:
     tasks = len(next(iter(panel.spots.values())).task_scores)
     reason = unclaimed(len(means[0].by_seed), tasks)
     return (
-        f"Mean over {over} [95% interval]: {', '.join(map(one, means))}; paired, {what} "
+        f"Mean over {over}{' [95% interval]' if np.isfinite(low) else ''}: {', '.join(map(one, means))}; "
+        f"paired, {what} "
         f"{means[-1].value} minus {means[0].value} is {difference:+.3f}"
         + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
         + (f"; {reason}." if reason else ".")
@@ -151,11 +152,17 @@ def _draw_marginals(study: Study) -> Drawing | None:
             ax.set_title(wrap(panel.title, 44), fontsize=TEXT, fontweight="normal")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4)
     few = max(len(shared_seeds(panel)) for panel in panels) <= FEW_SEEDS
+    tasks = len(study.scored[0].task_scores)
     return Drawing(
         "marginals",
         "Depth alone, latents alone",
-        "Points: mean over the other axis and the seeds that all cells of the grid have; bars: 95% bootstrap "
-        f"intervals over {'tasks' if few else 'seeds and tasks'}; thin lines: rows, columns of the grid"
+        "Points: mean over the other axis and the seeds that all cells of the grid have; "
+        + (
+            f"bars: 95% bootstrap intervals over {'tasks' if few else 'seeds and tasks'}; "
+            if tasks > 1
+            else ""
+        )
+        + "thin lines: rows, columns of the grid"
         + ("; ticks: single seeds" if few else "")
         + ("; dashed: the best AD." if reference is not None else ".")
         + left_out(len(every) - len(panels), f"The first {_MOST_PANELS} grids"),
