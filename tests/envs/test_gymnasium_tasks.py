@@ -24,6 +24,7 @@ from cad.histories.sampler import read_arrays
 from cad.histories.source import learn
 from cad.interrupt import StopFlag
 from cad.models.blocks.step_embedding import StepEmbedding
+from cad.reports.data import stated_optimum
 from cad.schema import Config
 from cad.training.learner import build_training
 
@@ -293,3 +294,12 @@ def test_doctor_checks_it(settings: dict) -> None:
     assert findings[-1].words.startswith("unknown; reports divide returns by ")
     faulty = {f.promise: f for f in check_family(everything(kwargs={"fault": "nan"}))}
     assert "observes b.1.1=nan after step 2" in faulty["steps"].words
+
+
+def test_reports_say_what_returns_are_divided_by() -> None:
+    def words(settings: dict) -> str | None:
+        return stated_optimum(Config.model_validate({"env": {**settings, "n_validation": 1}}))
+
+    assert words({"name": "darkroom"}) is None
+    assert "is a stated reference_return of 1." in str(words(LAKE))
+    assert "shown as they are: the optimum is unknown" in str(words(POLES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -27,6 +28,8 @@ from cad.histories.streams import stream_keys
 from cad.interrupt import StopFlag
 from cad.models.registry import MODELS
 from cad.models.spec import HistoryShape
+from cad.reports.data.cells import CellSummary
+from cad.schema import Config
 from cad.training.learner import build_training
 from cad.training.metrics import read_metrics
 
@@ -277,3 +280,13 @@ def test_it_trains(arrays, tiny_config, tmp_path: Path) -> None:
     learner.fit(tmp_path, run_id="varying", device=torch.device("cpu"), stop=StopFlag())
     losses = [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_compressions_before_an_episode_are_counted_by_its_own_start() -> None:
+    """Episodes of 3, 5 and 2 steps; compressed after steps 3 and 7: before none, one and two of them."""
+    config = Config.model_validate({"env": ENV.model_dump(), "source": noisy(2000).model_dump()})
+    result = SimpleNamespace(
+        compression_steps=np.array([[[3, 7]]]), lengths=np.array([[[3, 5, 2]]]), config=config
+    )
+    cell = SimpleNamespace(result=result, normalised=np.array([[[0.25, 0.5, 0.75]]]))
+    assert CellSummary.by_compressions.func(cell) == [(0, 0.25, 1), (1, 0.5, 1), (2, 0.75, 1)]

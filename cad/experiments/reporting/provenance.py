@@ -10,7 +10,6 @@ from typing import Any
 
 from cad.checksums import file_checksum
 from cad.config import EvaluationConfig
-from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile
@@ -153,13 +152,5 @@ def protocol(configs: Sequence[Config]) -> str:
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
         f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
         f"a task, {ways}, evaluation seed {evaluation.seed}, no weight update, memory kept "
-        f"across episodes.{_normalised(config)}"
+        "across episodes."
     )
-
-
-def _normalised(config: Config) -> str:
-    """What returns are divided by where that is no optimum that the family knows."""
-    family = task_family(config.env)
-    if family.has_rules:
-        return ""
-    return f" What is called the optimum here, by which returns are divided, is {family.score_in_words}."

@@ -37,7 +37,7 @@ from cad.reports.data.differences import (
     shared_models,
 )
 from cad.reports.data.equal_state import EqualState, equal_state, equal_state_tables
-from cad.reports.data.family_facts import goal_map_size, source_agent
+from cad.reports.data.family_facts import goal_map_size, source_agent, stated_optimum
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
 from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables, own_settings
 from cad.reports.data.knock_out import BY, KnockOut, knock_out_tables, knock_outs, replaced_curves
@@ -199,6 +199,7 @@ __all__ = [
     "shared_models",
     "shared_seeds",
     "source_agent",
+    "stated_optimum",
     "summarise_cell",
     "task_tables",
     "task_word",

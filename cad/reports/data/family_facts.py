@@ -18,6 +18,14 @@ def goal_map_size(config: Config) -> int | None:
     return family.spaces.field_sizes[0] if list(family.hidden_places) == ["goal"] else None
 
 
+def stated_optimum(config: Config) -> str | None:
+    """What a reader takes for the optimum where the family does not know it; None where it does."""
+    family = task_family(config.env)
+    if family.has_rules:
+        return None
+    return f"What is called the optimum here, by which returns are divided, is {family.score_in_words}."
+
+
 def source_agent(config: Config) -> str:
     """The kind of agent whose histories were learned from; of a scripted learner, also which one."""
     if not isinstance(config.source, LearnerConfig):

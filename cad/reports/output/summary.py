@@ -11,6 +11,7 @@ from cad.reports.data import (
     describe,
     last_words,
     plural,
+    stated_optimum,
     task_word,
     unclaimed,
 )
@@ -91,6 +92,8 @@ def notices(study: Study) -> list[str]:
         )
     if study.trimmed:
         lines.append(study.trimmed)
+    stated = dict.fromkeys(stated_optimum(cell.result.config) for cell in study.cells)
+    lines.extend(words for words in stated if words is not None)
     fewest = min((model.returns.n_episodes for model in study.scored), default=LAST_EPISODES)
     if fewest < LAST_EPISODES:
         lines.append(f"Only {plural(fewest, 'episode')} a roll-out: “last 10” is the mean over all of them.")
