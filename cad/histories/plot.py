@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,7 @@ _SHOWN_TASKS = 6
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
+@matplotlib.style.context("default")  # whatever a user's matplotlibrc says
 def plot_histories(path: Path, out_png: Path) -> None:
     """Draw return by episode: single tasks on the left, all tasks over their optimum on the right.
 

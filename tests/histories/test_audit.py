@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import matplotlib
 import numpy as np
 import pytest
 
@@ -183,8 +184,9 @@ def test_unreadable_files_say_why(copy: Path, tmp_path: Path) -> None:
 
 
 def test_plot_is_a_picture_and_reproducible(collected: Path, tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        plot_histories(collected, tmp_path / name)
+    plot_histories(collected, tmp_path / "a.png")
+    with matplotlib.rc_context({"figure.facecolor": "red", "font.size": 20}):  # as from a user's matplotlibrc
+        plot_histories(collected, tmp_path / "b.png")
     picture = (tmp_path / "a.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 20_000
