@@ -102,9 +102,11 @@ def _spaces(family: AnyFamily) -> str:
         family.n_facts >= 1 and family.n_hidden_states >= 1, "n_facts and n_hidden_states are at least 1"
     )
     _require(family.horizon >= 1, f"an episode has {family.horizon} steps")
-    fields = ", ".join(f"{n} below {s}" for n, s in zip(spaces.field_names, spaces.field_sizes, strict=True))
+    fields = [f"{n} below {s}" for n, s in zip(spaces.field_names, spaces.field_sizes, strict=True)]
+    rewards = f"{spaces.n_rewards} rewards" if spaces.n_rewards else "rewards of any size"
     return (
-        f"{fields}; {spaces.n_actions} actions, {spaces.n_rewards} rewards, {family.horizon} steps an episode"
+        f"{', '.join([*fields, *spaces.real_names])}; {spaces.n_actions} actions, {rewards}, "
+        f"{'at most ' * family.ends_early}{family.horizon} steps an episode"
     )
 
 

@@ -291,6 +291,11 @@ def test_what_only_shows_in_a_step_is_named() -> None:
 def test_doctor_checks_it(settings: dict) -> None:
     findings = list(check_family(env_config(settings) if settings else everything()))
     assert [f for f in findings if not f.kept] == []
+    if settings is POLES:
+        assert (
+            findings[0].words
+            == "x.0, x.1, x.2, x.3; 2 actions, rewards of any size, at most 30 steps an episode"
+        )
     assert findings[-1].words.startswith("unknown; reports divide returns by ")
     faulty = {f.promise: f for f in check_family(everything(kwargs={"fault": "nan"}))}
     assert "observes b.1.1=nan after step 2" in faulty["steps"].words
