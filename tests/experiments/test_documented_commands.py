@@ -138,6 +138,7 @@ def test_documented_commands_run(copy: Path, small: Path, tmp_path: Path) -> Non
     own = {
         "train-0123456789ab": training.name,
         "FILE.h5": str(histories),
+        "100": "3",  # episodes to draw
         "experiments/results/NAME": "published",
     }
     ran = 0
