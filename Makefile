@@ -10,7 +10,7 @@ export OMP_NUM_THREADS = 1
 # Four at a time on two cores: two of them are clusters, which mostly wait.  What shares something stays
 # together (see tests/conftest.py).
 define run_tests
-	$(PYTEST) -m "$(SELECTED)" -n 4 --dist loadgroup --no-loadscope-reorder --durations 12
+	$(PYTEST) -m "$(SELECTED)" -n 4 --no-loadscope-reorder --durations 20
 endef
 
 .PHONY: quickstart test test-exhaustive test-fast check format benchmark image clean help
@@ -30,7 +30,7 @@ test-exhaustive: $(READY)  ## every engine, several users of a cluster, 1,000 ce
 	$(run_tests)
 
 test-fast: $(READY)  ## the quick tests of every layer, to run often
-	$(PYTEST) -n 2 --dist loadfile -q -m "not slow"
+	$(PYTEST) -n 2 --no-loadscope-reorder -q -m "not slow"
 
 check: $(READY)  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check .

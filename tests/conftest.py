@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from cad.histories.batch import Batch, Steps
 from cad.histories.sampler import HistoryArrays
@@ -59,7 +60,7 @@ LONG_FILES = (
     "training/engines/test_rendezvous.py",
     "test_benchmarks.py",
 )
-# Tests that pytest's workers do not share out, beside those of one file: each cluster is one's own.
+# Tests that one of pytest's workers runs, beside those of one file: a cluster each.
 GROUPS = {
     "cluster/test_time_limit.py": "cluster with accounting",
     "cluster/test_accounting.py": "cluster with accounting",
@@ -107,22 +108,33 @@ EXHAUSTIVE = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def _name(item: pytest.Item) -> str:
+    return f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order above; and the marks that follow from a test's name."""
+    """Long files first, in the order above; slow and exhaustive tests are marked."""
     ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
-    tests = Path(__file__).parent
-    items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).as_posix(), len(ranks)))
+    items.sort(key=lambda item: ranks.get(_name(item).partition("::")[0], len(ranks)))
     for item in items:
-        name = f"{item.path.relative_to(tests).as_posix()}::{item.name}"
-        group = next(
-            (group for start, group in GROUPS.items() if name.startswith(start)), name.partition("::")[0]
-        )
-        item.add_marker(pytest.mark.xdist_group(group))
-        if name.startswith(SLOW):
+        if _name(item).startswith(SLOW):
             item.add_marker("slow")
-        if name.startswith(EXHAUSTIVE):
+        if _name(item).startswith(EXHAUSTIVE):
             item.add_marker("exhaustive")
+
+
+class _Together(LoadScopeScheduling):
+    """Gives each of pytest's workers whole files, or groups of files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        name = file.removeprefix("tests/")
+        return next((group for start, group in GROUPS.items() if name.startswith(start)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together:
+    """In place of pytest-xdist's own: what shares something is made once."""
+    return _Together(config, log)
 
 
 MakeConfig = Callable[..., Config]

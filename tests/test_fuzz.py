@@ -17,4 +17,4 @@ def test_random_configs_end_in_a_result_or_one_message() -> None:
 def test_random_files_end_in_a_config_or_one_message(tmp_path: Path) -> None:
     count: Counter[str] = Counter()
     fuzz_texts(150, tmp_path, count)
-    assert count["read"] >= 20 and count["refused"] >= 100, count
+    assert count["read"] >= 5 and count["refused"] >= 100, count

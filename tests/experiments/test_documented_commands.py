@@ -65,7 +65,7 @@ PLACEHOLDERS = {
     "EXPERIMENT": "experiments/quickstart.yaml", "EXPERIMENT.yaml": "experiments/quickstart.yaml",
     "A.yaml": "experiments/quickstart.yaml", "B.yaml": "experiments/ablation.yaml",
     "experiments/NAME.yaml": "experiments/quickstart.yaml", "CELL.yaml": "configs/model/ad.yaml", "CELL": "3",
-    "X.gif|X.png": "X.gif",
+    "X.gif|X.png": "X.gif", "NAME": "ring:Ring",
 }  # fmt: skip
 
 
@@ -116,8 +116,10 @@ def test_there_are_commands_to_look_at() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "examples")
     name, arguments = parsed(words_of(line))
     words = (arguments.get("words") or []) + (arguments.get("overrides") or [])
+    words += [f"env.name={family}"] if (family := arguments.get("family")) else []
     if name.startswith(WHOLE):
         others, overrides = split_files(words)
         files = [Path(file) for file in others if not file.name.isdecimal()]

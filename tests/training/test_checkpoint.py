@@ -152,14 +152,14 @@ def test_what_the_system_refuses_to_read_is_not_damaged(number, name, tmp_path, 
     """The system's errors cannot be had here from a real disk; everything above the read is real."""
     for step in (10, 20):
         save(tmp_path, step)
-    read = Path.read_bytes
+    opened = os.open
 
-    def refuse(path):
-        if path.name == name and path.parent.name == "00000020":
+    def refuse(path, *how, **more):
+        if Path(path).name == name and Path(path).parent.name == "00000020":
             raise OSError(number, os.strerror(number), str(path))
-        return read(path)
+        return opened(path, *how, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CadError, match=rf"00000020/{name}"):
         load_newest(tmp_path, "run", set_damaged_aside=True)
     monkeypatch.undo()
