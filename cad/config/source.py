@@ -17,6 +17,10 @@ from cad.config.section import (
     Seed,
 )
 
+# Tasks that scripted agents learn together, and steps of all their streams: a step's cost hardly grows with
+# the number of streams up to some hundreds, and what is recorded has to fit into memory.
+_MOST_TASKS, _MOST_STEPS = 32, 4_000_000
+
 
 class SourceConfig(Section):
     """What source agents of all kinds have."""
@@ -29,6 +33,8 @@ class SourceConfig(Section):
     """What it is to learn from their histories, for the report."""
     IS_ALGORITHM: ClassVar[bool] = True
     """Whether the agents learn, so that there is an algorithm to distil."""
+    DRAWS: ClassVar[int] = 1
+    """Raised when agents draw their random numbers in another way: histories of before are not reused."""
 
     kind: str
     n_streams: PositiveInt = Field(100, description="Parallel streams (histories) a task.")
@@ -50,6 +56,11 @@ class SourceConfig(Section):
     def rate_settings(self) -> tuple[object, ...]:
         """What the time of a step depends on."""
         raise NotImplementedError
+
+    @property
+    def tasks_at_once(self) -> int:
+        """How many tasks are best learned together by one process; it changes no history."""
+        return max(1, min(_MOST_TASKS, _MOST_STEPS // (self.n_streams * self.steps_per_stream)))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,6 +101,11 @@ class PPOConfig(SourceConfig):
         return self.n_steps
 
     @property
+    def tasks_at_once(self) -> int:
+        """PPO learns a task after the other."""
+        return 1
+
+    @property
     def rate_settings(self) -> tuple[object, ...]:
         """See :attr:`SourceConfig.rate_settings`."""
         return (self.n_streams, self.batch_size, self.n_steps, self.n_epochs, self.hidden)
@@ -111,6 +127,7 @@ class LearnerConfig(SourceConfig):
     AGENT: ClassVar[str] = "scripted learner"
     AGENTS: ClassVar[str] = "scripted learners"
     METHOD: ClassVar[str] = "algorithm distillation of a program that learned every task from scratch"
+    DRAWS: ClassVar[int] = 2  # 1 drew only for the streams that had a use for the number
 
     kind: Literal["learner"] = Field(description="The task family's own scripted learner.")
     learner: str | None = Field(

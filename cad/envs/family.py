@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cad.envs.arrays import BoolArray, FloatArray, IntArray, NoiseArray
     from cad.envs.batched import Environments
+    from cad.envs.draws import Draws
     from cad.envs.noise import Keys
 
 Place = tuple[int, int]
@@ -132,7 +133,7 @@ class LearnerClass(Protocol):
     title: str
     """What reports call it."""
 
-    def __call__(self, family: Any, n: int, epsilon: float, rng: np.random.Generator) -> ScriptedLearner:
+    def __call__(self, family: Any, n: int, epsilon: float, rng: Draws) -> ScriptedLearner:
         """Learns in ``n`` environments of a family; ``epsilon`` is the share of random actions."""
 
 
@@ -348,9 +349,7 @@ class TaskFamily(ABC, Generic[C]):
         states = np.tile(np.array(self.start, dtype=np.int64), (len(facts), 1))
         return states, np.zeros(len(facts), dtype=np.int64)
 
-    def new_learner(
-        self, name: str | None, n: int, epsilon: float, rng: np.random.Generator
-    ) -> ScriptedLearner:
+    def new_learner(self, name: str | None, n: int, epsilon: float, rng: Draws) -> ScriptedLearner:
         """The scripted learner of a name (None: the first) for ``n`` environments."""
         make = self.scripted_learners[name or next(iter(self.scripted_learners))]
         return make(self, n, epsilon, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,3 +36,13 @@ class Transitions:
 
     terminations: SmallArray | None = None
     """(streams, steps), 1 where the task ended the episode, not the time limit; None where no task does."""
+
+    def split(self, n_tasks: int) -> list[Transitions]:
+        """Those of each of ``n_tasks`` tasks with equally many streams, one task's after the other's."""
+        parts: list[dict[str, Any]] = [{} for _ in range(n_tasks)]
+        for field in fields(self):
+            array = getattr(self, field.name)
+            pieces = [None] * n_tasks if array is None else np.split(array, n_tasks)
+            for part, piece in zip(parts, pieces, strict=True):
+                part[field.name] = piece
+        return [Transitions(**part) for part in parts]

@@ -23,8 +23,10 @@ from cad import __version__
 from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, write_sealed
 from cad.config import SourceConfig
 from cad.envs.config import EnvConfig
+from cad.envs.family import AnyFamily
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
+from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError
 from cad.hdf5 import open_hdf5
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
@@ -73,7 +75,7 @@ def collect(
         if progress:
             progress(done, len(tasks))
         with _worker_processes(min(workers, len(missing)), (env, source, parts, fingerprint)) as connections:
-            for finished in _hand_out(missing, connections):
+            for finished in _hand_out(_portions(missing, source, workers), connections):
                 done += finished
                 if progress:
                     progress(done, len(tasks))
@@ -163,10 +165,18 @@ def _worker_processes(n: int, arguments: _Arguments) -> Iterator[list[_Connectio
             process.join()
 
 
-def _hand_out(tasks: Sequence[int], connections: list[_Connection]) -> Iterator[int]:
-    """Give each free worker the next task; yield 1 for a finished task, 0 when none did for a while."""
-    waiting = list(reversed(tasks))
-    busy: dict[_Connection, int] = {}
+def _portions(tasks: Sequence[int], source: SourceConfig, workers: int) -> list[list[int]]:
+    """Tasks that are learned together, few enough for all workers to be busy to the end."""
+    if not tasks:
+        return []
+    size = max(1, min(source.tasks_at_once, -(-len(tasks) // (2 * workers))))
+    return [list(tasks[start : start + size]) for start in range(0, len(tasks), size)]
+
+
+def _hand_out(portions: Sequence[list[int]], connections: list[_Connection]) -> Iterator[int]:
+    """Give each free worker the next tasks; yield how many were finished, 0 when none were for a while."""
+    waiting = list(reversed(portions))
+    busy: dict[_Connection, list[int]] = {}
     for connection in connections:
         busy[connection] = waiting.pop()
         connection.send(busy[connection])
@@ -176,22 +186,35 @@ def _hand_out(tasks: Sequence[int], connections: list[_Connection]) -> Iterator[
             yield 0
         for ready in finished:
             assert isinstance(ready, _Connection)
-            task = busy.pop(ready)
+            tasks = busy.pop(ready)
+            which = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {tasks[0]} to {tasks[-1]}"
             try:
                 problem: CadError | str | None = ready.recv()
             except (EOFError, ConnectionError) as error:
                 raise CadError(
-                    f"a worker died while it collected task {task} (out of memory?); "
+                    f"a worker died while it collected {which} (out of memory?); "
                     "run the same command again to go on, with fewer workers if it happens again"
                 ) from error
             if isinstance(problem, CadError):
                 raise problem
             if problem is not None:
-                raise RuntimeError(f"collecting task {task} failed:\n{problem}")
+                raise RuntimeError(f"collecting {which} failed:\n{problem}")
             if waiting:
                 busy[ready] = waiting.pop()
                 ready.send(busy[ready])
-            yield 1
+            yield len(tasks)
+
+
+def _write_part(path: Path, family: AnyFamily, task_id: int, history: Transitions, fingerprint: str) -> None:
+    # In memory first: HDF5's own errors on a full disk are hard to tell apart.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["fingerprint"] = fingerprint
+        write_task(file, task_id, family.goal(task_id), family.optimal_return(task_id), history)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    note = {"fingerprint": fingerprint, "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
+    write_sealed(_part_note(path), note)
 
 
 def _work(
@@ -199,33 +222,20 @@ def _work(
 ) -> None:
     """A worker: learn the tasks that come through the pipe until it closes."""
     # Here and not above: stable-baselines3 takes seconds to import and only workers need it.
-    from cad.histories.source import learn
+    from cad.histories.source import learn_tasks
     from cad.process import prepare_process
 
     prepare_process(1)
     family = task_family(env)
     while True:
         try:
-            task_id: int = connection.recv()
+            task_ids: list[int] = connection.recv()
         except EOFError:
             return
         problem: CadError | str | None = None
         try:
-            # In memory first: HDF5's own errors on a full disk are hard to tell apart.
-            buffer = io.BytesIO()
-            with h5py.File(buffer, "w") as file:
-                file.attrs["fingerprint"] = fingerprint
-                write_task(
-                    file,
-                    task_id,
-                    family.goal(task_id),
-                    family.optimal_return(task_id),
-                    learn(family, task_id, source),
-                )
-            with atomic_path(_part_path(parts, task_id)) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
-            note = {"fingerprint": fingerprint, "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
-            write_sealed(_part_note(_part_path(parts, task_id)), note)
+            for task_id, history in zip(task_ids, learn_tasks(family, task_ids, source), strict=True):
+                _write_part(_part_path(parts, task_id), family, task_id, history, fingerprint)
         except CadError as error:
             problem = error
         except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from stable_baselines3 import PPO
@@ -10,6 +12,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from cad.config import LearnerConfig, NoiseDistillationConfig, PPOConfig, SourceConfig
+from cad.envs.draws import TaskDraws
 from cad.envs.family import AnyFamily
 from cad.envs.transitions import Transitions
 from cad.envs.vec_env import StreamVecEnv
@@ -37,33 +40,45 @@ def task_seed(source_seed: int, task_id: int) -> int:
 
 
 def learn(family: AnyFamily, task_id: int, source: SourceConfig) -> Transitions:
-    """Let the source agents learn ``task_id`` and return all of their streams' transitions.
+    """:func:`learn_tasks` for one task."""
+    return learn_tasks(family, [task_id], source)[0]
 
-    Sets the process's global random generators (stable-baselines3 does); meant for a process of
+
+def learn_tasks(family: AnyFamily, task_ids: Sequence[int], source: SourceConfig) -> list[Transitions]:
+    """Let the source agents learn tasks and return all of their streams' transitions, task by task.
+
+    What a task's histories are does not depend on the others: scripted agents of several tasks step
+    together, which is many times faster, and draw from a generator a task; PPO agents learn one task after
+    the other.  Sets the process's global random generators (stable-baselines3 does); meant for a process of
     its own.  With one torch thread the same arguments give the same bits.
     """
-    streams = StreamVecEnv(
+    if isinstance(source, PPOConfig):
+        return [_learn_by_ppo(_streams(family, [task], source), source, task) for task in task_ids]
+    streams = _streams(family, task_ids, source)
+    generators = [np.random.default_rng(task_seed(source.seed, task)) for task in task_ids]
+    draws = TaskDraws(generators, source.n_streams)
+    if isinstance(source, LearnerConfig):
+        _learn_by_script(family, streams, source, draws)
+    else:
+        assert isinstance(source, NoiseDistillationConfig)
+        _demonstrate(family, streams, source, draws)
+    return streams.transitions().split(len(task_ids))
+
+
+def _streams(family: AnyFamily, task_ids: Sequence[int], source: SourceConfig) -> StreamVecEnv:
+    return StreamVecEnv(
         family,
-        np.full(source.n_streams, task_id),
+        np.repeat(np.asarray(task_ids), source.n_streams),
         source.steps_per_stream,
-        stream_keys(source, task_id),
+        np.concatenate([stream_keys(source, task) for task in task_ids]),
         source.loads,
     )
-    seed = task_seed(source.seed, task_id)
-    if isinstance(source, LearnerConfig):
-        _learn_by_script(family, streams, source, np.random.default_rng(seed))
-    elif isinstance(source, NoiseDistillationConfig):
-        _demonstrate(family, streams, source, np.random.default_rng(seed))
-    else:
-        assert isinstance(source, PPOConfig)
-        _learn_by_ppo(streams, source, seed)
-    return streams.transitions()
 
 
 def _learn_by_script(
-    family: AnyFamily, streams: StreamVecEnv, source: LearnerConfig, rng: np.random.Generator
+    family: AnyFamily, streams: StreamVecEnv, source: LearnerConfig, draws: TaskDraws
 ) -> None:
-    learner = family.new_learner(source.learner, source.n_streams, source.epsilon, rng)
+    learner = family.new_learner(source.learner, streams.num_envs, source.epsilon, draws)
     while not streams.full:
         states = streams.states
         rewards, after = streams.advance(learner.act(states))
@@ -71,17 +86,17 @@ def _learn_by_script(
 
 
 def _demonstrate(
-    family: AnyFamily, streams: StreamVecEnv, source: NoiseDistillationConfig, rng: np.random.Generator
+    family: AnyFamily, streams: StreamVecEnv, source: NoiseDistillationConfig, draws: TaskDraws
 ) -> None:
     """Optimal actions, of which ever fewer are replaced by random ones."""
-    n, n_actions = source.n_streams, family.spaces.n_actions
+    n, n_actions = streams.num_envs, family.spaces.n_actions
     for step in range(source.steps_per_stream):
-        random = rng.random(n) < 1 - step / (_NOISY_SHARE * source.steps_per_stream)
-        streams.advance(np.where(random, rng.integers(0, n_actions, n), streams.optimal_actions()))
+        random = draws.random(n) < 1 - step / (_NOISY_SHARE * source.steps_per_stream)
+        streams.advance(np.where(random, draws.integers(0, n_actions, n), streams.optimal_actions()))
 
 
-def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, seed: int) -> None:
-    """stable-baselines3's PPO, all streams in one vectorised environment."""
+def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, task_id: int) -> Transitions:
+    """stable-baselines3's PPO, all streams of a task in one vectorised environment."""
     env: VecEnv = streams
     ppo = PPO(
         "MlpPolicy",
@@ -100,7 +115,7 @@ def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, seed: int) -> None:
             "activation_fn": torch.nn.ReLU,
             "optimizer_kwargs": {"eps": 1e-5, "fused": True},
         },
-        seed=seed,
+        seed=task_seed(source.seed, task_id),
         device="cpu",
         verbose=0,
     )
@@ -117,3 +132,4 @@ def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, seed: int) -> None:
             "the source agents diverged: their actions have no probabilities any more; lower "
             f"source.learning_rate (now {source.learning_rate:g})"
         ) from error
+    return streams.transitions()

@@ -21,7 +21,7 @@ from cad.envs.registry import FAMILIES, env_config, task_family
 from cad.envs.split import split_tasks
 from cad.histories.audit import audit
 from cad.histories.file import Provenance, task_name, write_root, write_task
-from cad.histories.source import learn
+from cad.histories.source import learn, learn_tasks
 
 SPLIT = {"n_heldout": 1, "n_validation": 0}
 # Small tasks of each family, by what distinguishes them.
@@ -135,8 +135,8 @@ def collected(env: EnvConfig, source: SourceConfig, path: Path) -> None:
     family = task_family(env)
     with h5py.File(path, "w") as file:
         write_root(file, Provenance(env, source, split_tasks(env), {}, "test"))
-        for task in family.task_ids:
-            history = learn(family, task, source)
+        histories = learn_tasks(family, family.task_ids, source)
+        for task, history in zip(family.task_ids, histories, strict=True):
             write_task(file, task, family.goal(task), family.optimal_return(task), history)
 
 
@@ -155,6 +155,22 @@ def test_sources_improve_and_their_histories_pass_the_audit(name, source, tmp_pa
     assert last > 0.8, last
     again = audit(tmp_path / "a.h5", env=env.model_copy(update={"split_seed": 1}))
     assert not again.ok
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    sources(),
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "learner", value.kind),
+)
+def test_what_a_task_s_agents_do_does_not_depend_on_the_tasks_beside_it(name, source) -> None:
+    family = task_family(env_config({**SETTINGS[name], **SPLIT, "n_tasks": 3}))
+    short = source.model_copy(update={"steps_per_stream": 8 * family.horizon})
+    together = learn_tasks(family, family.task_ids, short)
+    for task, history in zip(family.task_ids, together, strict=True):
+        alone = learn(family, task, short)
+        for part in ("states", "actions", "rewards", "next_states", "episode_ends"):
+            np.testing.assert_array_equal(getattr(history, part), getattr(alone, part))
+    assert (together[0].actions != together[1].actions).any()
 
 
 @pytest.mark.parametrize(("name", "what"), [("bandit", "rewards"), ("random_mdp", "next_states")])

@@ -9,11 +9,10 @@ from pydantic import Field
 
 from cad.config.section import PositiveInt
 from cad.envs.config import EnvConfig
+from cad.envs.draws import Draws, explored
 from cad.envs.family import Spaces, TaskFamily
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 # Ids are whole numbers that JSON and JavaScript keep exactly.
@@ -49,7 +48,7 @@ class BanditConfig(EnvConfig):
 class Pulls:
     """Counts pulls and payments; what learners of bandits share."""
 
-    def __init__(self, family: Bandit, n: int, epsilon: float, rng: np.random.Generator) -> None:
+    def __init__(self, family: Bandit, n: int, epsilon: float, rng: Draws) -> None:
         import numpy as np
 
         self.epsilon, self.rng, self.n_arms = epsilon, rng, family.spaces.n_actions
@@ -62,9 +61,7 @@ class Pulls:
 
     def act(self, states: IntArray) -> IntArray:
         """See :meth:`ScriptedLearner.act`."""
-        self.actions = self.index().argmax(axis=1)
-        random = self.rng.random(len(states)) < self.epsilon
-        self.actions[random] = self.rng.integers(0, self.n_arms, int(random.sum()))
+        self.actions = explored(self.rng, self.index().argmax(axis=1), self.epsilon, self.n_arms)
         return self.actions
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:
@@ -82,7 +79,8 @@ class ThompsonSampling(Pulls):
         """A draw of each arm's probability."""
         # As Beta draws, from two Gamma ones: NumPy draws these in half the time.
         won = self.rng.standard_gamma(1 + self.paid)
-        return won / (won + self.rng.standard_gamma(1 + self.pulled - self.paid))
+        drawn: NoiseArray = won / (won + self.rng.standard_gamma(1 + self.pulled - self.paid))
+        return drawn
 
 
 class UCB1(Pulls):

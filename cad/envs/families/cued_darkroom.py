@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from cad.config.section import PositiveInt
+from cad.envs.draws import Draws, explored
 from cad.envs.families.grid import GridConfig, GridFamily
 from cad.envs.family import Place, Spaces
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 # Ids are whole numbers that JSON and JavaScript keep exactly.
@@ -49,7 +48,7 @@ class SearchThenReturn:
 
     title: ClassVar[str] = "search, then return"
 
-    def __init__(self, family: CuedDarkroom, n: int, epsilon: float, rng: np.random.Generator) -> None:
+    def __init__(self, family: CuedDarkroom, n: int, epsilon: float, rng: Draws) -> None:
         import numpy as np
 
         self._epsilon, self._rng = epsilon, rng
@@ -65,16 +64,15 @@ class SearchThenReturn:
         known = self._known[self._rows, states[:, 2]]
         searching = known[:, 0] < 0
         arrived = searching & (self._target == states[:, :2]).all(axis=1)
-        self._target[arrived] = self._rng.integers(0, self._size, (int(arrived.sum()), 2))
+        next_target = self._rng.integers(0, self._size, self._target.shape)
+        self._target = np.where(arrived[:, None], next_target, self._target)
         way = np.where(searching[:, None], self._target, known) - states[:, :2]
         # Which coordinate to correct first is drawn, among those that are wrong.
         weights = (way != 0) * self._rng.random(way.shape)
         axis = weights.argmax(axis=1)
         step = way[self._rows, axis]
         actions = np.where(step == 0, 4, 2 * axis + (step < 0))
-        random = self._rng.random(len(actions)) < self._epsilon
-        actions[random] = self._rng.integers(0, self._n_actions, int(random.sum()))
-        return actions
+        return explored(self._rng, actions, self._epsilon, self._n_actions)
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:
         """See :meth:`ScriptedLearner.learn`."""

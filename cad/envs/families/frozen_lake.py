@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cad.config.section import PositiveInt
+from cad.envs.draws import Draws, explored
 from cad.envs.families.grid import GridConfig, GridFamily
 from cad.envs.family import Place
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from cad.envs.arrays import FloatArray, IntArray, NoiseArray
@@ -139,7 +139,7 @@ class ExploreThenGo:
 
     title = "explore, then go"
 
-    def __init__(self, family: FrozenLake, n: int, epsilon: float, rng: np.random.Generator) -> None:
+    def __init__(self, family: FrozenLake, n: int, epsilon: float, rng: Draws) -> None:
         import numpy as np
 
         self._family, self._epsilon, self._rng, self._rows = family, epsilon, rng, np.arange(n)
@@ -158,9 +158,8 @@ class ExploreThenGo:
         )
         left = self._steps[self._rows[:, None], reached[..., 0], reached[..., 1]]
         # Of several shortest ways one is drawn.
-        self._actions = (left + 0.5 * self._rng.random(left.shape)).argmin(axis=1)
-        random = self._rng.random(len(states)) < self._epsilon
-        self._actions[random] = self._rng.integers(0, n_moves, int(random.sum()))
+        best = (left + 0.5 * self._rng.random(left.shape)).argmin(axis=1)
+        self._actions = explored(self._rng, best, self._epsilon, n_moves)
         return self._actions
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:

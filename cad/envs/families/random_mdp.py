@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from cad.config.section import PositiveInt
 from cad.envs.config import EnvConfig
+from cad.envs.draws import Draws, explored
 from cad.envs.family import Spaces, TaskFamily
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from cad.envs.arrays import FloatArray, IntArray, NoiseArray
@@ -154,7 +154,7 @@ class PosteriorSampling:
 
     title = "posterior sampling"
 
-    def __init__(self, family: RandomMDP, n: int, epsilon: float, rng: np.random.Generator) -> None:
+    def __init__(self, family: RandomMDP, n: int, epsilon: float, rng: Draws) -> None:
         import numpy as np
 
         self._config, self._epsilon, self._rng, self._n = family.config, epsilon, rng, n
@@ -175,9 +175,8 @@ class PosteriorSampling:
         """See :meth:`ScriptedLearner.act`."""
         if self._step == 0:
             self._draw_plan()
-        self._actions = self._plan[self._step][self._rows, states[:, 0]]
-        random = self._rng.random(self._n) < self._epsilon
-        self._actions[random] = self._rng.integers(0, self._config.n_actions, int(random.sum()))
+        planned = self._plan[self._step][self._rows, states[:, 0]]
+        self._actions = explored(self._rng, planned, self._epsilon, self._config.n_actions)
         return self._actions
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:
@@ -227,7 +226,7 @@ class QLearning:
     title = "optimistic Q-learning"
     _DISCOUNT, _STEP_POWER = 0.9, 0.7
 
-    def __init__(self, family: RandomMDP, n: int, epsilon: float, rng: np.random.Generator) -> None:
+    def __init__(self, family: RandomMDP, n: int, epsilon: float, rng: Draws) -> None:
         import numpy as np
 
         self._epsilon, self._rng = epsilon, rng
@@ -241,9 +240,8 @@ class QLearning:
         """See :meth:`ScriptedLearner.act`."""
         values = self._values[self._rows, states[:, 0]]
         ties = values >= values.max(axis=1, keepdims=True)
-        self._actions = (ties * (1 + self._rng.random(values.shape))).argmax(axis=1)
-        random = self._rng.random(len(states)) < self._epsilon
-        self._actions[random] = self._rng.integers(0, values.shape[1], int(random.sum()))
+        best = (ties * (1 + self._rng.random(values.shape))).argmax(axis=1)
+        self._actions = explored(self._rng, best, self._epsilon, values.shape[1])
         return self._actions
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:

@@ -8,11 +8,10 @@ from pydantic import Field, model_validator
 
 from cad.config.section import PositiveInt
 from cad.envs.config import EnvConfig
+from cad.envs.draws import Draws
 from cad.envs.family import Spaces, TaskFamily
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
 _FORWARD, _LEFT, _RIGHT = range(3)
@@ -64,7 +63,7 @@ class RememberSides:
 
     title = "remember the cue, learn its side"
 
-    def __init__(self, family: TMaze, n: int, epsilon: float, rng: np.random.Generator) -> None:
+    def __init__(self, family: TMaze, n: int, epsilon: float, rng: Draws) -> None:
         import numpy as np
 
         self._epsilon, self._rng, self._rows = epsilon, rng, np.arange(n)
@@ -79,11 +78,13 @@ class RememberSides:
         shown = cue < self._side.shape[1]
         self._cue[shown] = cue[shown]
         self._actions = np.full(len(states), _FORWARD)
-        at = np.flatnonzero(place == _JUNCTION)
-        if len(at):
-            known = self._side[at, self._cue[at]]
-            tries = (known < 0) | (self._rng.random(len(at)) < self._epsilon)
-            self._actions[at] = np.where(tries, self._rng.integers(_LEFT, _RIGHT + 1, len(at)), known)
+        at = place == _JUNCTION
+        if at.any():  # they are there together: all walk in lock step
+            n = len(states)
+            known = self._side[self._rows, self._cue]
+            tries = (known < 0) | (self._rng.random(n) < self._epsilon)
+            chosen = np.where(tries, self._rng.integers(_LEFT, _RIGHT + 1, n), known)
+            self._actions = np.where(at, chosen, _FORWARD)
         return self._actions
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:

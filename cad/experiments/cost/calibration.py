@@ -135,19 +135,20 @@ def _recorded_steps_per_second(record: dict[str, Any], stage: Stage) -> float:
 
 def _histories(config: Config, _device: torch.device) -> float:
     # Imported here: stable-baselines3 is slow to import.
-    from cad.histories.source import learn
+    from cad.histories.source import learn_tasks
 
     source, family = config.source, task_family(config.env)
+    tasks = family.task_ids[: source.tasks_at_once]
 
     def took(iterations: int) -> float:
         begun = time.process_time()
         short = source.model_copy(update={"steps_per_stream": iterations * source.iteration_steps})
-        learn(family, family.task_ids[0], short)
+        learn_tasks(family, tasks, short)
         return time.process_time() - begun
 
     took(1)
     # The last iteration of a collection has no update: what two more cost is two whole ones.
-    return max(1e-9, took(3) - took(1)) / (2 * source.iteration_steps * source.n_streams)
+    return max(1e-9, took(3) - took(1)) / (2 * source.iteration_steps * source.n_streams * len(tasks))
 
 
 def _pretrain(config: Config, device: torch.device) -> float:

@@ -102,7 +102,9 @@ def expected_steps(stage: Stage) -> int:
 def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     if kind == "histories":
-        return {"env": data["env"], "source": config.source.identity}
+        draws = config.source.DRAWS
+        same = {"env": data["env"], "source": config.source.identity}
+        return same if draws == 1 else same | {"draws": draws}
     if kind == "evaluate":
         evaluation = data["evaluation"]
         # These came later, like those below: older directories stay valid.
