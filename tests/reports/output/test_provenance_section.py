@@ -55,7 +55,8 @@ def test_provenance_is_in_every_format(
         origin.stages[0], image="e" * 64, packages={"torch": "9.9"}, hardware="<b>chip</b>, 4 cores"
     )
     warned = dataclasses.replace(origin, stages=(stage, *origin.stages[1:]))
-    page = write_report("x", ReportConfig(), [cell(metrics=None)], None, warned, tmp_path).read_text()
+    cells = [cell(metrics=None)]
+    page = write_report("x", ReportConfig(), cells, None, warned, tmp_path, figures=False).read_text()
     markdown = (tmp_path / "report.md").read_text()
     for text in ("e" * 64, "torch 9.9", "7_0", "0.1.0+0123abc, with uncommitted changes", "0.150"):
         assert text in page
@@ -82,9 +83,8 @@ def test_the_fingerprint_ignores_times(
     for seconds in (1.0, 2.0):
         stages = [dataclasses.replace(stage, wall_seconds=seconds) for stage in origin.stages]
         warned = dataclasses.replace(origin, stages=stages)
-        write_report(
-            "x", ReportConfig(), [cell(metrics=None, returns=None, status="missing")], None, warned, tmp_path
-        )
+        cells = [cell(metrics=None, returns=None, status="missing")]
+        write_report("x", ReportConfig(), cells, None, warned, tmp_path, figures=False)
         prints.add(json.loads((tmp_path / "report.json").read_text())["fingerprint"])
     assert len(prints) == 1
 

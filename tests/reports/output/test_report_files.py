@@ -117,7 +117,8 @@ def test_markup_in_names_stays_text(
         cell(label=MARKUP, arm=MARKUP),
         cell(label=MARKUP + "2", status=f"failed: {MARKUP}\nsecond line", returns=None, kind="ad", window=80),
     ]
-    path = write_report(MARKUP, ReportConfig(question=MARKUP), cells, source, origin, tmp_path)
+    settings = ReportConfig(question=MARKUP)
+    path = write_report(MARKUP, settings, cells, source, origin, tmp_path, figures=False)
     page = Page(path.read_text())
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
@@ -160,10 +161,10 @@ def test_many_models_and_seeds_and_unknown_costs(tmp_path: Path, cell: Make, ori
              compressions=None)
         for depth in range(2) for n_latent in (4, 8, 16, 32) for seed in range(2)
     ]  # fmt: skip
-    write_report("many", ReportConfig(title="Many"), cells, None, origin, tmp_path)
+    write_report("many", ReportConfig(title="Many"), cells, None, origin, tmp_path, figures=False)
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["title"] == "Many"
-    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
+    assert {figure["name"] for figure in written["figures"]} == {
         "learning", "profile", "grid", "marginals", "goals", "maps", "found"
     }  # fmt: skip
     assert written["cells"][0]["state_bytes"] is None
@@ -179,11 +180,11 @@ def test_other_task_families(tmp_path: Path, cell: Make, origin: Provenance, nam
         "config": config, "goals": goals, "task_ids": (5, 9), "optimal": (2.0, 2.0),
         "returns": np.ones((2, 3, 4)), "compressions": np.ones((2, 3), dtype=int),
     }  # fmt: skip
-    write_report(name, ReportConfig(), [cell(**one)], None, origin, tmp_path)
+    write_report(name, ReportConfig(), [cell(**one)], None, origin, tmp_path, figures=False)
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["cells"][0]["normalised_last10"] == 0.5
     assert "on 2 held-out tasks" in written["headline"]
-    assert not (tmp_path / "figures" / "maps.png").exists()
+    assert "maps" not in {figure["name"] for figure in written["figures"]}
 
 
 def test_a_file_in_the_way_is_one_clear_message(tmp_path: Path, cell: Make, origin: Provenance) -> None:

@@ -35,9 +35,9 @@ def region_cell(cell: Make, on_compress: str = "drop", **changes: object) -> Cel
 
 def test_compression_times_are_described_and_drawn(tmp_path: Path, cell: Make, origin: Provenance) -> None:
     cells = [region_cell(cell), region_cell(cell, "latents"), cell(kind="ad", window=80)]
-    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path)
-    assert (tmp_path / "figures/regions.png").exists()
+    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False)
     written = json.loads((tmp_path / "report.json").read_text())
+    assert "regions" in {figure["name"] for figure in written["figures"]}
     rows = {name: written["tables"][name]["rows"] for name in ("region_moments", "region_lengths")}
     mine = [row[2:] for row in rows["region_moments"] if row[0] == "RegionAD, drop"]
     assert mine == [[80, 63, 0], [90, 1, 0], [160, 63, 0], [252, 0, 1], [300, 1, 0]]
@@ -54,11 +54,11 @@ def test_compression_times_are_described_and_drawn(tmp_path: Path, cell: Make, o
 
 
 def test_results_without_recorded_compression_steps(tmp_path: Path, cell: Make, origin: Provenance) -> None:
-    write_report(
-        "r", ReportConfig(), [region_cell(cell, compression_steps=None, chosen=None)], None, origin, tmp_path
-    )
-    assert not (tmp_path / "figures/regions.png").exists()
-    assert "region_moments" not in json.loads((tmp_path / "report.json").read_text())["tables"]
+    cells = [region_cell(cell, compression_steps=None, chosen=None)]
+    write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert "regions" not in {figure["name"] for figure in written["figures"]}
+    assert "region_moments" not in written["tables"]
 
 
 def test_a_model_that_never_compressed(tmp_path: Path, cell: Make, origin: Provenance) -> None:
@@ -66,6 +66,6 @@ def test_a_model_that_never_compressed(tmp_path: Path, cell: Make, origin: Prove
         "compression_steps": np.zeros((8, 8, 0), dtype=np.int32),
         "chosen": np.zeros((8, 8, 0), dtype=bool),
     }
-    page = write_report("r", ReportConfig(), [region_cell(cell, **none)], None, origin, tmp_path)
-    assert not (tmp_path / "figures/regions.png").exists()
-    assert "Does it learn in context?" in page.read_text()
+    cells = [region_cell(cell, **none)]
+    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False).read_text()
+    assert 'id="figure-regions"' not in page and 'id="figure-learning"' in page

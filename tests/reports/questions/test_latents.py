@@ -97,7 +97,7 @@ def test_figures_of_probes(names: tuple[str, ...], cell: Make) -> None:
 
 def test_a_report_with_and_without_probes(tmp_path: Path, cell: Make, origin: Provenance) -> None:
     best = consistent(cell, probe=probe())
-    page = write_report("r", ReportConfig(), [best], None, origin, tmp_path).read_text()
+    page = write_report("r", ReportConfig(), [best], None, origin, tmp_path, figures=False).read_text()
     assert "What is in the latents?" in page
     assert "What a roll-out looks like" in page
     written = json.loads((tmp_path / "report.json").read_text())
@@ -105,9 +105,9 @@ def test_a_report_with_and_without_probes(tmp_path: Path, cell: Make, origin: Pr
         assert (tmp_path / f"csv/{name}.csv").exists()
         assert written["tables"][name]["rows"]
     without = replace(best, probe=None, actions=None)
-    page = write_report("r", ReportConfig(), [without], None, origin, tmp_path).read_text()
+    page = write_report("r", ReportConfig(), [without], None, origin, tmp_path, figures=False).read_text()
     assert "What is in the latents?" not in page
     assert "What a roll-out looks like" not in page
-    tables = json.loads((tmp_path / "report.json").read_text())["tables"]
-    assert not {"latent_probe", "latent_attention", "rollouts"} & tables.keys()
-    assert not {path.stem for path in (tmp_path / "figures").iterdir()} & {"latents", "attention", "rollouts"}
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert not {"latent_probe", "latent_attention", "rollouts"} & written["tables"].keys()
+    assert not {figure["name"] for figure in written["figures"]} & {"latents", "attention", "rollouts"}

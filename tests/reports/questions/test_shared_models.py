@@ -35,7 +35,7 @@ def test_experiments_side_by_side(cell: Make, tmp_path: Path, origin: Provenance
         for name, level in (("old", 0.7), ("new", 0.9))
         for one in (cell(0.6, kind="ad", window=80), cell(level))
     ]
-    write_report("both", ReportConfig(), cells, None, origin, tmp_path, unequal="refuse")
+    write_report("both", ReportConfig(), cells, None, origin, tmp_path, unequal="refuse", figures=False)
     written = json.loads((tmp_path / "report.json").read_text())
     table = written["tables"]["side_by_side"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
