@@ -88,9 +88,9 @@ def python_for(name: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Path]:
+def common() -> Iterator[Path]:
     """A folder where both users may write, outside of pytest's, which is root's alone."""
-    folder = Path(tempfile.mkdtemp(prefix="cad-shared-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="cad-common-", dir="/tmp"))
     os.chown(folder, 0, pwd.getpwnam(NAMES[0]).pw_gid)
     folder.chmod(0o2775)
     yield folder
@@ -98,7 +98,7 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def users(accounted, shared) -> tuple[User, User]:
+def users(accounted, common) -> tuple[User, User]:
     """Both of them, with accounts on the cluster."""
     python = python_for(NAMES[0])
     if python is None:
@@ -108,7 +108,7 @@ def users(accounted, shared) -> tuple[User, User]:
     actual = []
     for name in NAMES:
         accounted.call("sacctmgr", "-i", "-Q", "add", "user", name, "account=root")
-        home = shared / f"home-{name}"
+        home = common / f"home-{name}"
         home.mkdir()
         os.chown(home, pwd.getpwnam(name).pw_uid, -1)
         actual.append(User(name, accounted, home, python))
@@ -116,14 +116,14 @@ def users(accounted, shared) -> tuple[User, User]:
 
 
 @pytest.fixture
-def make(grid, shared):
+def make(grid, common):
     """``make(name, seeds, settings)``: the experiment file of a quick grid, and a profile that holds it."""
 
     def write(name, seeds, **train):
         settings = yaml.safe_load(grid.read_text()) | {"name": name, "seeds": seeds}
         settings["arms"] = [{"name": "AD", "set": {"model.kind": "ad"}}]
         settings["base"]["train"] |= {"n_updates": 50, **train}
-        file, held = shared / f"{name}.yaml", shared / "held.yaml"
+        file, held = common / f"{name}.yaml", common / "held.yaml"
         file.write_text(yaml.safe_dump(settings))
         held.write_text("resources: {minutes: 5, memory_gb: 1, sbatch: {hold: true}}\nsignal_seconds: 30\n")
         return file, held
@@ -142,8 +142,8 @@ def warned(cluster, limit):
     )
 
 
-def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, shared, wait_for):
-    user, root = users[0], shared / "crowded"
+def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, common, wait_for):
+    user, root = users[0], common / "crowded"
     file, held = make("crowded", [0, 1, 2])
     set_limit = ("sacctmgr", "-i", "-Q", "modify", "user", user.name, "set")
     accounted.call(*set_limit, "MaxSubmitJobs=4")
@@ -172,8 +172,8 @@ def test_more_jobs_than_are_allowed_are_left_for_later(accounted, users, make, s
     accounted.call(*set_limit, "MaxSubmitJobs=-1")
 
 
-def test_dear_submissions_are_refused_without_a_terminal(users, accounted, make, shared):
-    user, root = users[0], shared / "dear"
+def test_dear_submissions_are_refused_without_a_terminal(users, accounted, make, common):
+    user, root = users[0], common / "dear"
     file, held = make("dear", [0])
     refused = user.submit(file, root, held, "--max-hours", "1e-9", check=False)
     assert refused.returncode == 1 and "above --max-hours" in refused.stderr
@@ -183,13 +183,13 @@ def test_dear_submissions_are_refused_without_a_terminal(users, accounted, make,
     assert "cancelled 3 jobs" in user.cad("cancel", file, "--root", root, "1").stdout
 
 
-def test_two_users_share_histories_and_nothing_else(accounted, users, make, shared, wait_for):
+def test_two_users_share_histories_and_nothing_else(accounted, users, make, common, wait_for):
     one, two = users
-    root = shared / "runs"
+    root = common / "runs"
     mine, held = make("mine", [0])
     theirs, _ = make("theirs", [1])
     assert "submitted histories" in one.submit(mine, root, held).stdout
-    profile = shared / "profile.yaml"
+    profile = common / "profile.yaml"
     profile.write_text("resources: {minutes: 5, memory_gb: 1}\nsignal_seconds: 30\n")
     assert "joined: 1 stages" in two.submit(theirs, root, profile).stdout
     # The second user's training waits for the first one's histories, and may not cancel them.
@@ -218,10 +218,10 @@ def test_two_users_share_histories_and_nothing_else(accounted, users, make, shar
     assert not [path for path in made if not path.stat().st_mode & 0o020]  # as umask 002 says
 
 
-def test_a_tree_that_is_not_shared_is_refused_to_others(users, make, shared):
+def test_a_tree_that_is_not_shared_is_refused_to_others(users, make, common):
     one, two = users
     file, held = make("own", [0])
-    root = shared / "own"
+    root = common / "own"
     one.submit(file, root, held, umask="022")
     assert not [path for path in (root, *root.rglob("*")) if path.stat().st_mode & 0o022]
     refused = two.submit(file, root, held, check=False)
