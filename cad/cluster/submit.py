@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission
@@ -143,6 +143,7 @@ def submit(
         # It may measure and ask: others can submit meanwhile.
         approve(plan)
     approved = {stage.name for array in plan.arrays for stage in array.stages}
+    no_room = plan.left_over
 
     def still(status: StageStatus) -> bool:
         return status.stage in approved and choose(status)
@@ -154,6 +155,7 @@ def submit(
     with folder_lock_in_turn(experiment.root / "stages", "the folder of stages", tell):
         adopt_lost(experiment.root, locked=True)
         plan = plan_submission(experiment, profile, still, multiplier)
+        plan = replace(plan, left_over=(*plan.left_over, *no_room))
         write_json(experiment.folder / "experiment.json", experiment.record())
         paths = _new_paths(experiment)
         if not plan.arrays:
