@@ -26,7 +26,7 @@ test: $(READY)   ## the tests, a small end-to-end experiment and a real cluster 
 	$(run_tests)
 
 test-exhaustive: SELECTED = exhaustive
-test-exhaustive: $(READY)  ## every engine, several users of a cluster, 1,000 cells: CI runs them after `make test`
+test-exhaustive: $(READY)  ## every engine, several users of a cluster, 1,000 cells, documented commands, recorded numbers
 	$(run_tests)
 
 test-fast: $(READY)  ## the quick tests of every layer, to run often

@@ -94,7 +94,7 @@ SLOW = (
 )
 
 
-# Left to `make test-exhaustive`, which CI runs after `make test`: combinations and sizes, of which `make
+# Left to `make test-exhaustive`, to be run before a merge: combinations and sizes, of which `make
 # test` has one each.
 EXHAUSTIVE = (
     "cluster/test_accounting.py",

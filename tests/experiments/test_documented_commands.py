@@ -133,6 +133,7 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
         assert load(Profile, [profile]).value
 
 
+@pytest.mark.timeout(2400)
 def test_documented_commands_run(copy: Path, small: Path, tmp_path: Path) -> None:
     """In their order, in the folder of a finished small experiment; costly settings are made small."""
     training = next((copy / "stages").glob("train-*"))

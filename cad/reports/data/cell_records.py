@@ -12,7 +12,10 @@ from cad.reports.data.tables import Table, finite
 from cad.storage import sha256_json
 
 TIMINGS = ("core_minutes", "train_seconds", "evaluation_seconds", "evaluation_steps_per_second")
-_WITHOUT = ("cells", "cost", "pareto")  # tables with timings
+_TIMED = ("cells", "cost", "pareto")
+# Tables that came later and follow from the returns: a report's fingerprint stays what it was.
+_LATER = ("capacity", "depth_by_compressions", "equal_state", "knock_out")
+_WITHOUT = (*_TIMED, *_LATER)
 _COLUMNS = (
     "label", "arm", "model", "window", "max_compression_depth", "n_latent", "seed", "status",
     "return_first_episode", "return_last10", "normalised_last10", "n_tasks", "n_rollouts",
