@@ -53,6 +53,13 @@ class ExperimentConfig(Section):
     description: str = Field("", description="What the experiment is for.")
     base: Config = Field(Config(), description="Settings that every cell shares.")
     arms: tuple[Arm, ...] = Field(min_length=1, description="Families of cells.")
+    steps_per_update: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Choose each model's train.batch_size so that an update sees this many steps of history: "
+        "fewer windows where they are longer. An arm that sets train.batch_size keeps its own.",
+    )
     seeds: tuple[TrainingSeed, ...] = Field(
         (0,), min_length=1, description="Training seeds of every cell, but for arms that have their own."
     )

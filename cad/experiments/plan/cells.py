@@ -24,6 +24,7 @@ class Cell:
     config: Config
     experiment: str = ""  # named only where several experiments are compared
     equal_state: Choice | None = None  # what was chosen for a state as large as another arm's
+    steps_per_update: int | None = None  # which train.batch_size was chosen for
 
     @cached_property
     def histories(self) -> Stage:
@@ -101,7 +102,13 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
         _require_distinct(arm, number, [point for point, _ in own], place)
         models += [(arm, point.label, point.config, choice) for point, choice in own]
     cells = tuple(
-        Cell(arm.name, label, config.model_copy(update={"seed": seed}), equal_state=choice)
+        Cell(
+            arm.name,
+            label,
+            config.model_copy(update={"seed": seed}),
+            equal_state=choice,
+            steps_per_update=experiment.steps_per_update,
+        )
         for arm, label, config, choice in models
         for seed in arm.seeds or experiment.seeds
     )
@@ -124,12 +131,32 @@ def _points(arm: Arm) -> Iterator[tuple[str, dict[str, object]]]:
 def _config(experiment: ExperimentConfig, number: int, more: Mapping[str, object], place: Place) -> Config:
     """An arm's config with ``more`` settings.  No rule depends on the seed: one does for all seeds."""
     arm = experiment.arms[number]
+    settings = {**arm.set, **more}
     try:
-        return experiment.base.with_overrides({**arm.set, **more}, f"arm {arm.name!r}")
+        config = experiment.base.with_overrides(settings, f"arm {arm.name!r}")
+        return _with_batch_size(experiment, config, settings, place)
     except UsageError as error:
         parts = (("grid", arm.grid), ("set", arm.set))
         named = [(part, key) for part, keys in parts for key in keys if key in str(error)]
         raise UsageError(f"{place(('arms', number, *(named[0] if named else ())))}: {error}") from error
+
+
+def _with_batch_size(
+    experiment: ExperimentConfig, config: Config, settings: Mapping[str, object], place: Place
+) -> Config:
+    """``config`` with as many windows an update as make the experiment's ``steps_per_update``."""
+    wanted, section = experiment.steps_per_update, settings.get("train")
+    if "train.batch_size" in settings or (isinstance(section, Mapping) and "batch_size" in section):
+        return config
+    if wanted is None:
+        return config
+    if "batch_size" in experiment.base.train.model_fields_set:
+        raise UsageError(
+            f"{place(('steps_per_update',))}: steps_per_update chooses train.batch_size, which base sets "
+            "too; leave one of them out"
+        )
+    windows = max(1, round(wanted / config.spec.training_window(config.model)))
+    return config.with_overrides({"train.batch_size": windows}, "steps_per_update")
 
 
 def _points_of_equal_state(
@@ -188,6 +215,8 @@ def _words(key: str, value: object) -> str:
         how = "frozen" if value.get("freeze") else "fine-tuned"
         rest = [f"{name} {value[name]}" for name in value if name not in ("enabled", "freeze")]
         return ", ".join([f"pre-trained, {how}" if value.get("enabled") else "from scratch", *rest])
+    if key == "model.n_latent" and value == 1:
+        return "1 latent"
     return _IN_WORDS.get(key, key.rpartition(".")[2] + " {}").format(value)
 
 

@@ -43,6 +43,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         experiment=cell.experiment,
         config=cell.config,
         equal_state=cell.equal_state.in_words() if cell.equal_state else None,
+        steps_per_update=cell.steps_per_update,
         status=_status(root, cell),
         returns=result.returns if result else None,
         compressions=result.compressions if result else None,

@@ -17,6 +17,7 @@ from cad.reports.data.compressions import (
     mean_by_compressions,
     region_tables,
 )
+from cad.reports.data.corner import Corner, corner
 from cad.reports.data.costs import (
     Cost,
     costs,
@@ -100,6 +101,7 @@ __all__ = [
     "CellResult",
     "CellSummary",
     "ChosenRollout",
+    "Corner",
     "Cost",
     "Curve",
     "DepthSpot",
@@ -138,6 +140,7 @@ __all__ = [
     "closed_regions",
     "compressing",
     "compression_tables",
+    "corner",
     "costs",
     "count_regions",
     "depth_row",

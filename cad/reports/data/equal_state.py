@@ -32,12 +32,13 @@ class EqualState:
         return mean_cost(model, lambda result: result.state_bytes) or 0.0
 
 
-def equal_state(study: Study) -> EqualState | None:
-    """Which models have a state of 0.90 to 1.01 times the best compressed model's; None where none has.
+def equal_state(study: Study, lead: ModelResult | None = None) -> EqualState | None:
+    """Which models have a state of 0.90 to 1.01 times that of ``lead``; None where none has.
 
-    Further models of its own kind are a question of depth and latents, not of the way to remember.
+    The lead is the best compressed model, unless one is named.  Further models of its own kind are a
+    question of depth and latents, not of the way to remember.
     """
-    lead = study.best(ad=False) if study.comparable else None
+    lead = lead or (study.best(ad=False) if study.comparable else None)
     size = None if lead is None else mean_cost(lead, lambda result: result.state_bytes)
     if lead is None or not size:
         return None

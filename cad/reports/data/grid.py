@@ -66,7 +66,8 @@ def grid_panels(study: Study) -> list[Panel]:
     for model in study.intact:
         if model.facts.depth is None or model.facts.n_latent is None:
             continue
-        rest = repr([(key, value) for key, value in flatten(model.config).items() if key not in _AXES])
+        ignored = {*_AXES, *model.chosen_settings}
+        rest = repr([(key, value) for key, value in flatten(model.config).items() if key not in ignored])
         spot = (model.facts.depth, model.facts.n_latent)
         for key, _, panel in panels:
             if key == (model.arm, rest) and spot not in panel.spots:

@@ -35,6 +35,11 @@ class ModelResult:
         """Which setting was chosen for a state as large as another model's, in words; None where none was."""
         return self.cells[0].result.equal_state
 
+    @property
+    def chosen_settings(self) -> frozenset[str]:
+        """Settings that follow from others: no question of their own."""
+        return frozenset({"train.batch_size"} if self.cells[0].result.steps_per_update else ())
+
     @cached_property
     def done(self) -> tuple[CellSummary, ...]:
         """The cells that count."""

@@ -56,6 +56,7 @@ class CellResult:
     probe: LatentProbe | None = None
     actions: Callable[[int], npt.NDArray[np.uint8]] | None = None
     equal_state: str | None = None  # which setting was chosen for a state as large as another's, in words
+    steps_per_update: int | None = None  # which train.batch_size was chosen for; it is no setting then
     experiment: str = ""  # set where a report compares several; `label` then begins with it and ": "
     parts: tuple[TrainingPart, ...] = ()  # in order, the model's own training last
     # As `returns`, where tasks have several facts: the fact that an episode needed, and its optimum.

@@ -28,7 +28,11 @@ def markdown(content: Content) -> str:
     study, provenance, e = content.study, content.provenance, escape_markdown
     blocks = [f"# {e(study.title)}"]
     blocks += [e(study.question)] if study.question else []
-    blocks.append(f"**{e(content.headline)}**")
+    blocks += (
+        [f"**{e(content.answer)}**", e(content.headline)]
+        if content.answer
+        else [f"**{e(content.headline)}**"]
+    )
     blocks += [e(content.qualification)] if content.qualification else []
     if content.notices:
         lines = [f"- {e(line)}" for line in content.notices]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from cad.reports.data import Provenance, ShownTable, Study, differing_keys, own_settings, text_cell
 from cad.reports.output.provenance_section import Fact, costs_table, facts, provenance_notices
-from cad.reports.output.summary import headline, method, notices, qualification
+from cad.reports.output.summary import depth_and_latents, headline, method, notices, qualification
 from cad.reports.questions import Answer
 
 
@@ -20,6 +20,7 @@ class Content:
     """What the page and the Markdown show."""
 
     study: Study
+    answer: str  # to the question of the grid; empty without one
     headline: str
     qualification: str
     notices: list[str]
@@ -41,6 +42,7 @@ def report_content(
     alike = settings[0] if settings else {}
     return Content(
         study=study,
+        answer=depth_and_latents(study),
         headline=headline(study),
         qualification=qualification(study),
         notices=[*notices(study), *provenance_notices(provenance)],

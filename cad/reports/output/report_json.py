@@ -8,7 +8,7 @@ from typing import Any
 
 from cad.reports.data import Provenance, Study, Table, cell_record, differing_keys, fingerprint
 from cad.reports.output.provenance_section import provenance_json, provenance_notices, stage_tables
-from cad.reports.output.summary import headline, notices, qualification
+from cad.reports.output.summary import depth_and_latents, headline, notices, qualification
 from cad.reports.questions import SECTIONS, Answer
 
 SCHEMA_VERSION = 2
@@ -23,6 +23,7 @@ def report_json(
         "name": study.name,
         "title": study.title,
         "question": study.question,
+        "answer": depth_and_latents(study),
         "headline": headline(study),
         "qualification": qualification(study),
         "notices": [*notices(study), *provenance_notices(provenance)],

@@ -7,8 +7,12 @@ import math
 from cad.reports.data import (
     LAST_EPISODES,
     RESAMPLES,
+    Difference,
     Study,
+    corner,
     describe,
+    equal_state,
+    interval_phrase,
     last_words,
     plural,
     stated_optimum,
@@ -16,6 +20,49 @@ from cad.reports.data import (
     unclaimed,
 )
 from cad.reports.plotting import not_drawn
+
+
+def depth_and_latents(study: Study) -> str:
+    """What more depth and more latents change, and how models of equal state compare; empty without a grid.
+
+    It compares the deepest and widest model, whatever its return: nothing is chosen by its result.
+    """
+    at = corner(study)
+    if at is None:
+        return ""
+    facts, parts = at.model.facts, []
+    if at.from_shallow is not None:
+        parts.append(
+            f"with {plural(facts.n_latent or 0, 'latent')}, depth {facts.depth} instead of "
+            f"{at.from_shallow.reference.facts.depth} changes the return by {_change(at.from_shallow)}"
+        )
+    if at.from_narrow is not None:
+        parts.append(
+            f"at depth {facts.depth}, {plural(facts.n_latent or 0, 'latent')} instead of "
+            f"{at.from_narrow.reference.facts.n_latent} {'by' if parts else 'changes the return by'} "
+            f"{_change(at.from_narrow)}"
+        )
+    text = "; ".join(parts)
+    sentences = [f"{text[0].upper()}{text[1:]}, in shares of the optimum."] if text else []
+    alike = equal_state(study, at.model)
+    if alike is not None:
+        other = alike.others[0]
+        paired = alike.differences.get(other.label)
+        sentences.append(
+            f"With as much state ({alike.lead_bytes / 1024:,.1f} KiB a roll-out), {describe(at.model)} "
+            f"returns {at.model.score:.2f} of the optimum, {describe(other)} {other.score:.2f}"
+            + (f", a difference of {-paired.mean:+.3f}{_interval(paired, -1)}." if paired else ".")
+        )
+    return " ".join(sentences)
+
+
+def _change(difference: Difference) -> str:
+    return f"{difference.mean:+.3f}{_interval(difference, 1)}"
+
+
+def _interval(difference: Difference, sign: int) -> str:
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    return interval_phrase(low, high, len(difference.seeds))
 
 
 def headline(study: Study) -> str:

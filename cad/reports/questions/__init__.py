@@ -28,10 +28,10 @@ from cad.reports.questions.section import Answer, Section
 
 SECTIONS: tuple[Section, ...] = (
     shared_models.SECTION,
-    learning.SECTION,
-    references.SECTION,
     depth_and_latents.SECTION,
     equal_state.SECTION,
+    learning.SECTION,
+    references.SECTION,
     capacity.SECTION,
     recall.SECTION,
     knock_out.SECTION,

@@ -72,7 +72,7 @@ def test_every_point_of_a_grid_has_its_own(tmp_path):
         ({"equal_state": {"to": "AD"}}, "to='AD' is not an arm without an equal_state of its own (C)"),
         (
             {"equal_state": {"to": "C"}},
-            "say with at: which model of arm 'C' is meant (C, 1 latents: 94,464 bytes; C, 16 latents: ",
+            "say with at: which model of arm 'C' is meant (C, 1 latent: 94,464 bytes; C, 16 latents: ",
         ),
         (
             {"equal_state": {"to": "C", "at": {"model.n_latent": 4}}},

@@ -79,7 +79,7 @@ def test_all_files_are_there_and_equal_when_written_twice(
     tables = ("cells", "per_task", "return_by_episode", "source", "depth_latents", "cost", "training",
               "models", "differences", "profile", "marginals", "pareto", "never_found", "found",
               "stages")  # fmt: skip
-    figures = ("learning", "profile", "differences", "grid", "marginals", "cost", "goals", "maps", "found",
+    figures = ("grid", "marginals", "learning", "profile", "differences", "cost", "goals", "maps", "found",
                "training", "training_by_depth")  # fmt: skip
     assert set(first) == {
         "report.html", "report.md", "report.json", *(f"csv/{name}.csv" for name in tables),

@@ -17,8 +17,9 @@ from cad.reports import (
 )
 from cad.reports.data import (
     all_differences,
+    grid_panels,
 )
-from cad.reports.output.summary import headline, notices
+from cad.reports.output.summary import depth_and_latents, headline, notices
 
 Make = Callable[..., CellResult]
 
@@ -43,3 +44,38 @@ def test_unequal_evaluations_are_apart_refused_or_cut(cell: Make) -> None:
     assert equal.trimmed == "" and equal.cells[0].result is whole
     with pytest.raises(CadError, match="share no"):
         study_of([whole, dataclasses.replace(part, task_ids=(1, 2, 3, 5))], unequal="cut")
+
+
+def level(cell: Make, share: float, **changes: Any) -> CellResult:
+    """A cell that returns the same share of the optimum in every episode."""
+    made = cell(**changes)
+    returns = np.broadcast_to(np.array(made.optimal)[:, None, None] * share, (8, 8, 50))
+    return dataclasses.replace(made, returns=np.array(returns))
+
+
+def test_the_answer_compares_the_corner_of_the_grid_whatever_is_best(cell: Make) -> None:
+    cells = [
+        level(cell, 0.3, depth=1, n_latent=1), level(cell, 0.6, depth=1, n_latent=4),
+        level(cell, 0.2, depth=7, n_latent=1), level(cell, 0.5, depth=7, n_latent=4),
+        level(cell, 0.25, kind="ad", window=44),
+    ]  # fmt: skip
+    assert depth_and_latents(study_of(cells)) == (
+        "With 4 latents, depth 7 instead of 1 changes the return by -0.100 [-0.100, -0.100 over tasks, with "
+        "1 seed]; at depth 7, 4 latents instead of 1 by +0.300 [+0.300, +0.300 over tasks, with 1 seed], in "
+        "shares of the optimum. With as much state (88.0 KiB a roll-out), CompressedAD (window 40, depth 7, "
+        "4 latents) returns 0.50 of the optimum, AD with window 44 0.25, a difference of +0.250 [+0.250, "
+        "+0.250 over tasks, with 1 seed]."
+    )
+    assert depth_and_latents(study_of(cells[-1:])) == ""
+
+
+def test_a_batch_size_that_was_chosen_for_the_steps_of_an_update_splits_no_grid(cell: Make) -> None:
+    def sized(depth: int, windows: int, chosen: int | None) -> CellResult:
+        made = cell(depth=depth)
+        train = made.config.train.model_copy(update={"batch_size": windows})
+        config = made.config.model_copy(update={"train": train})
+        return dataclasses.replace(made, config=config, steps_per_update=chosen)
+
+    for chosen, panels in ((3840, 1), (None, 2)):
+        study = study_of([sized(1, 48, chosen), sized(3, 24, chosen)])
+        assert len(grid_panels(study)) == panels
