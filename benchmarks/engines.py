@@ -49,7 +49,7 @@ RESULT_FILE = "result.json"
 
 
 def cell(train: dict[str, Any], *, width: int = 64, layers: int = 4, batch: int = 32) -> Config:
-    """The quickstart's CompressedAD, or a wider one."""
+    """The default CompressedAD, or a wider one."""
     return Config.model_validate(
         {
             "model": {"n_embd": width, "n_layer": layers, "n_head": 4, "encoder_n_layer": 2},
