@@ -141,11 +141,12 @@ def retry(
 
     opened = open_experiment(experiment, overrides or [], root)
     factors = factor(mem, "--mem"), factor(time, "--time")
+    last = last_profile(opened)
     submission = submit_experiment(
         opened,
-        last_profile(opened),
+        last,
         choose=lambda stage: not failed or stage.state in ("failed", "dead"),
-        multiplier=multiplier_for(opened.root, *factors),
+        multiplier=multiplier_for(opened.root, last, *factors),
     )
     _report(submission, _again(opened.file, overrides, root))
 

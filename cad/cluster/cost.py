@@ -38,9 +38,9 @@ def allocation(profile: Profile, kind: str, pool: str = "") -> Allocation:
     """The allocation of a stage of this kind."""
     request = profile.for_stage(kind)
     return Allocation(
-        device="cuda" if request.gpus else "cpu",
+        device="cuda" if request.n_gpus else "cpu",
         cores=request.ranks * request.cpus,
-        gpus=request.nodes * request.gpus,
+        gpus=request.nodes * request.n_gpus,
         workers=request.cpus,
         ranks=request.ranks,
         pool=pool,

@@ -33,7 +33,7 @@ class Image:
 def enter(profile: Profile, gpus: int, root: Path) -> str:
     """The shell words that start the image's Python in a job script, which has set ``$cache``."""
     assert profile.image is not None
-    words = _enter((str(root), *profile.binds), gpus)
+    words = _enter(profile, (str(root), *profile.binds), gpus)
     # Only the job script knows the name of the task's cache, so it is bound by its variable.
     return (
         f'{shlex.join(words)} --bind "$cache" {node_path(profile.image)} {shlex.quote(profile.image_python)}'
@@ -43,12 +43,13 @@ def enter(profile: Profile, gpus: int, root: Path) -> str:
 def try_image(profile: Profile) -> Image | None:
     """Start the profile's image on this machine and check its version of cad.
 
-    None without an image, and for one that only the nodes can find (``$VARIABLES``).
+    None without an image, for one that only the nodes can find (``$VARIABLES``), and where the profile
+    checks it elsewhere (``image_check``).
 
     Raises :class:`CadError` for an image that is missing, cannot be run, or holds another version of
     ``cad``.
     """
-    if profile.image is None or node_variables(profile.image):
+    if profile.image is None or node_variables(profile.image) or profile.image_check != "login":
         return None
     path = Path(profile.image)
     if not path.is_file():
@@ -57,15 +58,15 @@ def try_image(profile: Profile) -> Image | None:
         )
     if not os.access(path, os.R_OK):
         raise CadError(f"{path} (image) is not readable for you")
-    if shutil.which("apptainer") is None:
+    if shutil.which(profile.image_program) is None:
         raise CadError(
-            "the profile names an image, but there is no apptainer on the path; if it is a module here, "
-            "load that first"
+            f"the profile names an image, but there is no {profile.image_program} on the path; if it is a "
+            "module here, load that first; if only the nodes have it, set image_check: node"
         )
     # A bind may exist on the nodes only.
     here = tuple(bind for bind in profile.binds if Path(bind).exists())
     modified = path.stat().st_mtime_ns
-    version = _version_in(path, profile.image_python, _enter(here, 0))
+    version = _version_in(path, profile.image_python, _enter(profile, here, 0))
     if version != cad.__version__:
         raise CadError(
             f"{path} (image) holds cad {version}, but this is cad {cad.__version__}; build the image again "
@@ -92,7 +93,14 @@ def check_lines(profile: Profile, folder: Path) -> list[str]:
     lines = [
         f'[ -r {image} ] || refuse image-missing {image}" (image) is missing or not readable on this node"'
     ]
-    if not node_variables(profile.image):
+    if profile.image_check == "node":
+        enter = f"{shlex.join(_enter(profile, (), 0))} {image} {shlex.quote(profile.image_python)}"
+        lines += f"""\
+version=$({enter} -I -c {shlex.quote(_VERSION_OF_CAD)} | tail -n 1)
+[ "$version" = {shlex.quote(f"cad {cad.__version__}")} ] ||
+    refuse image-version {image}" (image) holds '$version', not cad {cad.__version__}; build it again"
+""".splitlines()
+    elif profile.image_check == "login" and not node_variables(profile.image):
         lines += f"""\
 if [ {image} -nt {digest} ] || [ {image} -ot {digest} ]; then
     sha256sum --check --status {digest} ||
@@ -101,10 +109,10 @@ fi""".splitlines()
     return lines
 
 
-def _enter(binds: tuple[str, ...], gpus: int) -> list[str]:
-    words = ["apptainer", "exec"]
+def _enter(profile: Profile, binds: tuple[str, ...], gpus: int) -> list[str]:
+    words = [profile.image_program, "exec"]
     if gpus:
-        words.append("--nv")
+        words.append(profile.image_gpu_flag)
     for bind in binds:
         words += ["--bind", bind]
     return words
@@ -116,7 +124,7 @@ def _version_in(path: Path, python: str, enter: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CadError(f"apptainer cannot run {path} (image): {error}") from error
+        raise CadError(f"{enter[0]} cannot run {path} (image): {error}") from error
     # Other output may come first.
     said = done.stdout.strip().rpartition("\n")[2].split()
     if done.returncode == 0 and len(said) == 2 and said[0] == "cad":
@@ -125,4 +133,4 @@ def _version_in(path: Path, python: str, enter: list[str]) -> str:
         raise CadError(f"{path} (image) has no cad for its {python} (image_python)")
     last_lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).strip().splitlines()
     why = last_lines[-1] if last_lines else f"exit code {done.returncode}"
-    raise CadError(f"apptainer cannot run {python} in {path} (image): {why}")
+    raise CadError(f"{enter[0]} cannot run {python} in {path} (image): {why}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import typing
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,8 @@ OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 PlainPath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f,:%\\]*$")]
 # The same, but it may contain $VARIABLES and begin with one.
 NodePath = Annotated[str, Field(pattern=r"^(/|\$\{?[A-Za-z_])[^\x00-\x1f\x7f,:%\\]*$")]
+# GPUs: a number, or a type as the cluster names it and a number.
+GpuRequest = NonNegativeInt | Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*:[1-9][0-9]*$")]
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", re.ASCII)
 # cad sets these itself, or finds its jobs by them.
 _OWN_OPTIONS = (
@@ -39,12 +41,28 @@ _OWN_OPTIONS = (
     "wait",
     "wrap",
 )
+# They have a key of their own: written twice, one of the two would be without effect.
+_KEY_OF_OPTION = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "time": "minutes",
+    "mem": "memory_gb",
+    "mem-per-cpu": "memory_per_cpu_gb",
+    "cpus-per-task": "cpus",
+    "gpus-per-node": "gpus",
+    "nodes": "nodes",
+    "ntasks-per-node": "tasks_per_node",
+}
 
 
 class AllocationRequest(Section):
     """The allocation that one task (one stage of one cell) asks for."""
 
-    partition: SbatchWord | None = Field(None, description="Partition; null: the cluster's default.")
+    partition: SbatchWord | None = Field(
+        None, description="Partition, or several with commas between; null: the cluster's default."
+    )
     account: SbatchWord | None = Field(None, description="Account to charge.")
     qos: SbatchWord | None = Field(None, description="Quality of service.")
     constraint: SbatchWord | None = Field(None, description="Node features, as for sbatch --constraint.")
@@ -55,11 +73,16 @@ class AllocationRequest(Section):
     memory_gb: PositiveFloat | None = Field(
         4.0, description="Memory per node, GiB; null: the cluster's default."
     )
+    memory_per_cpu_gb: PositiveFloat | None = Field(
+        None, description="Memory per CPU, GiB, instead of memory_gb, where a site wants it so."
+    )
     cpus: PositiveInt = Field(
         1, description="CPUs. Collecting histories uses all of them; the other stages use one thread."
     )
-    gpus: NonNegativeInt = Field(
-        0, description="GPUs per node; a training or evaluation that has one runs on it."
+    gpus: GpuRequest = Field(
+        0,
+        description="GPUs per node, with a type where the cluster names them (a100:2); a training or "
+        "evaluation that has one runs on it.",
     )
     nodes: PositiveInt = Field(1, description="Nodes of one task; more than one only for trainings.")
     tasks_per_node: PositiveInt = Field(
@@ -70,8 +93,15 @@ class AllocationRequest(Section):
         description="Tasks of one kind of stage that run at the same time, over all arrays of a submission.",
     )
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
-        {}, description="Further sbatch options without their dashes; true for one without a value."
+        {},
+        description="Further sbatch options without their dashes (exclude, nodelist, licenses, reservation, "
+        "mail-user, mail-type, gres, ...); true for one without a value.",
     )
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs per node."""
+        return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
 
     @property
     def ranks(self) -> int:
@@ -101,10 +131,35 @@ class Profile(Section):
     max_crashes: NonNegativeInt = Field(
         2, description="How often a task that was killed without reporting an error is requeued."
     )
+    bad_node_seconds: NonNegativeInt = Field(
+        60,
+        description="A task that is killed without reporting an error within so many seconds of its start "
+        "avoids that node from then on, while at most half of its partition is avoided; 0: never.",
+    )
+    max_memory_retries: NonNegativeInt = Field(
+        0, description="How often a task that ran out of memory is requeued with more."
+    )
+    memory_factor: Annotated[float, Field(gt=1, le=16)] = Field(
+        2.0, description="How much more memory each of these retries gets."
+    )
+    gpu_option: Literal["gpus-per-node", "gres"] = Field(
+        "gpus-per-node", description="How GPUs are asked for; gres where the cluster does not know the other."
+    )
     image: NodePath | None = Field(
         None,
         description="Apptainer image to run in; null: the environment of `cad submit`. $VARIABLES are the "
         "node's; such an image is not checked before the submission.",
+    )
+    image_check: Literal["login", "node", "off"] = Field(
+        "login",
+        description="Where the image is started to check its version of cad: at `cad submit`, by each task "
+        "on its node (where the login node has no Apptainer), or nowhere.",
+    )
+    image_program: Literal["apptainer", "singularity"] = Field(
+        "apptainer", description="The program that starts the image."
+    )
+    image_gpu_flag: Literal["--nv", "--rocm"] = Field(
+        "--nv", description="What lets the image see the GPUs: of NVIDIA, or of AMD."
     )
     image_python: OneLine = Field("python3", description="Python inside the image.")
     binds: tuple[PlainPath, ...] = Field(
@@ -123,23 +178,44 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _signal_comes_after_the_start(self) -> Profile:
-        for request in (self.resources, *(self.for_stage(kind) for kind in self.stages)):
+        for request in self._requests():
             if self.signal_seconds >= 60 * request.minutes:
                 raise ValueError(
                     f"signal_seconds ({self.signal_seconds}) is not below minutes ({request.minutes}): a "
                     "task would be told to save when it starts; raise minutes or lower signal_seconds"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_owner_of_each_option(self) -> Profile:
+        for request in self._requests():
             for option in request.sbatch:
                 if option in _OWN_OPTIONS:
                     raise ValueError(f"sbatch.{option}: cad sets this option itself; remove it")
+                if option in _KEY_OF_OPTION:
+                    raise ValueError(f"sbatch.{option}: write it as {_KEY_OF_OPTION[option]}")
+                if option == "gres" and self.gpu_option == "gres" and request.n_gpus:
+                    raise ValueError("sbatch.gres: gpu_option: gres sets it for gpus; keep one of them")
+            given = request.memory_gb if "memory_gb" in request.model_fields_set else None
+            if None not in (given, request.memory_per_cpu_gb):
+                raise ValueError("memory_gb and memory_per_cpu_gb exclude each other; keep one of them")
         return self
+
+    def _requests(self) -> tuple[AllocationRequest, ...]:
+        """Those of all kinds of stages, and the one that others begin with."""
+        return (self.resources, *(self.for_stage(kind) for kind in self.stages))
 
     def for_stage(self, kind: str) -> AllocationRequest:
         """The request of a stage of this kind."""
         own = dict(self.stages).get(typing.cast(StageKind, kind))
         if own is None:
             return self.resources
-        return self.resources.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+        update = {key: getattr(own, key) for key in own.model_fields_set}
+        # A stage's own way to ask for memory replaces the other one.
+        for one, other in (("memory_gb", "memory_per_cpu_gb"), ("memory_per_cpu_gb", "memory_gb")):
+            if update.get(one) is not None and other not in update:
+                update[other] = None
+        return self.resources.model_copy(update=update)
 
 
 def node_variables(path: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from cad.cluster.arrays import ResourceMultiplier
@@ -13,7 +14,8 @@ from cad.config import from_mapping
 from cad.errors import CadError, UsageError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
-from cad.experiments.plan.job_records import SUBMISSION_FILE, read_submission
+from cad.experiments.plan.job_records import OUT_OF_MEMORY, SUBMISSION_FILE, read_submission
+from cad.experiments.plan.stage import Stage
 
 
 def last_profile(experiment: Experiment) -> Profile:
@@ -29,18 +31,24 @@ def last_profile(experiment: Experiment) -> Profile:
     return from_mapping(Profile, submission.profile, str(records[-1]))
 
 
-def multiplier_for(root: Path, memory: float, minutes: float) -> MultiplierFor:
+def multiplier_for(root: Path, profile: Profile, memory: float, minutes: float) -> MultiplierFor:
     """More memory for stages that ran out of it, more time for those that ran out of that.
 
-    Factors multiply over retries: a stage keeps what an earlier retry gave it.
+    Factors multiply over retries: a stage keeps what an earlier retry, or its own requeues, gave it.  A
+    stage that waits for one that ran out gets as much more: it works on the same model.
     """
 
-    def multiplier(status: StageStatus) -> ResourceMultiplier:
-        note = StageDirectory(root, status.stage).job()
-        earlier = ResourceMultiplier(note.memory, note.minutes) if note else ResourceMultiplier()
+    def multiplier(stage: Stage, statuses: Mapping[str, StageStatus]) -> ResourceMultiplier:
+        note = StageDirectory(root, stage.name).job()
+        earlier = ResourceMultiplier()
+        if note is not None:
+            shortages = sum(event.event == OUT_OF_MEMORY for event in note.attempts(root))
+            requeued = profile.memory_factor ** min(shortages, profile.max_memory_retries)
+            earlier = ResourceMultiplier(note.memory * requeued, note.minutes)
+        concerned = [statuses[one.name] for one in (stage, *stage.inputs)]
         return ResourceMultiplier(
-            earlier.memory * (memory if status.out_of_memory else 1),
-            earlier.minutes * (minutes if status.timed_out else 1),
+            earlier.memory * (memory if any(one.out_of_memory for one in concerned) else 1),
+            earlier.minutes * (minutes if any(one.timed_out for one in concerned) else 1),
         )
 
     return multiplier

@@ -18,7 +18,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.image import check_lines, enter
-from cad.cluster.profile import Profile, node_path, node_variables
+from cad.cluster.profile import AllocationRequest, Profile, node_path, node_variables
 from cad.errors import UsageError
 from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX
 
@@ -64,7 +64,7 @@ def python_command(profile: Profile, kind: str, paths: SubmissionPaths) -> str:
     """The shell words that start Python: plain, or inside the image."""
     if profile.image is None:
         return shlex.quote(paths.python)
-    return enter(profile, profile.for_stage(kind).gpus, paths.root)
+    return enter(profile, profile.for_stage(kind).n_gpus, paths.root)
 
 
 def executor_parameters(
@@ -83,8 +83,12 @@ def executor_parameters(
         "requeue": True,
         "kill-on-invalid-dep": "yes",
         "comment": paths.comment(label),
+        **_gpus(profile, request),
         **request.sbatch,
     }
+    memory = _megabytes(request, multiplier)
+    if request.memory_per_cpu_gb is not None:
+        extra["mem-per-cpu"] = f"{memory}M"
     parameters: dict[str, Any] = {
         "job_name": job_name,
         "partition": request.partition,
@@ -92,13 +96,10 @@ def executor_parameters(
         "qos": request.qos,
         "constraint": request.constraint,
         "time": max(1, round(request.minutes * multiplier.minutes)),
-        "mem": None
-        if request.memory_gb is None
-        else f"{round(request.memory_gb * multiplier.memory * 1024)}M",
+        "mem": None if memory is None or "mem-per-cpu" in extra else f"{memory}M",
         "nodes": request.nodes,
         "ntasks_per_node": request.tasks_per_node,
         "cpus_per_task": request.cpus,
-        "gpus_per_node": request.gpus or None,
         "dependency": depends,
         "array_parallelism": throttle or request.throttle,
         "signal_delay_s": profile.signal_seconds,
@@ -111,9 +112,23 @@ def executor_parameters(
         # --export: with `export: NONE` in the profile srun would pass nothing on to the task.
         "srun_args": ["--export=ALL", f"--cpus-per-task={request.cpus}"],
         "setup": _setup(profile, request.nodes, paths, label),
-        "teardown": _teardown(profile),
+        "teardown": _teardown(profile, request, memory),
     }
     return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _gpus(profile: Profile, request: AllocationRequest) -> dict[str, bool | int | str]:
+    """The option that asks for GPUs, if any."""
+    if not request.n_gpus:
+        return {}
+    gres = profile.gpu_option == "gres"
+    return {"gres": f"gpu:{request.gpus}"} if gres else {"gpus-per-node": request.gpus}
+
+
+def _megabytes(request: AllocationRequest, multiplier: ResourceMultiplier) -> int | None:
+    """Memory per node, or per CPU where that is asked for; None: the cluster's default."""
+    wanted = request.memory_per_cpu_gb or request.memory_gb
+    return None if wanted is None else round(wanted * multiplier.memory * 1024)
 
 
 def job_script(
@@ -151,7 +166,7 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
         "# Signals are for the worker; this script survives them to decide what comes next.",
         "trap : TERM USR2",
         "# A login file may set options of Slurm's commands.",
-        "unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@}",
+        "unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@} ${!SINFO_@}",
         'task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
         f'attempts={folder}/"$task"{ATTEMPTS_SUFFIX}',
         f'log={folder}/"$task"_0_log.out',
@@ -211,6 +226,9 @@ again() {{
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {profile.max_requeues} ]; then note too-many-requeues; return; fi
     note "$1"
     scontrol requeue "$task"
+    shift
+    # The job waits again, so that it may be changed.  What ends it sends TERM first, and waits.
+    [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
 }}
 at_limit() {{
     case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
@@ -223,20 +241,40 @@ watcher=$!
 disown""".splitlines()
 
 
-def _teardown(profile: Profile) -> list[str]:
+def _teardown(profile: Profile, request: AllocationRequest, memory: int | None) -> list[str]:
+    # More memory at each retry; a task that is out of retries stays dead.
+    retries = 0 if memory is None else profile.max_memory_retries
+    field = "MinMemoryNode" if request.memory_per_cpu_gb is None else "MinMemoryCPU"
+    more = " ".join(str(round((memory or 0) * profile.memory_factor ** (k + 1))) for k in range(retries))
     return f"""\
 code=$?
 kill -KILL "$watcher"
 memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
 crashes=$(grep -c ' crashed$' "$attempts")
+more_memory=({more})
+shortages=$(grep -c ' out-of-memory$' "$attempts")
+# Killed soon after its start on one node: the others are tried, unless half of them are avoided already.
+avoid() {{
+    [ "$SECONDS" -lt {profile.bad_node_seconds} ] && [ "${{SLURM_JOB_NUM_NODES:-1}}" = 1 ] || return
+    local all bad
+    all=$(sinfo --noheader --Node --format=%N --partition="$SLURM_JOB_PARTITION" | sort -u | wc -l)
+    bad=$({{ echo "$SLURMD_NODENAME"; awk '$3 == "bad-node" {{print $2}}' "$attempts"; }} | sort -u)
+    [ $((2 * $(wc -l <<<"$bad"))) -le "$all" ] || return
+    note bad-node
+    echo "ExcNodeList=$(paste -sd, <<<"$bad")"
+}}
 if [ "$code" = 0 ]; then
     note done
 elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
     again saved
 elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
-    note out-of-memory
+    if [ "$shortages" -lt {retries} ]; then
+        again out-of-memory {field}="${{more_memory[$shortages]}}"
+    else
+        note out-of-memory
+    fi
 elif [ "$code" -gt 128 ]; then
-    if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed; else note too-many-crashes; fi
+    if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed $(avoid); else note too-many-crashes; fi
 else
     note failed
 fi

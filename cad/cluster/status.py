@@ -6,13 +6,13 @@ Nothing here writes, and nothing imports torch: tables come at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cad.cluster.queue import QueuedJob, ended_jobs, has_slurm, queued_jobs
 from cad.experiments.plan.directory import StageDirectory
-from cad.experiments.plan.job_records import AttemptEvent, JobNote
+from cad.experiments.plan.job_records import BAD_NODE, AttemptEvent, JobNote
 
 State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown"]
 
@@ -27,6 +27,7 @@ _EVENTS = {
     "too-many-crashes": "killed too often without reporting an error",
     "failed": "its job failed; see the log",
     "image-changed": "its image was changed after the submission; submit again",
+    "image-version": "its image holds another version of cad or cannot be run; see the log",
     "image-missing": "its image is missing or not readable on the node",
     "module-failed": "a module of the profile could not be loaded; see the log",
     "no-cache": "no folder for compilers' caches can be made under the profile's scratch; see the log",
@@ -63,6 +64,7 @@ class StageStatus:
     seconds_left: float | None = None
     latest: dict[str, float] = field(default_factory=dict)
     log: str | None = None
+    avoids: tuple[str, ...] = ()  # nodes on which it was killed soon after its start
 
     @property
     def alive(self) -> bool:
@@ -110,11 +112,15 @@ def stage_status(
     """Where a stage that is not done stands; ``queue`` is None where there is no Slurm to ask."""
     log = None if note is None else str(note.log(stage.root))
     if note is not None and (job := _job(note, queue)) is not None:
+        bad = (event.node for event in note.attempts(stage.root) if event.event == BAD_NODE)
+        avoids = tuple(dict.fromkeys(bad))
         if job.state in _RUNNING:
-            return _running(stage, job, log)
+            return replace(_running(stage, job, log), avoids=avoids)
         reason = "" if job.reason == "None" else job.reason
         share = _share(stage.progress())
-        return StageStatus(stage.name, stage.kind, "queued", reason, job.job_id, done_share=share, log=log)
+        return StageStatus(
+            stage.name, stage.kind, "queued", reason, job.job_id, done_share=share, log=log, avoids=avoids
+        )
     if stage.locked():
         return _running(stage, None, log)
     failure = stage.failure()

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +46,13 @@ from cad.training.engines import require_ranks
 log = logging.getLogger(__name__)
 
 Choose = Callable[[StageStatus], bool]
-MultiplierFor = Callable[[StageStatus], ResourceMultiplier]
+MultiplierFor = Callable[[Stage, Mapping[str, StageStatus]], ResourceMultiplier]
+"""From a stage, and the statuses of all stages by name."""
+
+
+def _no_more(_stage: Stage, _statuses: Mapping[str, StageStatus]) -> ResourceMultiplier:
+    """What the profile says."""
+    return ResourceMultiplier()
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,12 @@ def plan_submission(
     experiment: Experiment,
     profile: Profile,
     choose: Choose = lambda _status: True,
-    multiplier: MultiplierFor = lambda _status: ResourceMultiplier(),
+    multiplier: MultiplierFor = _no_more,
 ) -> Plan:
     """Plan job arrays for the stages that are neither done nor queued nor running.
 
-    ``choose`` decides from a stage's status whether to submit it, ``multiplier`` how much more memory
-    and time it gets.  Raises :class:`CadError` where the profile or the cluster does not allow it.
+    ``choose`` decides from a stage's status whether to submit it, ``multiplier`` how much more memory and
+    time it gets.  Raises :class:`CadError` where the profile or the cluster does not allow it.
     """
     _check(experiment, profile)
     stages = distinct_stages(experiment.cells)
@@ -116,7 +122,7 @@ def plan_submission(
             "be submitted; submit again when some jobs have ended"
         )
     alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
-    arrays = plan_arrays(now, alive, size, lambda stage: multiplier(statuses[stage.name]))
+    arrays = plan_arrays(now, alive, size, lambda stage: multiplier(stage, statuses))
     arrays = share_throttle(arrays, lambda kind: profile.for_stage(kind).throttle)
     return Plan(arrays, statuses, wanted[len(now) :], image)
 
@@ -126,7 +132,7 @@ def submit(
     profile: Profile,
     *,
     choose: Choose = lambda _status: True,
-    multiplier: MultiplierFor = lambda _status: ResourceMultiplier(),
+    multiplier: MultiplierFor = _no_more,
     approve: Callable[[Plan], None] = lambda _plan: None,
 ) -> Submission:
     """Submit what :func:`plan_submission` plans, and return at once.
@@ -233,7 +239,7 @@ def _submit_array(
     request = profile.for_stage(array.kind)
     resources = Resources(
         workers=request.cpus if array.kind == "histories" else 1,
-        device="cuda" if request.gpus else "cpu",
+        device="cuda" if request.n_gpus else "cpu",
         provenance=provenance,
     )
     make_dirs(paths.folder / "tasks")

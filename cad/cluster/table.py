@@ -146,6 +146,8 @@ def _in_words(stage: StageStatus) -> Text:
         words.append(f"job {stage.job_id}")
     if stage.node and stage.state == "running":
         words.append(f"on {stage.node}")
+    if stage.avoids:
+        words.append(f"(avoids {', '.join(stage.avoids)})")
     if stage.state == "queued" and stage.reason:
         words.append(f"({stage.reason})")
     return Text(" ".join(words), style=_STYLE[stage.state])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cad.config import from_mapping
 STAND_IN = """\
 #!/bin/bash
 again=${SLURM_RESTART_COUNT:-0}
+echo "memory $SLURM_MEM_PER_NODE"
 case $SLURM_ARRAY_TASK_ID in
 0) [ $again = 1 ] && exit 0; trap "" USR2 TERM; while :; do sleep 1; done ;;
 1) [ $again = 1 ] && exit 0; exit 75 ;;
@@ -33,8 +35,8 @@ EXPECTED = [
     ["started", "time-limit", "started", "done"],
     ["started", "saved", "started", "done"],
     ["started", "saved", "started", "saved", "started", "too-many-requeues"],
-    ["started", "crashed", "started", "too-many-crashes"],
-    ["started", "out-of-memory"],
+    ["started", "bad-node", "crashed", "started", "too-many-crashes"],
+    ["started", "out-of-memory", "started", "out-of-memory"],
     ["started", "failed"],
 ]
 
@@ -51,6 +53,8 @@ def stand_ins(cluster, tmp_path_factory) -> Path:
         "signal_seconds": 10,
         "max_requeues": 2,
         "max_crashes": 1,
+        "max_memory_retries": 1,
+        "memory_factor": 1.5,
     }
     profile = from_mapping(Profile, settings, "profile")
     paths = SubmissionPaths(folder, folder, str(worker))
@@ -187,5 +191,10 @@ def test_profile_mistakes_are_told_before_anything_is_submitted(cluster, one_cel
 def test_the_job_script_decides_what_comes_next(cluster, stand_ins, wait_for):
     wait_for(lambda: not cluster.call("squeue", "-h", "--name=stand-in").stdout, 150)
     attempts = sorted(stand_ins.glob("*.attempts"), key=lambda path: int(path.stem.partition("_")[2]))
-    noted = [[line.split()[2] for line in path.read_text().splitlines()] for path in attempts]
-    assert noted == EXPECTED
+    lines = [[line.split() for line in path.read_text().splitlines()] for path in attempts]
+    assert [[event for _, _, event in task] for task in lines] == EXPECTED
+    # Killed at once on one node: it went to the other one.
+    first, second = (node for _, node, event in lines[3] if event == "started")
+    assert first != second
+    (log,) = stand_ins.glob("*_4_0_log.out")
+    assert re.findall(r"^memory (\d+)", log.read_text(), re.MULTILINE) == ["102", "153"]

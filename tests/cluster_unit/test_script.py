@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import cad
 from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.image import check_lines, try_image
 from cad.cluster.profile import Profile
 from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, job_script
 from cad.config import from_mapping, load
@@ -91,7 +93,7 @@ def test_stages_differ_only_in_what_is_said():
         for kind in ("histories", "train")
     )
     different = {key for key in histories | train if histories.get(key) != train.get(key)}
-    assert different == {"gpus_per_node", "cpus_per_task", "srun_args"}
+    assert different == {"additional_parameters", "cpus_per_task", "srun_args"}
 
 
 def test_values_stay_values_in_the_shell():
@@ -180,3 +182,75 @@ def test_the_profiles_that_come_along_are_sound(file):
     profile = load(Profile, [file]).value
     for kind in ("histories", "train", "evaluate"):
         parsed(job_script(profile, kind, "n", PATHS, ResourceMultiplier(), None, 3))
+
+
+def lines_of(profile: dict, kind: str = "train", memory: float = 1.0) -> list[str]:
+    """The options of a job script."""
+    made = from_mapping(Profile, profile, "profile")
+    text = job_script(made, kind, "x", PATHS, ResourceMultiplier(memory), None, 1)
+    parsed(text)
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_what_sites_ask_for_reaches_sbatch() -> None:
+    asked = {
+        "partition": "gpu,gpu-long", "gpus": "a100:2", "memory_per_cpu_gb": 3,
+        "sbatch": {"exclude": "node[1-2]", "licenses": "foo:1", "reservation": "r", "mail-user": "me@x.org"},
+    }  # fmt: skip
+    lines = lines_of({"resources": asked}, memory=2)
+    for line in (
+        "--partition=gpu,gpu-long", "--gpus-per-node=a100:2", "--mem-per-cpu=6144M", "--exclude=node[1-2]",
+        "--licenses=foo:1", "--reservation=r", "--mail-user=me@x.org",
+    ):  # fmt: skip
+        assert line in [shlex.split(one)[0] for one in lines]
+    assert not any(line.startswith("--mem=") for line in lines)
+    assert "--gres=gpu:a100:2" in lines_of({"resources": asked, "gpu_option": "gres"})
+
+
+def test_a_stage_that_asks_for_memory_in_the_other_way_has_that_alone() -> None:
+    profile = {
+        "resources": {"memory_per_cpu_gb": 2},
+        "stages": {"train": {"memory_gb": 5}, "evaluate": {"cpus": 2}},
+    }
+    assert [line for line in lines_of(profile) if "--mem" in line] == ["--mem=5120M"]
+    assert [line for line in lines_of(profile, "evaluate") if "--mem" in line] == ["--mem-per-cpu=2048M"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ({"resources": {"sbatch": {"time": 5}}}, r"sbatch\.time: write it as minutes"),
+        ({"stages": {"train": {"sbatch": {"mem": "3G"}}}}, r"sbatch\.mem: write it as memory_gb"),
+        ({"resources": {"memory_gb": 1, "memory_per_cpu_gb": 1}}, "exclude each other"),
+        ({"resources": {"gpus": "a100"}}, "gpus"),
+        ({"resources": {"gpus": 1, "sbatch": {"gres": "gpu:1"}}, "gpu_option": "gres"}, "gpu_option: gres"),
+    ],
+)
+def test_an_option_has_one_owner(profile: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_mapping(Profile, profile, "profile")
+
+
+def test_an_image_of_another_program_is_checked_on_the_node(tmp_path: Path) -> None:
+    image = tmp_path / "cad.sif"
+    image.write_text("")
+    program = tmp_path / "singularity"
+    profile = from_mapping(
+        Profile,
+        {"image": str(image), "image_check": "node", "image_program": "singularity",
+         "image_gpu_flag": "--rocm", "resources": {"gpus": 1}},
+        "profile",
+    )  # fmt: skip
+    assert try_image(profile) is None  # this machine has no singularity, and need not
+    text = job_script(profile, "train", "x", PATHS, ResourceMultiplier(), None, 1)
+    assert "singularity exec --rocm --bind" in text
+    # The lines that check it, with a program that says which version there is.
+    lines = "\n".join(check_lines(profile, tmp_path))
+    for version, ends in ((cad.__version__, "goes on\n"), ("0.0.1", "image-version\n")):
+        program.write_text(f"#!/bin/bash\necho note; echo cad {version}\n")
+        program.chmod(0o755)
+        done = subprocess.run(
+            ["bash", "-c", f'refuse() {{ echo "$1"; exit 1; }}\n{lines}\necho goes on'],
+            capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False,
+        )  # fmt: skip
+        assert done.stdout == ends, done.stderr

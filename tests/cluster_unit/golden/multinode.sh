@@ -23,7 +23,7 @@
 # Signals are for the worker; this script survives them to decide what comes next.
 trap : TERM USR2
 # A login file may set options of Slurm's commands.
-unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@}
+unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@} ${!SINFO_@}
 task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
 log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
@@ -56,6 +56,9 @@ again() {
     if [ "${SLURM_RESTART_COUNT:-0}" -ge 50 ]; then note too-many-requeues; return; fi
     note "$1"
     scontrol requeue "$task"
+    shift
+    # The job waits again, so that it may be changed.  What ends it sends TERM first, and waits.
+    [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
 }
 at_limit() {
     case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
@@ -77,14 +80,30 @@ code=$?
 kill -KILL "$watcher"
 memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
 crashes=$(grep -c ' crashed$' "$attempts")
+more_memory=()
+shortages=$(grep -c ' out-of-memory$' "$attempts")
+# Killed soon after its start on one node: the others are tried, unless half of them are avoided already.
+avoid() {
+    [ "$SECONDS" -lt 60 ] && [ "${SLURM_JOB_NUM_NODES:-1}" = 1 ] || return
+    local all bad
+    all=$(sinfo --noheader --Node --format=%N --partition="$SLURM_JOB_PARTITION" | sort -u | wc -l)
+    bad=$({ echo "$SLURMD_NODENAME"; awk '$3 == "bad-node" {print $2}' "$attempts"; } | sort -u)
+    [ $((2 * $(wc -l <<<"$bad"))) -le "$all" ] || return
+    note bad-node
+    echo "ExcNodeList=$(paste -sd, <<<"$bad")"
+}
 if [ "$code" = 0 ]; then
     note done
 elif [ "$code" = 75 ] || [ "$code" = 140 ] || [ "$code" = 143 ]; then
     again saved
 elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
-    note out-of-memory
+    if [ "$shortages" -lt 0 ]; then
+        again out-of-memory MinMemoryNode="${more_memory[$shortages]}"
+    else
+        note out-of-memory
+    fi
 elif [ "$code" -gt 128 ]; then
-    if [ "$crashes" -lt 2 ]; then again crashed; else note too-many-crashes; fi
+    if [ "$crashes" -lt 2 ]; then again crashed $(avoid); else note too-many-crashes; fi
 else
     note failed
 fi
