@@ -66,8 +66,14 @@ def status(
     overrides: Overrides = None,
     root: Root = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
+    used: Annotated[
+        bool, typer.Option("--usage", help="Show time and memory as used, and what would have done.")
+    ] = False,
 ) -> None:
-    """Show where every stage of every cell stands; change nothing."""
+    """Show where every stage of every cell stands; change nothing.
+
+    Exit code 0: all is done. 1: something failed or died. 3: nothing did, and something is still to come.
+    """
     from cad.cluster import table
     from cad.cluster.sending import adopt_lost
     from cad.experiments.plan.experiment import open_experiment
@@ -77,10 +83,16 @@ def status(
     cells = table.cell_statuses(opened)
     if as_json:
         typer.echo(table.as_json(cells))
-        return
-    console.print(table.status_table(cells, opened.root))
-    for line in table.problems(cells):
-        say(line)
+    elif used:
+        from cad.cluster.usage import usage, usage_table
+
+        names = [stage.stage for cell in cells for stage in cell.stages]
+        console.print(usage_table(usage(opened.root, names)))
+    else:
+        console.print(table.status_table(cells, opened.root))
+        for line in table.problems(cells):
+            say(line)
+    raise typer.Exit(table.exit_code(cells))
 
 
 def logs(
@@ -89,17 +101,21 @@ def logs(
     overrides: Overrides = None,
     root: Root = RUNS,
     stage: Annotated[str | None, typer.Option(help="Kind of stage; default: the latest one.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing as the log grows.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing until its stage has ended.")
+    ] = False,
 ) -> None:
     """Print the log of a cell's job."""
     from cad.cluster import jobs
     from cad.experiments.plan.experiment import open_experiment
 
-    path = jobs.log_of(open_experiment(experiment, overrides or [], root), cell, stage)
-    typer.echo(f"{printable(path)}:", err=True)
+    log = jobs.log_of(open_experiment(experiment, overrides or [], root), cell, stage)
+    typer.echo(f"{printable(log.path)}:", err=True)
     if follow:
-        jobs.follow(path)
-    typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+        state = jobs.follow(log, lambda text: typer.echo(text, nl=False))
+        typer.echo(f"{log.stage.name}: {state}", err=True)
+        return
+    typer.echo(log.path.read_text(encoding="utf-8", errors="replace"), nl=False)
 
 
 def cancel(

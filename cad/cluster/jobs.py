@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import codecs
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from cad.cluster.queue import cancel_jobs
 from cad.cluster.sending import adopt_lost
-from cad.cluster.status import stage_statuses
+from cad.cluster.status import State, stage_statuses
 from cad.cluster.table import pick_cell
 from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
 
+_ASK_SLURM_EVERY = 10.0
 
-def log_of(experiment: Experiment, number: int, kind: str | None) -> Path:
+
+@dataclass(frozen=True)
+class Log:
+    """A job's log, and the stage that it is of."""
+
+    stage: StageDirectory
+    path: Path
+
+
+def log_of(experiment: Experiment, number: int, kind: str | None) -> Log:
     """The log of a cell's stage of the given kind; without a kind, of its latest stage that has one.
 
     Raises :class:`CadError` when there is no log yet.
@@ -25,15 +37,34 @@ def log_of(experiment: Experiment, number: int, kind: str | None) -> Path:
     if kind is not None and kind not in [stage.kind for stage in cell.stages]:
         raise UsageError(f"--stage {kind}: a cell has {', '.join(stage.kind for stage in cell.stages)}")
     for stage in reversed(cell.stages):
-        note = StageDirectory(experiment.root, stage.name).job()
+        directory = StageDirectory(experiment.root, stage.name)
+        note = directory.job()
         if kind in (None, stage.kind) and note is not None and note.log(experiment.root).exists():
-            return note.log(experiment.root)
+            return Log(directory, note.log(experiment.root))
     raise CadError(f"cell {number} ({cell.label}, seed {cell.config.seed}) has no log of a Slurm job yet")
 
 
-def follow(path: Path) -> NoReturn:
-    """Print a log from its beginning, then as it grows; replaces this process and never returns."""
-    os.execvp("tail", ["tail", "--lines=+1", "--follow=name", str(path)])
+def follow(log: Log, write: Callable[[str], None], every: float = 0.5) -> str:
+    """Write a log from its beginning, then as it grows, until its stage has ended.
+
+    Returns the state in which the stage ended.  Raises :class:`CadError` when Slurm does not answer.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    with log.path.open("rb") as file:
+        asked = time.monotonic()
+        state: State = "running"
+        while True:
+            # Asked before the rest is read: what was written until then is not missed.
+            if log.stage.done:
+                state = "done"
+            elif time.monotonic() - asked > _ASK_SLURM_EVERY:
+                state = stage_statuses(log.stage.root, [log.stage.name])[log.stage.name].state
+                asked = time.monotonic()
+            if text := decode(file.read()):
+                write(text)
+            if state in ("done", "failed", "dead"):
+                return state
+            time.sleep(every)
 
 
 def cancel(experiment: Experiment, numbers: list[int]) -> tuple[list[str], list[str]]:

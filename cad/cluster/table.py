@@ -64,6 +64,14 @@ def _behind(status: StageStatus, inputs: list[StageStatus]) -> StageStatus:
     return status if cause is None else replace(status, reason=f"{_BEHIND} {cause.state} {cause.stage}")
 
 
+def exit_code(cells: tuple[CellStatus, ...]) -> int:
+    """0: all stages are done; 1: some failed or died; 3: none did, and some are still to come."""
+    states = {stage.state for cell in cells for stage in cell.stages}
+    if states & {"failed", "dead"}:
+        return 1
+    return 0 if states <= {"done"} else 3
+
+
 def pick_cell(experiment: Experiment, number: int) -> Cell:
     """A cell by its number in the table; :class:`UsageError` for any other number."""
     if not 1 <= number <= len(experiment.cells):

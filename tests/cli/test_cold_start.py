@@ -32,7 +32,8 @@ def words(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 
 def test_nothing_heavy_is_loaded(words: list[str]) -> None:
     command = [sys.executable, "-c", CALL, " ".join(HEAVY), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr  # 3: `status` of what is still to come
     assert json.loads(done.stderr.splitlines()[-1]) == []
     assert len(done.stdout.splitlines()) > 5
 
@@ -44,7 +45,7 @@ def cpu_seconds(*words: str) -> float:
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, env=environment)
     _, code, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(code)
-    assert process.returncode == 0
+    assert process.returncode in (0, 3)
     return usage.ru_utime + usage.ru_stime
 
 

@@ -37,7 +37,7 @@ def test_the_log_as_it_is(log: Path, tmp_path: Path) -> None:
     assert done.stdout == "first line\n" and done.stderr == f"{log}:\n"
 
 
-def test_follow_goes_on_as_the_log_grows(log: Path, tmp_path: Path) -> None:
+def test_follow_goes_on_as_the_log_grows_and_ends_with_the_stage(log: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(logs(tmp_path, "--follow"), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -46,6 +46,9 @@ def test_follow_goes_on_as_the_log_grows(log: Path, tmp_path: Path) -> None:
             file.write("second line\n")
         assert process.stdout.readline() == "second line\n"
         assert process.poll() is None
+        (stage,) = (tmp_path / "stages").iterdir()
+        StageDirectory(tmp_path, stage.name).finish({})
+        assert process.wait(30) == 0
     finally:
         process.terminate()
         process.wait(30)

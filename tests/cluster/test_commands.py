@@ -163,7 +163,9 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
     answered = []
     for _ in range(3):
         before = cpu_seconds()
-        actual = json.loads(cluster.fresh_cad("status", one_cell, "--root", root, "--json").stdout)
+        actual = json.loads(
+            cluster.fresh_cad("status", one_cell, "--root", root, "--json", check=False).stdout
+        )
         answered.append(cpu_seconds() - before)
     assert len(actual) == 1000
     assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in actual)

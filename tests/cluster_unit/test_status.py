@@ -16,7 +16,7 @@ from rich.console import Console
 from cad.cluster.queue import QueuedJob, parse_sacct, parse_squeue
 from cad.cluster.retry import factor
 from cad.cluster.status import StageStatus, stage_status, stage_statuses
-from cad.cluster.table import CellStatus, status_table
+from cad.cluster.table import CellStatus, exit_code, status_table
 from cad.errors import UsageError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.job_records import JobNote
@@ -137,3 +137,15 @@ def test_factors(text):
     assert factor("x1.5", "--mem") == 1.5
     with pytest.raises(UsageError, match="--mem"):
         factor(text, "--mem")
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["done", "done"], 0), (["done", "failed"], 1), (["running", "dead"], 1), (["done", "running"], 3),
+        (["waiting", "queued"], 3),
+    ],
+)  # fmt: skip
+def test_the_exit_code_tells_failed_from_unfinished_from_done(states, code):
+    stages = tuple(StageStatus(f"train-{i}", "train", state) for i, state in enumerate(states))
+    assert exit_code((CellStatus(1, "AD", 0, stages),)) == code

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -68,7 +71,7 @@ def _run(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ran
         if not StageDirectory(attempt.root, needed.name).done:
             raise CadError(f"{stage.name} needs {needed.name}, which is not complete")
     attempt.claim()
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), _cpu_seconds()
     record = _work(attempt, resources, stop, ranks)
     attempt.directory.finish(
         {
@@ -76,10 +79,27 @@ def _run(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ran
             "attempts": attempt.number,
             "cores": resources.workers if stage.kind == "histories" else resources.threads,
             "device": pick_device(resources.device).type,
+            # Of this attempt, its helpers' included.
+            "cpu_seconds": _cpu_seconds() - cpu,
+            "peak_memory_bytes": _peak_memory(),
             **record,
             "made_by": {**environment_info(), **resources.provenance},
         }
     )
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _peak_memory() -> int:
+    """The most resident memory of this process, or of one of its children that have ended, in bytes."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(one).ru_maxrss for one in who)
 
 
 def _work(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:

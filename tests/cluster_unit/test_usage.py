@@ -1,0 +1,63 @@
+"""What stages used: from their own records, and from Slurm's accounting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cad.cluster.usage import parse_usage, usage
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
+
+# Two attempts of a task: steps have the memory, the job the time.
+SACCT = """\
+12_3|60|01:30.500|2|
+12_3.batch|60|00:00.500|2|2048K
+12_3.0|60|01:30.000|2|1536M
+12_3|30|30.000|2|
+12_3.0|30|30.000|2|512M
+13|0|00:00:00|0|
+14|90000|1-02:03:04|4|
+"""
+
+
+def test_accounting_sums_attempts_and_takes_the_largest_step() -> None:
+    used = parse_usage(SACCT)
+    task = used["12_3"]
+    assert (task.seconds, task.cpu_seconds, task.cores) == (90, 120.5, 2)
+    assert task.peak_bytes == 1.5 * 2**30
+    assert used["14"].cpu_seconds == 93784 and used["14"].peak_bytes is None
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """Two trainings that are done, submitted with a profile."""
+    profile = {"resources": {"minutes": 60, "memory_gb": 8}, "stages": {"train": {"minutes": 30}}}
+    write_submission(
+        tmp_path / "e/jobs/1", SubmissionRecord("e.yaml", (), "cad", profile, "0", False, "me", None)
+    )
+    for number, (seconds, cpu, gib) in enumerate(((100, 90, 0.7), (200, 180, 1.1))):
+        stage = StageDirectory(tmp_path, f"train-00000000000{number}")
+        stage.path.mkdir(parents=True)
+        stage.finish(
+            {"wall_seconds": seconds, "cpu_seconds": cpu, "cores": 1, "peak_memory_bytes": int(gib * 2**30)}
+        )
+        stage.note_job(JobNote(f"12_{number}", "cad-e-train", "e", "me", "e/jobs/1", 0.0, 1.0, 1.0))
+    return tmp_path
+
+
+def test_the_stages_own_records_say_what_would_do(finished: Path) -> None:
+    (row,) = usage(finished, ["train-000000000000", "train-000000000001", "evaluate-000000000000"])
+    assert (row.kind, row.n, row.seconds, row.asked_minutes, row.asked_gb) == ("train", 2, 200, 30, 8)
+    assert row.efficiency == pytest.approx(0.9)
+    # 1.3 times 1.1 GiB, in halves; 1.5 times 200 s, in minutes.
+    assert row.suggestion == "memory_gb: 1.5, minutes: 5"
+
+
+def test_a_stage_of_an_earlier_version_is_counted_without_what_it_lacks(tmp_path: Path) -> None:
+    stage = StageDirectory(tmp_path, "train-000000000000")
+    stage.path.mkdir(parents=True)
+    stage.finish({"wall_seconds": 10.0})
+    (row,) = usage(tmp_path, [stage.name])
+    assert (row.seconds, row.peak_bytes, row.efficiency, row.suggestion) == (10, None, None, "minutes: 1")
