@@ -205,6 +205,9 @@ def test_two_users_share_histories_and_nothing_else(accounted, users, make, comm
         return all(stage["state"] == "done" for cell in actual for stage in cell["stages"])
 
     wait_for(lambda: finished(one, mine) and finished(two, theirs), 600, every=1)
+    # Time and CPUs are Slurm's, memory the stages' own notes or Slurm's.
+    said = one.cad("status", mine, "--root", root, "--usage").stdout
+    assert re.search(r"train +\d+ .* GiB .*%.*memory_gb: .*, minutes: 1", said), said
     for user, file, name in ((one, mine, "mine"), (two, theirs, "theirs")):
         user.cad("report", file, "--root", root)
         assert {path.owner() for path in (root / name).rglob("*")} == {user.name}

@@ -107,7 +107,16 @@ def provenance() -> Provenance:
                 "histories-0a", "histories", "done", 180.0, 2, 1, "0.1.0+0123abc", True, job_id="7_0"
             ),
             StageRecord(
-                "train-0b", "train", "done", 360.0, 1, 3, "0.1.0+0123abc", False, hardware="a, 2 cores"
+                "train-0b",
+                "train",
+                "done",
+                360.0,
+                1,
+                3,
+                "0.1.0+0123abc",
+                False,
+                hardware="a, 2 cores",
+                peak_memory_bytes=3 * 2**29,
             ),
             StageRecord("train-0c", "train", "failed"),
             StageRecord("evaluate-0d", "evaluate", "missing"),

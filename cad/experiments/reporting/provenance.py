@@ -94,6 +94,7 @@ def _record(
         kind=directory.kind,
         state=state,
         wall_seconds=stored.get("wall_seconds"),
+        peak_memory_bytes=stored.get("peak_memory_bytes"),
         cores=stored.get("cores"),
         attempts=stored.get("attempts"),
         code_version=version,

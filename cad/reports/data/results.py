@@ -108,6 +108,7 @@ class StageRecord:
     hardware: str | None = None
     image: str | None = None  # SHA-256 of the image that it ran in
     job_id: str | None = None
+    peak_memory_bytes: int | None = None  # of the process that finished it
 
     @property
     def core_hours(self) -> float | None:

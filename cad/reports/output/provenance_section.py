@@ -20,7 +20,7 @@ from cad.reports.data import (
 
 _COLUMNS = (
     "stage", "kind", "state", "wall_seconds", "cores", "core_hours", "attempts", "job_id", "code_version",
-    "code_differs_from_commit", "hardware", "image_sha256",
+    "code_differs_from_commit", "hardware", "image_sha256", "peak_memory_bytes",
 )  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def stage_tables(provenance: Provenance) -> dict[str, Table]:
     rows: list[tuple[Value, ...]] = [
         (stage.name, stage.kind, stage.state, finite(stage.wall_seconds), stage.cores,
          finite(stage.core_hours), stage.attempts, stage.job_id, stage.code_version,
-         None if stage.dirty is None else str(stage.dirty).lower(), stage.hardware, stage.image)
+         None if stage.dirty is None else str(stage.dirty).lower(), stage.hardware, stage.image,
+         stage.peak_memory_bytes)
         for stage in provenance.stages
     ]  # fmt: skip
     return {"stages": Table(_COLUMNS, rows)} if rows else {}
@@ -57,7 +58,8 @@ def costs_table(provenance: Provenance) -> ShownTable | None:
         return None
     rows = [_cost_row(kind, [s for s in provenance.stages if s.kind == kind]) for kind in kinds]
     rows.append(_cost_row("all", provenance.stages))
-    headers = ("stage", "done", "failed", "missing", "wall, h", "core-hours", "attempts beyond the first")
+    headers = ("stage", "done", "failed", "missing", "wall, h", "core-hours", "attempts beyond the first",
+               "most memory, GiB")  # fmt: skip
     return ShownTable(
         "stages-table", "Time per kind of stage; stages that cells share are counted once", headers, rows
     )
@@ -72,6 +74,9 @@ def _cost_row(kind: str, stages: Sequence[StageRecord]) -> tuple[Shown, ...]:
         number_cell(_sum([None if s.wall_seconds is None else s.wall_seconds / 3600 for s in done]), ",.3f"),
         number_cell(_sum([stage.core_hours for stage in done]), ",.3f"),
         number_cell(_sum([None if s.attempts is None else float(s.attempts - 1) for s in done]), ".0f"),
+        number_cell(
+            max((s.peak_memory_bytes / 2**30 for s in done if s.peak_memory_bytes), default=None), ".2f"
+        ),
     )
 
 
