@@ -74,6 +74,15 @@ class CompressionRecorder:
         """(B,) compressions so far."""
         return self._count
 
+    def restore(self, steps: npt.NDArray[np.int32], chosen: npt.NDArray[np.bool_], memory: Memory) -> None:
+        """Take over what was recorded until now, (B, most compressions) each, with the memory of now."""
+        for row, record in enumerate(self._record):
+            made = steps[row] >= 0
+            record[:] = list(zip(steps[row][made].tolist(), chosen[row][made].tolist(), strict=True))
+            self._last[row] = record[-1][0] if record else 0
+        self._count = np.broadcast_to(memory.compressions, len(self._record)).astype(np.int64)
+        self._chosen = np.broadcast_to(memory.chosen, len(self._record)).astype(np.int64)
+
     def observe(self, step: int, memory: Memory, playing: npt.NDArray[np.bool_] | bool = True) -> None:
         """Record by how much a memory's counts have grown since the last call, after ``step`` steps.
 
@@ -102,14 +111,19 @@ class CompressionRecorder:
         self._last[new] = step
 
     def compression_steps(self) -> CompressionSteps:
-        """Steps, and whether they were chosen: (tasks, roll-outs, most compressions); -1 where none."""
+        """As :meth:`record_by_rollout`, but (tasks, roll-outs, most compressions)."""
+        steps, chosen = self.record_by_rollout()
+        return steps.reshape(*self._shape, -1), chosen.reshape(*self._shape, -1)
+
+    def record_by_rollout(self) -> CompressionSteps:
+        """Steps, and whether they were chosen: (B, most compressions); -1 where none."""
         most = max(map(len, self._record))
         steps = np.full((len(self._record), most), -1, dtype=np.int32)
         chosen = np.zeros(steps.shape, dtype=np.bool_)
         for row, record in enumerate(self._record):
             for k, (step, asked) in enumerate(record):
                 steps[row, k], chosen[row, k] = step, asked
-        return steps.reshape(*self._shape, most), chosen.reshape(*self._shape, most)
+        return steps, chosen
 
 
 def replay(

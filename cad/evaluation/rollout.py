@@ -19,6 +19,7 @@ from torch import Tensor
 from cad.envs.family import AnyFamily
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
 from cad.evaluation.replay import rollout_keys
+from cad.evaluation.saved_rollout import RolloutFile, SavedRollout, memory_arrays, restore_memory
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
 from cad.models.memory import Memory
@@ -122,6 +123,13 @@ class ActionSampler:
             each = [[self._schedule(int(episode))] for episode in episodes]
             self._temperature = torch.tensor(each, device=self._device)
 
+    def skip(self, steps: int) -> None:
+        """Draw what ``steps`` steps, a multiple of the block, have used, so that the next ones go on."""
+        if not self._greedy:
+            for generator in self._generators:
+                for _ in range(steps // self._block):
+                    generator.random(self._block, dtype=np.float32)
+
     def choose(self, logits: Tensor, step: int) -> Tensor:
         """Actions (B,) at a ``step`` of the roll-outs, counted from 0, from logits (B, actions)."""
         if self._greedy:
@@ -150,6 +158,7 @@ def roll_out(
     on_compress: Callable[[CompressionEvent], None] | None = None,
     before_episodes: BeforeEpisodes | None = None,
     memory: Callable[[SequenceModel, int], Memory] = new_memory,
+    file: RolloutFile | None = None,
 ) -> RolloutResult:
     """Roll ``model`` (in eval mode, on its device) out in every task ``n_rollouts`` times.
 
@@ -159,7 +168,8 @@ def roll_out(
     when an episode begins somewhere, with the episode of each roll-out, counted from 0, whether it begins
     now, and the memory before its first step.  ``memory`` makes the in-context state (tests compare the
     cached one with an uncached one).  Raises :class:`~cad.interrupt.InterruptedRun` between two episodes
-    when ``stop`` is set.
+    when ``stop`` is set.  With a ``file``, the state is saved there now and then, and when it stops; a
+    roll-out that was saved goes on, with the same result.
     """
     device = next(model.parameters()).device
     env = family.environments(
@@ -175,7 +185,10 @@ def roll_out(
     recorder = CompressionRecorder(
         task_ids, n_rollouts, None if family.ends_early else family.horizon, on_compress
     )
-    started = time.perf_counter()
+    saved = None if file is None else file.load()
+    before = 0.0 if saved is None else saved.seconds
+    replayed = 0 if saved is None else len(saved.actions)
+    started = latest = time.perf_counter()
     with torch.inference_mode():
         state = memory(model, B)
         previous_action = torch.full((B, 1), spaces.n_actions, device=device)
@@ -189,22 +202,40 @@ def roll_out(
         rows, episode, playing = np.arange(B), np.zeros(B, dtype=np.int64), np.ones(B, dtype=bool)
         step, slowest, begun, begins = 0, 0, True, playing
         while True:
-            if begun:  # an episode, somewhere
+            if saved is not None and step == replayed:
+                restore_memory(state, saved.memory)
+                recorder.restore(saved.compression_steps, saved.chosen, state)
+                sampler.skip(replayed)
+            live = step >= replayed
+            # Where all episodes are of one length, between two of them.
+            if live and step % family.horizon == 0:
+                stopped, now = stop is not None and stop(), time.perf_counter()
+                if file is not None and step > replayed and (stopped or now - latest > file.every):
+                    latest = now
+                    when, asked = recorder.record_by_rollout()
+                    seconds = before + now - started
+                    file.save(SavedRollout(actions[:step], memory_arrays(state), when, asked, seconds))
                 if stop is not None:
                     stop.raise_if_set(f"evaluation (episode {slowest} of {n_episodes})")
-                if before_episodes is not None:
+            if begun:  # an episode, somewhere
+                if before_episodes is not None and live:
                     before_episodes(episode, begins, state)
                 sampler.start_episodes(np.minimum(episode, n_episodes - 1))
                 if n_facts > 1:
                     facts[episode[playing], rows[playing]] = env.facts[playing]
                     best = family.episode_optimum(env.goals, env.facts)
                     optima[episode[playing], rows[playing]] = best[playing]
-            current = torch.from_numpy(observation)[:, None].to(device)
-            logits = state.observe(Steps(current, previous_action, previous_reward, first))
-            # A memory compresses before it adds a step.
-            recorder.observe(step, state, playing)
-            action = sampler.choose(logits, step)
-            taken = action.cpu().numpy()
+            if live:
+                current = torch.from_numpy(observation)[:, None].to(device)
+                logits = state.observe(Steps(current, previous_action, previous_reward, first))
+                # A memory compresses before it adds a step.
+                recorder.observe(step, state, playing)
+                action = sampler.choose(logits, step)
+                taken = action.cpu().numpy()
+            else:
+                assert saved is not None
+                taken = saved.actions[step].astype(np.int64)
+                action = torch.from_numpy(taken).to(device)
             outcome = env.advance(taken)
             observation, reward = outcome.observed, outcome.rewards
             actions[step, playing] = taken[playing]
@@ -222,11 +253,11 @@ def roll_out(
                 begins = ended & playing
                 while slowest < min(int(episode.min()), n_episodes):
                     slowest += 1
-                    if progress:
+                    if progress and live:
                         progress(slowest)
                 if slowest == n_episodes:
                     break
-    seconds = time.perf_counter() - started
+    seconds = before + time.perf_counter() - started
     shape = (len(task_ids), n_rollouts)
     compression_steps, chosen = recorder.compression_steps()
     return RolloutResult(

@@ -40,6 +40,7 @@ class StageFile(StrEnum):
     MODEL = "model.safetensors"
     RETURNS = "returns.h5"
     ACTIONS = "actions.h5"
+    ROLLOUT = "rollout.saved"  # of an evaluation that has not ended: where it goes on
     PROBE = "probe.json"
     STREAMED = "streamed"  # a copy of the histories, while a training with train.stream runs
     CHECKPOINTS = "checkpoints"  # this and what follows is written by :func:`cad.training.loop.train`

@@ -15,6 +15,7 @@ from typing import Any
 from cad.errors import CadError
 from cad.evaluation.actions_file import save_actions
 from cad.evaluation.results import save_results
+from cad.evaluation.saved_rollout import RolloutFile
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import environment_info
@@ -147,13 +148,17 @@ def _evaluate(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> di
     model = load_trained(attempt.root, attempt.stage.inputs[0], config)
     model = model.to(pick_device(resources.device)).eval()
     trace = resources.trace
+    # A long evaluation that is stopped goes on episode by episode.
+    saved = RolloutFile(attempt.file(StageFile.ROLLOUT), attempt.stage.name)
     result = evaluate(
         model,
         config,
         stop,
+        file=saved,
         progress=lambda done: attempt.report(done, config.evaluation.n_episodes),
         on_compress=(lambda event: trace(str(event))) if trace else None,
     )
     save_actions(attempt.file(StageFile.ACTIONS), result, attempt.stage.name)
     save_results(attempt.file(StageFile.RETURNS), result, attempt.stage.name)
+    saved.remove()
     return {"steps_per_second": result.steps_per_second}

@@ -14,6 +14,7 @@ from cad.errors import CadError
 from cad.evaluation.compression_steps import CompressionEvent
 from cad.evaluation.knock_out import knock_out
 from cad.evaluation.rollout import RolloutResult, roll_out
+from cad.evaluation.saved_rollout import RolloutFile
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import Stage
 from cad.interrupt import StopFlag
@@ -54,8 +55,12 @@ def evaluate(
     stop: StopFlag,
     progress: Callable[[int], None] | None = None,
     on_compress: Callable[[CompressionEvent], None] | None = None,
+    file: RolloutFile | None = None,
 ) -> RolloutResult:
-    """Roll the model out in all tasks of its evaluation, as ``config.evaluation`` says."""
+    """Roll the model out in all tasks of its evaluation, as ``config.evaluation`` says.
+
+    With a ``file``, one that was stopped goes on.
+    """
     settings = config.evaluation
     return roll_out(
         model,
@@ -70,6 +75,7 @@ def evaluate(
         progress=progress,
         on_compress=on_compress,
         before_episodes=knock_out(settings, settings.n_rollouts),
+        file=file,
     )
 
 
