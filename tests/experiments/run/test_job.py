@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cad.errors import CadError
+from cad.evaluation.results import load_results
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.run.job import run_or_record
 from cad.experiments.run.resources import Resources
 from cad.interrupt import InterruptedRun, StopFlag
@@ -24,3 +26,34 @@ def test_what_fails_while_stopping_is_no_failure(tmp_path):
     with pytest.raises(InterruptedRun):
         run_or_record(tmp_path, training, Resources(), stop)
     assert not marker.exists()
+
+
+class LaterStop(StopFlag):
+    """Asks for a stop when it has been asked so often."""
+
+    def __init__(self, asked: int) -> None:
+        super().__init__()
+        self._left = asked
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        if self._left <= 0:
+            self.request()
+        return super().__call__()
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(copy, small):
+    cell = open_experiment(small, [], copy).cells[-1]
+    directory = StageDirectory(copy, cell.evaluation.name)
+    whole = load_results(directory.file(StageFile.RETURNS)).returns
+    for name in (StageFile.DONE, StageFile.RETURNS, StageFile.ACTIONS):
+        directory.file(name).unlink()
+    with pytest.raises(InterruptedRun, match="episode 2 of"):
+        run_or_record(copy, cell.evaluation, Resources(), LaterStop(3))
+    saved = directory.file(StageFile.ROLLOUT)
+    assert saved.exists() and not directory.done
+    with pytest.raises(InterruptedRun, match="episode 4 of"):
+        run_or_record(copy, cell.evaluation, Resources(), LaterStop(3))  # episodes 2, 3, 4
+    run_or_record(copy, cell.evaluation, Resources(), StopFlag())
+    assert (load_results(directory.file(StageFile.RETURNS)).returns == whole).all()
+    assert not saved.exists()
