@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cad.errors import CadError
+from cad.errors import CadError, UsageError, printable
 
 _DISK_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -53,6 +53,20 @@ def disk_error(error: OSError, path: Path, doing: str = "write") -> CadError:
         advice = _READ_ADVICE.get(number, _TRY_AGAIN)
         return CadError(f"cannot {doing} {path}: {said} (errno {number}); {advice}")
     return CadError(f"cannot {doing} {path}: {_DISK_ADVICE.get(number, said)}")
+
+
+def user_path(text: str) -> Path:
+    """A path as a user writes it: ``~`` and ``~NAME`` are homes; ``$VARIABLES`` are not replaced.
+
+    Raises :class:`UsageError` for a home that there is not.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{printable(text)}: no home is known for {text.partition('/')[0]!r}") from error
+
+
+VARIABLES_ADVICE = "$VARIABLES are not replaced in a config; write the path out"
 
 
 def make_dirs(path: Path) -> Path:

@@ -7,7 +7,6 @@ import io
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +17,7 @@ import cad
 from cad.cli import analysis, cluster, config, doctor, experiments, families, histories, stages
 from cad.cli.terminal import errors
 from cad.errors import CadError, printable
+from cad.storage import user_path
 from cad.surroundings import leave_out
 
 _LONGEST = 20_000  # characters of a message
@@ -98,7 +98,7 @@ def _with_home(word: str) -> str:
     """``--root=~/runs`` as the shell would write ``--root ~/runs``; it leaves the former alone."""
     option, equals, value = word.partition("=")
     if option.startswith("--") and value.startswith("~"):
-        return option + equals + str(Path(value).expanduser())
+        return option + equals + str(user_path(value))
     return word
 
 
@@ -113,8 +113,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # --debug is accepted anywhere on the line.
     debug = "--debug" in sys.argv
-    words = [_with_home(word) for word in sys.argv[1:] if word != "--debug"]
     try:
+        words = [_with_home(word) for word in sys.argv[1:] if word != "--debug"]
         build(words[0] if words else None)(args=words, prog_name="cad")
     except (CadError, OSError, MemoryError) as error:
         if debug:

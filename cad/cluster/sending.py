@@ -20,7 +20,7 @@ from cad.cluster.command import passes, pauses, run_once, wait
 from cad.cluster.queue import cancel_jobs, find_jobs, has_slurm
 from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
-from cad.experiments.plan.job_records import JobNote
+from cad.experiments.plan.job_records import JobNote, job_note
 from cad.locks import BusyError, folder_lock
 from cad.storage import write_json
 
@@ -100,7 +100,7 @@ def adopt_lost(root: Path, *, locked: bool = False) -> None:
 def _read(file: Path) -> Sending | None:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
-        note = JobNote(**read["note"])
+        note = job_note(read["note"])
         return Sending(Path(read["script"]), read["comment"], read["kind"], tuple(read["stages"]), note)
     except (OSError, ValueError, TypeError, KeyError):
         log.warning("%s is damaged or from another version of cad; its jobs are not looked for", file)

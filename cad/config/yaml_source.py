@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from cad.config.presets import or_preset
-from cad.errors import printable
-from cad.storage import open_file
+from cad.errors import UsageError, printable
+from cad.storage import VARIABLES_ADVICE, open_file, user_path
 
 INCLUDE = "include"
 # What no config needs; more is refused before it is read or built.
@@ -265,7 +265,8 @@ class YamlReader:
         try:
             return _bytes(path).decode("utf-8-sig")
         except FileNotFoundError:
-            self.problems.append(f"{shown}: no such file{_near(path)}")
+            advice = f"; {VARIABLES_ADVICE}" if "$" in shown else ""
+            self.problems.append(f"{shown}: no such file{_near(path)}{advice}")
         except IsADirectoryError:
             self.problems.append(f"{shown}: is a folder; name a YAML file in it")
         except UnicodeDecodeError as error:
@@ -381,7 +382,12 @@ class _Builder:
                 self.problem(item, f"{INCLUDE}: expected a path or a list of paths")
                 continue
             self.reader.count_file(self.where(item))
-            included = merge(included, self.reader.read(self.folder / name))
+            try:
+                path = self.folder / user_path(name)
+            except UsageError as error:
+                self.problem(item, f"{INCLUDE}: {error}")
+                continue
+            included = merge(included, self.reader.read(path))
             if len(self.reader.problems) > before:
                 self.reader.problems[before] += f" (included at {self.where(item)})"
         return included

@@ -62,6 +62,13 @@ def test_a_tilde_after_an_option_is_the_home(monkeypatch: pytest.MonkeyPatch) ->
     ]  # fmt: skip
 
 
+def test_a_home_that_is_not_there(tmp_path: Path) -> None:
+    done = run_cli(["train", "--root=~nobody-at-all/x"], tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2, "error: ~nobody-at-all/x: no home is known for '~nobody-at-all'\n",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("device", "says"),
     [

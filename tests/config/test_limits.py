@@ -88,6 +88,17 @@ def test_what_is_no_file_of_settings(name: str, says: str) -> None:
     assert says in message and len(message) < 6000 and "\n" not in message
 
 
+def test_included_from_the_home_but_not_from_behind_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("home").mkdir()
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    write("home/base.yaml", "seed: 5\n")
+    assert load(Config, [write("a.yaml", "include: ~/base.yaml\n")]).value.seed == 5
+    message = refused(write("a.yaml", "include: $HOME/base.yaml\n"))
+    assert "$HOME/base.yaml: no such file" in message and "$VARIABLES are not replaced in a config" in message
+    message = refused(write("a.yaml", "seed: 1\ninclude: ~nobody-at-all/base.yaml\n"))
+    assert message == "a.yaml:2: include: ~nobody-at-all/base.yaml: no home is known for '~nobody-at-all'"
+
+
 def test_a_named_file_that_is_none() -> None:
     os.mkfifo("fifo")
     assert refused(Path("fifo")) == "fifo: cannot be read: it is a pipe or a device, not a file"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cad.checksums import DamagedFileError, read_sealed, write_sealed
-from cad.errors import CadError
 
 PROBE_FILE = "probe.json"
 VERSION = 1
@@ -59,7 +58,8 @@ def save_probe(path: Path, probe: LatentProbe, stage: str | None = None) -> None
 
 
 def load_probe(path: Path, stage: str | None = None) -> LatentProbe:
-    """Read what :func:`save_probe` wrote; raises :class:`CadError` that names what is wrong with the file.
+    """Read what :func:`save_probe` wrote; raises :class:`~cad.errors.CadError` that names
+    what is wrong with the file.
 
     Files of earlier versions have no checksum and do not say whose they are.
     """
@@ -71,10 +71,7 @@ def load_probe(path: Path, stage: str | None = None) -> LatentProbe:
     try:
         version = stored.pop("version")
         if version != VERSION:
-            raise CadError(
-                f"{path} was written by another version of cad ({version}, not {VERSION}); "
-                f"'cad repair {path.parent}' sets it aside, and 'cad probe' makes it again"
-            )
+            raise DamagedFileError(path, f"its format is {version}, and this cad reads {VERSION}", remedy)
         targets = tuple(Target(**_tuples(target)) for target in stored.pop("targets"))
         return LatentProbe(targets=targets, **_tuples(stored))
     except (AttributeError, KeyError, TypeError) as error:

@@ -112,6 +112,7 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
         for arm, label, config, choice in models
         for seed in arm.seeds or experiment.seeds
     )
+    _require_distinct_arms(cells, experiment.arms, place)
     reference, labels = experiment.report.reference, dict.fromkeys(cell.label for cell in cells)
     if reference is not None and reference not in labels:
         raise UsageError(
@@ -187,6 +188,19 @@ def _require_distinct(arm: Arm, number: int, points: Sequence[Point], place: Pla
             )
 
 
+def _require_distinct_arms(cells: Sequence[Cell], arms: Sequence[Arm], place: Place) -> None:
+    """As :func:`_require_distinct`, of two arms; a state that is chosen may turn out to be another's."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        other = found.setdefault(cell.evaluation.name, cell) if cell.equal_state is None else cell
+        if other.arm != cell.arm:
+            number = next(number for number, arm in enumerate(arms) if arm.name == cell.arm)
+            raise UsageError(
+                f"{place(('arms', number))}: {other.label!r} and {cell.label!r} are one model with seed "
+                f"{cell.config.seed}: they have the same settings; take one of them out"
+            )
+
+
 SEED_ADVICE = "seed has no effect there; write seeds: [...] in the experiment or in the arm"
 
 
@@ -202,12 +216,30 @@ def _require_axes(arm: Arm, number: int, place: Place) -> None:
     for key, values in arm.grid.items():
         if not values:
             raise UsageError(f"{here('grid', key)} has no values, so that the arm has no cells; list some")
-        texts = [json.dumps(value, sort_keys=True) for value in values]
-        twice = [text for text in texts if texts.count(text) > 1]
+        twice = [one for one, other in itertools.combinations(values, 2) if one == other]  # 1 is 1.0
         if twice:
-            raise UsageError(f"{here('grid', key)} lists {twice[0]} twice; list it once")
-        if key in arm.set:
-            raise UsageError(f"{here('grid', key)} is also in 'set', which has no effect; keep one of them")
+            raise UsageError(
+                f"{here('grid', key)} lists {json.dumps(twice[0], sort_keys=True)} twice; list it once"
+            )
+    written = [("set", key, name) for key, value in arm.set.items() for name in _settings(key, value)]
+    for key, values in arm.grid.items():
+        written += [("grid", key, name) for value in values for name in _settings(key, value)]
+    for (part, key, name), (other_part, other_key, other) in itertools.combinations(written, 2):
+        shorter, longer = sorted((f"{name}.", f"{other}."), key=len)
+        if key != other_key and longer.startswith(shorter):
+            also = f"as {key} in {part!r} does; keep one of them"
+            raise UsageError(f"{here(other_part, other_key)} sets {longer[:-1]}, {also}")
+        if key == other_key and part != other_part:
+            raise UsageError(
+                f"{here(other_part, key)} is also in {part!r}, which has no effect; keep one of them"
+            )
+
+
+def _settings(key: str, value: object) -> list[str]:
+    """Dotted keys of the single settings in the ``value`` of a setting or a section."""
+    if not isinstance(value, dict):
+        return [key]
+    return [name for part, item in value.items() for name in _settings(f"{key}.{part}", item)]
 
 
 def _words(key: str, value: object) -> str:

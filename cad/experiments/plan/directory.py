@@ -17,14 +17,16 @@ from cad.checksums import (
     DamagedFileError,
     file_checksum,
     is_missing,
+    read_bytes,
     read_sealed,
     stage_remedy,
     trust,
     write_sealed,
 )
+from cad.errors import first_line
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
 from cad.locks import is_locked
-from cad.storage import read_json, sha256_json, write_json
+from cad.storage import sha256_json, write_json
 
 
 class StageFile(StrEnum):
@@ -57,6 +59,7 @@ OUTPUTS = {
     "train": (StageFile.MODEL, StageFile.METRICS),
     "evaluate": (StageFile.RETURNS, StageFile.ACTIONS),
 }
+_NO_NUMBER = 1e18  # of seconds, updates, attempts
 # Keys of a record that came with its checksum.
 _SINCE_CHECKSUMS = ("stage", "outputs")
 
@@ -105,13 +108,24 @@ class StageDirectory:
         """What to do about a damaged file of the stage, for messages."""
         return stage_remedy(self.path)
 
+    def stored_identity(self) -> dict[str, Any]:
+        """What :meth:`identity` reads, before it is compared with the name."""
+        file = self.file(StageFile.IDENTITY)
+        try:
+            identity = json.loads(read_bytes(file))
+        except (ValueError, RecursionError) as error:
+            raise DamagedFileError(file, f"not JSON: {first_line(error)}", self.remedy) from error
+        if not isinstance(identity, dict):
+            raise DamagedFileError(file, "not a JSON object", self.remedy)
+        return identity
+
     def identity(self) -> dict[str, Any]:
         """What the stage's name is a hash of; :class:`CadError` where that is missing or damaged."""
         file = self.file(StageFile.IDENTITY)
         if is_missing(file):
             raise DamagedFileError(file, "it is missing", self.remedy)
-        identity = read_json(file)
-        if not isinstance(identity, dict) or self.name != stage_name(identity):
+        identity = self.stored_identity()
+        if self.name != stage_name(identity):
             raise DamagedFileError(file, "the directory is not named after it", self.remedy)
         return identity
 
@@ -169,7 +183,7 @@ class StageDirectory:
             record = json.loads(marker.read_text(encoding="utf-8"))
         except FileNotFoundError:  # another attempt has just begun
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return f"{marker} is damaged"
         return str(record.get("message", "")) if isinstance(record, dict) else ""
 
@@ -189,9 +203,11 @@ class StageDirectory:
         """
         try:
             note = json.loads(self.file(StageFile.PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        whole = isinstance(note, dict) and all(type(value) in (int, float) for value in note.values())
+        whole = isinstance(note, dict) and all(
+            type(value) in (int, float) and abs(value) < _NO_NUMBER for value in note.values()
+        )
         return note if whole else {}
 
     def saved_update(self) -> int | None:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from cad.storage import write_json
 
@@ -50,7 +51,7 @@ class JobNote:
         """What the job script noted, oldest first."""
         path = root / self.folder / f"{self.job_id}{ATTEMPTS_SUFFIX}"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
         return [AttemptEvent(*line.split(" ", 2)) for line in lines if line.count(" ") >= 2]
@@ -63,9 +64,17 @@ class JobNote:
 def read_job_note(path: Path) -> JobNote | None:
     """Read a note; None where there is none, or one of a newer version."""
     try:
-        return JobNote(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _job_note.validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
+
+
+_job_note = TypeAdapter(JobNote)
+
+
+def job_note(data: object) -> JobNote:
+    """A note from plain data; :class:`ValueError` where it is none."""
+    return _job_note.validate_python(data)
 
 
 def write_job_note(path: Path, note: JobNote) -> None:
@@ -93,9 +102,12 @@ class SubmissionRecord:
 def read_submission(folder: Path) -> SubmissionRecord | None:
     """Read the record in a submission's folder; None where it is missing, damaged or incomplete."""
     try:
-        return SubmissionRecord(**json.loads((folder / SUBMISSION_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _submission.validate_json((folder / SUBMISSION_FILE).read_bytes())
+    except (OSError, ValueError):
         return None
+
+
+_submission = TypeAdapter(SubmissionRecord)
 
 
 def write_submission(folder: Path, record: SubmissionRecord) -> None:

@@ -15,7 +15,7 @@ from cad.errors import UsageError
 from cad.experiments.plan.directory import stage_name
 from cad.models.spec import without_defaults
 from cad.schema import Config
-from cad.storage import sha256_file
+from cad.storage import VARIABLES_ADVICE, sha256_file, user_path
 
 StageKind = Literal["histories", "pretrain", "train", "evaluate"]
 STAGE_KINDS: tuple[StageKind, ...] = get_args(StageKind)  # in the order of the flow
@@ -130,7 +130,7 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
     train = without_defaults(train, _ADDED_TO_TRAIN)
     for key in _FILES & train.keys():
         if train[key] != WARM_START_STAGE:
-            train[key] = _checksum(f"train.{key}", Path(train[key]))
+            train[key] = _checksum(f"train.{key}", user_path(train[key]))
     result = {
         "seed": config.seed,
         "env": data["env"],
@@ -152,7 +152,8 @@ def _checksum(key: str, path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise UsageError(f"{key}: cannot read {path} ({error.strerror})") from error
+        advice = f"; {VARIABLES_ADVICE}" if "$" in str(path) else ""
+        raise UsageError(f"{key}: cannot read {path} ({error.strerror}){advice}") from error
 
 
 def _own_train_settings(config: Config) -> set[str]:

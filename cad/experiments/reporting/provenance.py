@@ -24,6 +24,7 @@ from cad.experiments.reporting.environment_info import (
 from cad.packages import package_versions
 from cad.reports import Provenance, StageRecord
 from cad.schema import Config
+from cad.storage import user_path
 
 
 def gather_provenance(experiment: Experiment, *, public: bool = False) -> Provenance:
@@ -118,7 +119,8 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
     for cell in experiment.cells:
         for path in (cell.config.train.pretrained_encoder_path, cell.config.train.init_from_ad):
             if path is not None and path != WARM_START_STAGE:
-                files[str(_shown(Path(path), public=public))] = Path(path)
+                file = user_path(path)
+                files[str(_shown(file, public=public))] = file
     return {name: file_checksum(file) for name, file in files.items() if file.exists()}
 
 

@@ -12,7 +12,7 @@ from cad.checksums import DamagedFileError
 from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import STAGE_VERSION, Stage
-from cad.storage import disk_error, make_dirs, read_json, remove_leftovers, write_json
+from cad.storage import disk_error, make_dirs, remove_leftovers, write_json
 
 
 @dataclass
@@ -52,10 +52,10 @@ class StageAttempt:
         if not file.exists():
             write_json(file, self.stage.identity)
             return
-        stored = read_json(file)
+        stored = self.directory.stored_identity()
         if stored == self.stage.identity:
             return
-        version = stored.get("version") if isinstance(stored, dict) else None
+        version = stored.get("version")
         if isinstance(version, int) and version > STAGE_VERSION[self.stage.kind]:
             raise CadError(f"{path} was written by a newer version of cad; update cad to use it")
         raise DamagedFileError(file, f"it describes another config than {path.name}", self.directory.remedy)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cad.checksums import trust
+from cad.checksums import file_checksum, trust
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
+from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory, StageFile
-from cad.experiments.plan.stage import StageKind
+from cad.experiments.plan.stage import Stage, StageKind
 from cad.experiments.run.attempt import StageAttempt
 from cad.experiments.run.resources import Resources, engine_settings, pick_device
 from cad.experiments.run.trained_model import validation_return
@@ -21,6 +22,7 @@ from cad.histories.sampler import HistoryArrays, read_arrays, stream_arrays
 from cad.interrupt import StopFlag
 from cad.models.network import SequenceModel
 from cad.schema import Config
+from cad.storage import user_path
 from cad.training.learner import Learner, build_pretraining, build_training
 from cad.training.ranks import Ranks, device_of_rank
 from cad.training.transfer import load_decoder, load_encoder, save_weights
@@ -134,15 +136,26 @@ def _load_initial_weights(attempt: StageAttempt, model: SequenceModel) -> None:
         path = pretrained.checked(StageFile.ENCODER)
         load_encoder(model, config, path, "pretrain.enabled", pretrained.name)
     elif config.train.pretrained_encoder_path is not None:
-        key = "train.pretrained_encoder_path"
-        load_encoder(model, config, Path(config.train.pretrained_encoder_path), key)
+        path = _named_file(attempt.stage, "pretrained_encoder_path")
+        load_encoder(model, config, path, "train.pretrained_encoder_path")
     warm = _input(attempt, "train")
     if warm is not None:
         load_decoder(model, config, warm.checked(StageFile.MODEL), "train.init_from_ad", warm.name)
     elif config.train.init_from_ad is not None:
-        load_decoder(model, config, Path(config.train.init_from_ad), "train.init_from_ad")
+        load_decoder(model, config, _named_file(attempt.stage, "init_from_ad"), "train.init_from_ad")
     if config.freezes_encoder:
         config.spec.freeze_encoder(model)
+
+
+def _named_file(stage: Stage, key: str) -> Path:
+    """The file of weights that a setting names; it has the content that the stage is named after."""
+    path = user_path(getattr(stage.config.train, key))
+    if file_checksum(path) != stage.identity["config"]["train"][key]:
+        raise CadError(
+            f"train.{key}: {path} was changed after {stage.name} was named after its content; run the same "
+            "command again: it makes a stage of the file as it is now"
+        )
+    return path
 
 
 def _input(attempt: StageAttempt, kind: StageKind) -> StageDirectory | None:

@@ -23,6 +23,13 @@ REFUSED = [
      r"e\.yaml:5: .*train\.engine changes no result"),
     ("{grid: {model.n_latent: [4, 8]}, set: {model.n_latent: 2}}", [],
      r"model.n_latent is also in 'set', which has no effect"),
+    ("grid: {train.learning_rate: [1, 1.0]}", [], r"e\.yaml:5: .* grid: train.learning_rate lists 1 twice"),
+    ("{grid: {train.n_updates: [50, 100]}, set: {train: {n_updates: 75}}}", [],
+     r"grid: train.n_updates sets train.n_updates, as train in 'set' does; keep one"),
+    ("set: {train.n_updates: 50, train: {n_updates: 75}}", [],
+     r"e\.yaml:5: arm 'A': set: train sets train.n_updates, as train.n_updates in 'set' does"),
+    ("grid: {model: [{kind: ad}, {kind: gru}], model.kind: [ad]}", [],
+     r"grid: model.kind sets model.kind, as model in 'grid' does"),
     ("grid: {model.n_latens: [4]}", [], r"e\.yaml:5: arm 'A': model.n_latens: unknown key"),
 ]  # fmt: skip
 
@@ -52,6 +59,16 @@ def test_a_seed_in_an_included_base_is_refused_where_it_stands(tmp_path):
     (tmp_path / "e.yaml").write_text("name: e\nbase: {include: cell.yaml}\narms: [{name: A}]\n")
     with pytest.raises(UsageError, match=r"cell\.yaml:2: base\.seed: seed has no effect"):
         open_experiment(tmp_path / "e.yaml", [], tmp_path)
+
+
+def test_one_model_is_not_reported_as_that_of_two_arms(tmp_path):
+    file = tmp_path / "e.yaml"
+    arms = "- {name: A, set: {model.kind: ad}}\n- {name: B, grid: {model: [{kind: gru}, {kind: ad}]}MORE}\n"
+    file.write_text("name: e\narms:\n" + arms.replace("MORE", ""))
+    with pytest.raises(UsageError, match=r"e\.yaml:4: 'A' and .B, model .* are one model with seed 0: "):
+        open_experiment(file, [], tmp_path)
+    file.write_text("name: e\narms:\n" + arms.replace("MORE", ", seeds: [1]"))
+    assert len(open_experiment(file, [], tmp_path).cells) == 3
 
 
 def test_seeds_and_axes_that_vary_are_taken(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -72,18 +74,35 @@ def test_progress_is_that_of_the_attempt(tmp_path):
     assert {file.name for file in attempt.directory.path.iterdir()} == {"stage.json", "progress.json"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[1", '{"done": "x"}', '{"attempt": 1e400}', '{"attempt": NaN}', f'{{"done": {10**400}}}', "[" * 99_999],
+)
+def test_a_damaged_note_of_progress_is_none(text, directory):
+    directory.file(StageFile.PROGRESS).write_text(text)
+    assert directory.progress() == {}
+
+
+@pytest.mark.parametrize("change", [{"folder": 7}, {"job_id": 5}, {"minutes": "b"}, {"memory": None}])
+def test_a_damaged_note_of_a_job_is_none(change, directory):
+    directory.file(StageFile.JOB).write_text(json.dumps(asdict(NOTE) | change))
+    assert directory.job() is None
+
+
 def test_a_job_and_its_attempts(directory):
     directory.note_job(NOTE)
     assert directory.job() == NOTE
     folder = directory.root / NOTE.folder
     assert NOTE.attempts(directory.root) == [] and read_submission(folder) is None
     folder.mkdir(parents=True)
-    (folder / "12_3.attempts").write_text("1 node7 started\n\n2 node7 out-of-memory\n")
+    (folder / "12_3.attempts").write_bytes(b"1 node7 started\n\xff\n2 node7 out-of-memory\n")
     assert [attempt.event for attempt in NOTE.attempts(directory.root)] == ["started", "out-of-memory"]
     assert NOTE.attempts(directory.root)[0].node == "node7"
     submission = SubmissionRecord("e.yaml", ("a=1",), "cad submit", {}, "0.1.0+abc", False, "me")
     write_submission(folder, submission)
-    assert read_submission(folder).code_version == "0.1.0+abc"
+    assert read_submission(folder) == submission
+    (folder / "submission.json").write_text(json.dumps(asdict(submission) | {"profile": 3}))
+    assert read_submission(folder) is None
 
 
 def test_what_tables_need_imports_no_torch():

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
-from cad.errors import UsageError
+from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import Cell, distinct_stages, expand
+from cad.experiments.run.training_stages import _named_file
 from cad.schema import Config, ExperimentConfig
 
 
@@ -81,6 +82,19 @@ def test_a_warm_start_shares_the_training_of_an_ad_arm():
     Config.model_validate(warm.warm_start.config.model_dump())
 
 
+def test_a_file_may_be_in_the_home_but_not_behind_a_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").write_bytes(b"1")
+    there, home = (cell(train__init_from_ad=path).training.name for path in (str(tmp_path / "a"), "~/a"))
+    assert there == home
+    with pytest.raises(
+        UsageError, match=r"train\.init_from_ad: cannot read \$HOME/a .*not replaced in a config"
+    ):
+        _ = cell(train__init_from_ad="$HOME/a").training.name
+    with pytest.raises(UsageError, match="no home is known for '~nobody-at-all'"):
+        _ = cell(train__init_from_ad="~nobody-at-all/a").training.name
+
+
 @pytest.mark.parametrize("key", ["pretrained_encoder_path", "init_from_ad"])
 def test_a_file_counts_by_its_content(key, tmp_path):
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
@@ -89,6 +103,17 @@ def test_a_file_counts_by_its_content(key, tmp_path):
     assert a == b != c
     with pytest.raises(UsageError, match=rf"train\.{key}: cannot read .*none \(No such file"):
         _ = cell(**{f"train__{key}": str(tmp_path / "none")}).training.name
+
+
+def test_a_file_that_changes_before_it_is_loaded_is_refused(tmp_path):
+    """Else a stage would hold what came of other weights than its name says."""
+    file = tmp_path / "a"
+    file.write_bytes(b"1")
+    stage = cell(train__init_from_ad=str(file)).training
+    assert stage.name and _named_file(stage, "init_from_ad") == file
+    file.write_bytes(b"2")
+    with pytest.raises(CadError, match=rf"{file} was changed after {stage.name} was named .* run the same"):
+        _named_file(stage, "init_from_ad")
 
 
 def test_a_range_of_kinds():

@@ -117,6 +117,18 @@ def test_a_damaged_record_or_identity_means_that_the_stage_goes_on_from_its_chec
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("text", [b"", b"\xff{", b"[]", b"{}"])
+def test_an_identity_that_is_no_json_is_set_aside_too(text, tmp_path):
+    directory = StageDirectory(tmp_path, "histories-0123456789ab")
+    file = directory.path / "stage.json"
+    directory.path.mkdir(parents=True)
+    file.write_bytes(text)
+    with pytest.raises(DamagedFileError, match=r"stage\.json is damaged \(.*'cad repair .*' sets it aside"):
+        directory.identity()
+    assert [damage.path for damage in repair_stage(directory).damages] == [file]
+    assert (directory.path / "set-aside/stage.json").read_bytes() == text and not file.exists()
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_stage_stays_done(training):
     newest = max(path for path in (training.path / "checkpoints").iterdir())
     flip(newest / "state.safetensors")
