@@ -7,8 +7,10 @@ with a checksum (of an earlier version, or not of a stage) is first read whole i
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import os
+import re
 import resource
 import signal
 from pathlib import Path
@@ -17,7 +19,7 @@ import h5py
 
 from cad.checksums import DamagedFileError, is_trusted, stage_remedy, trust
 from cad.errors import CadError, first_line
-from cad.storage import disk_error, open_file
+from cad.storage import UnreadableError, disk_error, open_file
 
 
 def open_hdf5(path: Path, remedy: str) -> h5py.File:
@@ -36,13 +38,13 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
         return h5py.File(path, "r", locking="best-effort")
     except BlockingIOError as error:
         owner = _lock_owner(path) or "another program"
-        raise CadError(
+        raise UnreadableError(
             f"cannot read {path}: {owner} has it open for writing; wait for it or end it, or, if nothing "
             "writes to the file (a notebook that forgot to close it), set HDF5_USE_FILE_LOCKING=FALSE"
         ) from error
     except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno:
-            raise disk_error(error, path, "read") from error
+        if (said := _system_error(error)) is not None:
+            raise disk_error(said, path, "read") from error
         raise DamagedFileError(path, f"truncated, or not HDF5: {first_line(error)}", remedy) from error
 
 
@@ -50,11 +52,25 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 
 
-def unreadable(error: BaseException, path: Path, remedy: str) -> CadError:
-    """The message for what h5py raised while it read: the system's words, or that the file is damaged."""
-    if isinstance(error, OSError) and error.errno:
-        return disk_error(error, path, "read")
-    return DamagedFileError(path, first_line(error), remedy)
+def unreadable(error: BaseException, path: Path, remedy: str, what: str = "") -> CadError:
+    """The message for what h5py raised while it read: the system's words, or that the file is damaged.
+
+    ``what`` says which part of it is.
+    """
+    if (said := _system_error(error)) is not None:
+        return disk_error(said, path, "read")
+    return DamagedFileError(path, what + first_line(error), remedy)
+
+
+# They are about what HDF5 asked for, as damaged bytes told it to, not about the disk.
+_OF_THE_REQUEST = {errno.EFAULT, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG}
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said, if that is why HDF5 failed; h5py has it in the text of a KeyError, say."""
+    found = re.search(r"\berrno = (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None) or 0
+    return OSError(number, os.strerror(number)) if number and number not in _OF_THE_REQUEST else None
 
 
 def require_owner(file: h5py.File, path: Path, stage: str | None) -> None:

@@ -43,15 +43,19 @@ _READ_ADVICE = {
 _TRY_AGAIN = "nothing was changed; run the same command again, and ask who runs the file system if it stays"
 
 
+class UnreadableError(CadError):
+    """The system did not let a file be read, which says nothing about its content."""
+
+
 def disk_error(error: OSError, path: Path, doing: str = "write") -> CadError:
     """An operating-system error as a message that says what the system said and what to do."""
     number = error.errno or 0
     said = error.strerror or str(error)
     if doing in ("read", "lock"):
         if isinstance(error, FileNotFoundError):
-            return CadError(f"{path} is missing")
+            return UnreadableError(f"{path} is missing")
         advice = _READ_ADVICE.get(number, _TRY_AGAIN)
-        return CadError(f"cannot {doing} {path}: {said} (errno {number}); {advice}")
+        return UnreadableError(f"cannot {doing} {path}: {said} (errno {number}); {advice}")
     return CadError(f"cannot {doing} {path}: {_DISK_ADVICE.get(number, said)}")
 
 

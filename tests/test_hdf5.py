@@ -16,7 +16,8 @@ import pytest
 from cad import hdf5
 from cad.checksums import DamagedFileError, trust
 from cad.errors import CadError
-from cad.hdf5 import open_hdf5
+from cad.hdf5 import open_hdf5, unreadable
+from cad.storage import UnreadableError
 
 HOLD = """
 import sys, h5py
@@ -86,6 +87,21 @@ def test_the_systems_words_are_passed_on(number, file, monkeypatch):
     with pytest.raises(CadError, match=rf"cannot read {file}: .*\(errno {number}\); ") as caught:
         open_hdf5(file, "")
     assert not isinstance(caught.value, DamagedFileError)
+
+
+@pytest.mark.parametrize("error", [KeyError, RuntimeError, OSError])
+def test_the_systems_words_are_found_in_the_text_of_any_error(error, file):
+    """As seen where a read failed in the middle of a file: only the text has the number then."""
+    text = (
+        "Unable to synchronously open object (file read failed: time = Sat Nov 28 21:38:13 2026\n, "
+        "filename = 'a.h5', file descriptor = 3, errno = NUMBER, error message = 'x', offset = 0)"
+    )
+    said = unreadable(error(text.replace("NUMBER", "116")), file, "do this")
+    assert isinstance(said, UnreadableError)
+    assert str(said).startswith(f"cannot read {file}: Stale file handle (errno 116); nothing was changed;")
+    # What damaged bytes made HDF5 ask for is no fault of the disk.
+    damaged = unreadable(error(text.replace("NUMBER", "22")), file, "do this")
+    assert isinstance(damaged, DamagedFileError) and "do this" in str(damaged)
 
 
 def test_what_was_read_and_is_not_hdf5_is_damaged(file):

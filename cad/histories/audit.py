@@ -21,6 +21,7 @@ from cad.errors import CadError
 from cad.histories.episodes import whole_episodes
 from cad.histories.file import DATASETS, Histories, open_histories, task_name
 from cad.histories.streams import episode_facts, stream_keys, stream_noise
+from cad.storage import UnreadableError
 
 # Gain of the mean return, as a share of the optimum, below which nothing has been learned.
 _LEAST_GAIN = 0.05
@@ -77,12 +78,15 @@ def audit(
         stage: whose file it has to be, if it says so.
         progress: called with (tasks checked, all tasks).
 
-    A damaged file is a problem in the report, not an exception.
+    A damaged file is a problem in the report, not an exception.  Raises
+    :class:`~cad.storage.UnreadableError` for a file that the system does not let be read.
     """
     report = AuditReport(path)
     try:
         with open_histories(path, stage) as histories:
             _audit_open(histories, env or histories.provenance.env, report, progress)
+    except UnreadableError:
+        raise
     except CadError as error:
         report.problems.append(str(error))
     return report
@@ -128,6 +132,8 @@ def _audit_open(
     for count, task_id in enumerate(checked, start=1):
         try:
             _check_task(histories, family, task_id, parts[task_id], report)
+        except UnreadableError:
+            raise
         except CadError as error:
             report.problems.append(str(error))
         if progress:

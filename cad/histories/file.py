@@ -176,10 +176,8 @@ class Histories:
         try:
             array: npt.NDArray[Any] = group[name][()]
         except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno:
-                raise unreadable(error, self.path, _REMEDY) from error
-            why = f"/{task_name(task_id)}/{name} is missing or damaged: {first_line(error)}"
-            raise DamagedFileError(self.path, why, _REMEDY) from error
+            what = f"/{task_name(task_id)}/{name} is missing or damaged: "
+            raise unreadable(error, self.path, _REMEDY, what) from error
         return array
 
     def task(self, task_id: int) -> Transitions:

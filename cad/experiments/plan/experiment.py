@@ -12,6 +12,7 @@ from cad.checksums import DamagedFileError
 from cad.config import load
 from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import SEED_ADVICE, Cell, expand
+from cad.experiments.plan.directory import StageFile
 from cad.schema import ExperimentConfig
 
 
@@ -34,8 +35,11 @@ class Experiment:
     @property
     def repair_command(self) -> str:
         """The command that sets damaged files of the experiment's stages aside and makes them again."""
+        return self._command("repair")
+
+    def _command(self, name: str) -> str:
         root = [] if self.root == Path("runs").absolute() else ["--root", str(self.root)]
-        return shlex.join(["cad", "repair", str(self.file), *self.overrides, *root])
+        return shlex.join(["cad", name, str(self.file), *self.overrides, *root])
 
     @contextlib.contextmanager
     def naming_repair(self) -> Iterator[None]:
@@ -44,8 +48,12 @@ class Experiment:
             yield
         except DamagedFileError as error:
             owners = [each for each in self.compared if error.path.parent.name in each.stage_names]
-            command = (owners or [self])[0].repair_command
-            remedy = f"'{command}' sets it aside and makes it again"
+            owner = (owners or [self])[0]
+            remedy = f"'{owner.repair_command}' sets it aside and makes it again"
+            if error.path.name == StageFile.PROBE:
+                remedy = (
+                    f"'{owner.repair_command}' sets it aside, and '{owner._command('probe')}' makes it again"
+                )
             raise DamagedFileError(error.path, error.why, remedy) from error
 
     @property

@@ -125,7 +125,11 @@ def repair_experiment(
 def repair_lines(found: Repair, *, moved: bool) -> list[str]:
     """What was damaged in a stage, and where it was ``moved``, for the user."""
     lines = [f"{damage.path}: damaged ({damage.why})" for damage in found.damages]
-    return [*lines, f"  set aside in {found.directory.file(StageFile.SET_ASIDE)}"] if moved else lines
+    if moved:
+        lines.append(f"  set aside in {found.directory.file(StageFile.SET_ASIDE)}")
+        if any(damage.path.name == StageFile.PROBE for damage in found.damages):
+            lines.append("  'cad probe' with the experiment makes the probe again")
+    return lines
 
 
 def run_cell(

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shlex
 from pathlib import Path
 
+import h5py
 import pytest
 
 from cad import checksums
 from cad.checksums import DamagedFileError
 from cad.errors import CadError
-from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.directory import StageDirectory, StageFile, stage_name
 from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.reporting.comparison import side_by_side
 from cad.experiments.run.repair import repair_stage
+from cad.histories.audit import require_sound
+from cad.schema import Config
+from cad.storage import UnreadableError
 from cad.training.checkpoint import load_newest
 
 
@@ -127,6 +132,29 @@ def test_an_identity_that_is_no_json_is_set_aside_too(text, tmp_path):
         directory.identity()
     assert [damage.path for damage in repair_stage(directory).damages] == [file]
     assert (directory.path / "set-aside/stage.json").read_bytes() == text and not file.exists()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_histories_without_a_checksum_that_another_program_holds_are_left_alone(finished, tmp_path):
+    """Those of an unfinished stage, or of a version that recorded none."""
+    identity = {"kind": "histories"}
+    directory = StageDirectory(tmp_path, stage_name(identity))
+    file = directory.file(StageFile.HISTORIES)
+    directory.path.mkdir(parents=True)
+    directory.file(StageFile.IDENTITY).write_text(json.dumps(identity))
+    if finished:
+        directory.file(StageFile.DONE).write_text("{}")
+    with h5py.File(file, "w"):
+        pass
+    with file.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as HDF5 does
+        with pytest.raises(
+            UnreadableError, match=rf"cannot read {file}: process {os.getpid()} .*for writing"
+        ):
+            repair_stage(directory)
+        with pytest.raises(UnreadableError, match=rf"cannot read {file}"):
+            require_sound(file, Config().env)
+    assert file.exists() and not directory.file(StageFile.SET_ASIDE).exists()
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_stage_stays_done(training):
