@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import sys
+import types
+from collections.abc import Iterator
 
 import torch
 
@@ -23,3 +27,14 @@ def prepare_process(threads: int) -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, 64 << 20)
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Processes started in the block do not import the script that runs: it need not guard ``cad.run``."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -69,6 +69,7 @@ GROUPS = {
 # `make test-fast` leaves these out: whole experiments, pages, several processes, trainings that learn.
 SLOW = (
     *LONG_FILES,
+    "api/",
     "cluster/",
     "experiments/",
     "reports/browser/",

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cad.envs.family import AnyFamily
+from cad.envs.arrays import BoolArray, IntArray
+from cad.envs.family import AnyFamily, Spaces
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
 from cad.evaluation.replay import rollout_keys
 from cad.evaluation.saved_rollout import RolloutFile, SavedRollout, memory_arrays, restore_memory
@@ -89,13 +90,13 @@ Temperature = float | Callable[[int], float]
 class ActionSampler:
     """Chooses actions from logits: greedy, or sampled at a temperature with one generator per roll-out.
 
-    Random numbers are drawn for ``block`` steps of a roll-out at a time, wherever its episodes end.
+    A roll-out (task id, its number in the task) has the same draws in every batch.  Random numbers are
+    drawn for ``block`` steps of a roll-out at a time, wherever its episodes end.
     """
 
     def __init__(
         self,
-        task_ids: Sequence[int],
-        n_rollouts: int,
+        rollouts: Sequence[tuple[int, int]],
         seed: int,
         temperature: Temperature,
         greedy: bool,
@@ -107,9 +108,7 @@ class ActionSampler:
         self._greedy = greedy
         self._block, self._device = block, device
         self._generators = [
-            np.random.default_rng([seed, _STREAM, task, rollout])
-            for task in task_ids
-            for rollout in range(n_rollouts)
+            np.random.default_rng([seed, _STREAM, task, rollout]) for task, rollout in rollouts
         ]
         self._uniform = torch.empty(0)
 
@@ -143,6 +142,62 @@ class ActionSampler:
         return (cumulative[:, :-1] <= self._uniform[t]).sum(dim=-1)
 
 
+class Player:
+    """A model that acts in B environments step by step: its memory, its draws, what it did and got last.
+
+    Args:
+        model: in eval mode, on its device.
+        spaces: of the environments.
+        sampler: chooses the actions; it draws for B roll-outs.
+        batch: B.
+        memory: makes the in-context state.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        spaces: Spaces,
+        sampler: ActionSampler,
+        batch: int,
+        memory: Callable[[SequenceModel, int], Memory] = new_memory,
+    ) -> None:
+        self._device = next(model.parameters()).device
+        self._spaces, self.sampler = spaces, sampler
+        self.memory = memory(model, batch)
+        self.steps = 0
+        """Steps so far."""
+        self._action = torch.full((batch, 1), spaces.n_actions, device=self._device)
+        # Without a reward before it a step has that which is 0, or numbered 0.
+        self._reward_type = torch.int64 if spaces.n_rewards else torch.float32
+        self._reward = torch.zeros((batch, 1), dtype=self._reward_type, device=self._device)
+        self._first = torch.full((batch, 1), 1, device=self._device)
+        self._not_first = torch.zeros_like(self._first)
+
+    def act(self, observation: npt.NDArray[Any]) -> IntArray:
+        """Take in what is observed (B, fields); the actions (B,) int64."""
+        current = torch.from_numpy(observation)[:, None].to(self._device)
+        logits = self.memory.observe(Steps(current, self._action, self._reward, self._first))
+        action = self.sampler.choose(logits, self.steps)
+        self._action, self.steps = action[:, None], self.steps + 1
+        taken: IntArray = action.cpu().numpy()
+        return taken
+
+    def repeat(self, taken: npt.NDArray[Any]) -> IntArray:
+        """Take actions (B,) that were chosen before; what the memory knows by then is restored later."""
+        actions: IntArray = taken.astype(np.int64)
+        self._action = torch.from_numpy(actions)[:, None].to(self._device)
+        self.steps += 1
+        return actions
+
+    def receive(self, rewards: npt.NDArray[Any], ended: BoolArray | None) -> None:
+        """Take in the rewards (B,) of the actions, and which episodes ``ended`` (B,); None: none did."""
+        seen = rewards if self._spaces.reward_values is None else self._spaces.reward_codes(rewards)
+        self._reward = torch.from_numpy(seen)[:, None].to(self._device, self._reward_type)
+        self._first = self._not_first
+        if ended is not None:
+            self._first = torch.from_numpy(ended.astype(np.int64))[:, None].to(self._device)
+
+
 def roll_out(
     model: SequenceModel,
     family: AnyFamily,
@@ -171,12 +226,14 @@ def roll_out(
     when ``stop`` is set.  With a ``file``, the state is saved there now and then, and when it stops; a
     roll-out that was saved goes on, with the same result.
     """
-    device = next(model.parameters()).device
     env = family.environments(
         np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
     )
     B, n_facts, spaces = len(env), family.n_facts, family.spaces
-    sampler = ActionSampler(task_ids, n_rollouts, seed, temperature, greedy, family.horizon, device)
+    sampler = ActionSampler(
+        [(task, rollout) for task in task_ids for rollout in range(n_rollouts)],
+        seed, temperature, greedy, family.horizon, next(model.parameters()).device,
+    )  # fmt: skip
     returns = np.zeros((n_episodes, B), dtype=np.float32)
     lengths = np.zeros((n_episodes, B), dtype=np.int32)
     facts = np.zeros((n_episodes, B), dtype=np.int16)
@@ -190,21 +247,16 @@ def roll_out(
     replayed = 0 if saved is None else len(saved.actions)
     started = latest = time.perf_counter()
     with torch.inference_mode():
-        state = memory(model, B)
-        previous_action = torch.full((B, 1), spaces.n_actions, device=device)
-        # Without a reward before it a step has that which is 0, or numbered 0.
-        reward_type = torch.int64 if spaces.n_rewards else torch.float32
-        previous_reward = torch.zeros((B, 1), dtype=reward_type, device=device)
+        player = Player(model, spaces, sampler, B, memory)
         observation = env.reset()
-        first = torch.full((B, 1), 1, device=device)
-        not_first = torch.zeros_like(first)
         # Of each roll-out: its episode, whether it has episodes to go; steps of all.
         rows, episode, playing = np.arange(B), np.zeros(B, dtype=np.int64), np.ones(B, dtype=bool)
-        step, slowest, begun, begins = 0, 0, True, playing
+        slowest, begun, begins = 0, True, playing
         while True:
+            step = player.steps
             if saved is not None and step == replayed:
-                restore_memory(state, saved.memory)
-                recorder.restore(saved.compression_steps, saved.chosen, state)
+                restore_memory(player.memory, saved.memory)
+                recorder.restore(saved.compression_steps, saved.chosen, player.memory)
                 sampler.skip(replayed)
             live = step >= replayed
             # Where all episodes are of one length, between two of them.
@@ -214,40 +266,34 @@ def roll_out(
                     latest = now
                     when, asked = recorder.record_by_rollout()
                     seconds = before + now - started
-                    file.save(SavedRollout(actions[:step], memory_arrays(state), when, asked, seconds))
+                    file.save(
+                        SavedRollout(actions[:step], memory_arrays(player.memory), when, asked, seconds)
+                    )
                 if stop is not None:
                     stop.raise_if_set(f"evaluation (episode {slowest} of {n_episodes})")
             if begun:  # an episode, somewhere
                 if before_episodes is not None and live:
-                    before_episodes(episode, begins, state)
+                    before_episodes(episode, begins, player.memory)
                 sampler.start_episodes(np.minimum(episode, n_episodes - 1))
                 if n_facts > 1:
                     facts[episode[playing], rows[playing]] = env.facts[playing]
                     best = family.episode_optimum(env.goals, env.facts)
                     optima[episode[playing], rows[playing]] = best[playing]
-            if live:
-                current = torch.from_numpy(observation)[:, None].to(device)
-                logits = state.observe(Steps(current, previous_action, previous_reward, first))
+            if saved is None or live:
+                taken = player.act(observation)
                 # A memory compresses before it adds a step.
-                recorder.observe(step, state, playing)
-                action = sampler.choose(logits, step)
-                taken = action.cpu().numpy()
+                recorder.observe(step, player.memory, playing)
             else:
-                assert saved is not None
-                taken = saved.actions[step].astype(np.int64)
-                action = torch.from_numpy(taken).to(device)
+                taken = player.repeat(saved.actions[step])
             outcome = env.advance(taken)
             observation, reward = outcome.observed, outcome.rewards
             actions[step, playing] = taken[playing]
             returns[episode[playing], rows[playing]] += reward[playing]
             lengths[episode[playing], rows[playing]] += 1
-            previous_action = action[:, None]
-            seen = reward if spaces.reward_values is None else spaces.reward_codes(reward)
-            previous_reward = torch.from_numpy(seen)[:, None].to(device, reward_type)
-            step, begun, first = step + 1, outcome.any_ended, not_first
-            if begun:
-                ended = outcome.terminated | outcome.truncated
-                first = torch.from_numpy(ended.astype(np.int64))[:, None].to(device)
+            begun = outcome.any_ended
+            ended = outcome.terminated | outcome.truncated if begun else None
+            player.receive(reward, ended)
+            if ended is not None:
                 episode = episode + ended
                 playing = episode < n_episodes
                 begins = ended & playing
@@ -265,11 +311,11 @@ def roll_out(
         returns=np.ascontiguousarray(returns.T).reshape(*shape, n_episodes),
         compressions=recorder.counts.reshape(shape),
         horizon=family.horizon,
-        state_bytes=state.state_bytes,
+        state_bytes=player.memory.state_bytes,
         seconds=seconds,
         compression_steps=compression_steps,
         chosen=chosen,
-        actions=np.ascontiguousarray(actions[:step].T).reshape(*shape, -1),
+        actions=np.ascontiguousarray(actions[: player.steps].T).reshape(*shape, -1),
         facts=np.ascontiguousarray(facts.T).reshape(*shape, -1) if family.n_facts > 1 else None,
         optima=np.ascontiguousarray(optima.T).reshape(*shape, -1) if family.n_facts > 1 else None,
         lengths=np.ascontiguousarray(lengths.T).reshape(*shape, -1) if family.ends_early else None,

@@ -33,6 +33,7 @@ from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root
 from cad.interrupt import STOP_SIGNALS
 from cad.locks import folder_lock
 from cad.packages import COLLECTION_PACKAGES, package_versions
+from cad.process import prepare_process, without_main
 from cad.storage import atomic_path, disk_error, sha256_json
 
 _POLL_SECONDS = 1.0
@@ -150,7 +151,8 @@ def _worker_processes(n: int, arguments: _Arguments) -> Iterator[list[_Connectio
         for _ in range(n):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
-            process.start()
+            with without_main():
+                process.start()
             theirs.close()
             connections.append(ours)
             processes.append(process)
@@ -223,7 +225,6 @@ def _work(
     """A worker: learn the tasks that come through the pipe until it closes."""
     # Here and not above: stable-baselines3 takes seconds to import and only workers need it.
     from cad.histories.source import learn_tasks
-    from cad.process import prepare_process
 
     prepare_process(1)
     family = task_family(env)

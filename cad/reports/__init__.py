@@ -11,6 +11,7 @@ from cad.reports.data import (
     SourceCurve,
     StageRecord,
     Study,
+    Table,
     TrainingPart,
     Unequal,
     WatchedRollout,
@@ -19,6 +20,7 @@ from cad.reports.data import (
 )
 from cad.reports.output import export_table, publish, require_free, write_report
 from cad.reports.plotting import animation_gif, strip_png
+from cad.reports.questions import data_tables, figures
 
 __all__ = [
     "CellResult",
@@ -26,11 +28,14 @@ __all__ = [
     "SourceCurve",
     "StageRecord",
     "Study",
+    "Table",
     "TrainingPart",
     "Unequal",
     "WatchedRollout",
     "animation_gif",
+    "data_tables",
     "export_table",
+    "figures",
     "make_study",
     "publish",
     "require_free",

@@ -136,7 +136,7 @@ def test_greedy_takes_the_likeliest_action(model, family):
 
 
 def test_greedy_choice_is_the_argmax():
-    sampler = ActionSampler([0], 2, seed=0, temperature=1.0, greedy=True, block=3, device=CPU)
+    sampler = ActionSampler([(0, 0), (0, 1)], seed=0, temperature=1.0, greedy=True, block=3, device=CPU)
     logits = torch.tensor([[0.0, 3.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.1]])
     assert sampler.choose(logits, 0).tolist() == [1, 4]
 
@@ -144,9 +144,8 @@ def test_greedy_choice_is_the_argmax():
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_sampled_actions_follow_the_softmax(temperature):
     n_rollouts, steps = 200, 150
-    sampler = ActionSampler(
-        [7], n_rollouts, seed=0, temperature=temperature, greedy=False, block=steps, device=CPU
-    )
+    rollouts = [(7, rollout) for rollout in range(n_rollouts)]
+    sampler = ActionSampler(rollouts, seed=0, temperature=temperature, greedy=False, block=steps, device=CPU)
     sampler.start_episodes(np.zeros(n_rollouts, dtype=np.int64))
     logits = torch.tensor([0.0, 1.0, -2.0, 0.5, 1.5])
     drawn = torch.stack([sampler.choose(logits.expand(n_rollouts, -1), t) for t in range(steps)])
@@ -180,7 +179,9 @@ def test_a_roll_out_goes_from_hot_to_cold(model, family):
 
 
 def test_actions_stay_in_range_whatever_the_rounding():
-    sampler = ActionSampler([0], 50, seed=0, temperature=1.0, greedy=False, block=200, device=CPU)
+    sampler = ActionSampler(
+        [(0, i) for i in range(50)], seed=0, temperature=1.0, greedy=False, block=200, device=CPU
+    )
     for certain in range(5):
         logits = torch.full((50, 5), -200.0)
         logits[:, certain] = 200.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,9 @@ from cad.experiments.run.trace import end_trace
 from cad.interrupt import stop_on_signals
 from cad.locks import folder_lock
 from cad.storage import write_json
+
+Display = Callable[[Run, Console], AbstractContextManager[Show]]
+"""Shows the state of a run on a console for as long as a block lasts."""
 
 
 def dry_run_text(experiment: Experiment, first: StageKind = "histories", last: StageKind = "evaluate") -> str:
@@ -50,9 +54,11 @@ def run_experiment(
     last: StageKind = "evaluate",
     report: bool = True,
     figures: bool = True,
+    display: Display | None = None,
 ) -> Path | None:
     """Run what is not done, then write the ``report``, with ``figures`` for paper; the path of its page.
 
+    ``display`` shows the run's state on the console; default: a live table, or a line a change in a file.
     Only stages of the kinds from ``first`` to ``last`` are run; earlier ones must be done.
     Raises :class:`CadError` when stages failed (after the report, which names them) or when the
     experiment is running already, and :class:`~cad.interrupt.InterruptedRun` when it was stopped.
@@ -62,7 +68,7 @@ def run_experiment(
         write_json(experiment.folder / "experiment.json", experiment.record())
         run = Run(experiment.root, experiment.cells)
         run.limit(first, last)
-        with _live_table(run, console) as show:
+        with (display or _live_table)(run, console) as show:
             if inline:
                 run_inline(run, resources, stop, show)
             else:

@@ -22,6 +22,7 @@ from cad.experiments.run.job import stage_job
 from cad.experiments.run.local_launcher import PRELOADED
 from cad.experiments.run.resources import Resources
 from cad.interrupt import interrupts_ignored
+from cad.process import without_main
 
 # For a stage to save and to end, before it is killed.
 _PATIENCE_SECONDS = 30.0
@@ -38,7 +39,7 @@ class StageProcess:
         arguments = (root.absolute(), stage, resources, os.getpid(), log.absolute())
         self._process = context.Process(target=_run, args=arguments)
         # Ctrl-C reaches all processes of a terminal: what is not ready to save must not die of it.
-        with interrupts_ignored():
+        with interrupts_ignored(), without_main():
             self._process.start()
 
     @property

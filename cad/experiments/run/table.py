@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from cad.errors import printable
 from cad.experiments.durations import clock_time
-from cad.experiments.run.runner import Run, StageState
+from cad.experiments.plan.stage import expected_steps
+from cad.experiments.run.runner import Run, Show, StageState
 
 _STYLE = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "bold red",
           "blocked": "red", "waiting": "dim"}  # fmt: skip
@@ -71,12 +75,37 @@ class ChangeLines:
                 self._console.print(printable(text, keep="\n\t"), soft_wrap=True)
 
 
+@contextlib.contextmanager
+def progress_bar(run: Run, console: Console) -> Iterator[Show]:
+    """Yield a function that shows how much of a run is done as one bar, in a notebook too."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    total = sum(expected_steps(entry.stage) for entry in run.stages.values())
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        bar = progress.add_task("", total=total)
+
+        def show(run: Run) -> None:
+            entries = run.stages.items()
+            running = [stage_label(run, name) for name, entry in entries if entry.state == "running"]
+            done = sum(_share(entry) * expected_steps(entry.stage) for _, entry in entries)
+            progress.update(bar, completed=done, description=printable("; ".join(running), 80), refresh=True)
+
+        yield show
+
+
+def _share(entry: StageState) -> float:
+    """How much of a stage is done, from 0 to 1."""
+    if entry.state == "done":
+        return 1.0
+    if entry.state != "running":
+        return 0.0
+    note = entry.directory.progress()
+    return min(1.0, float(note.get("done", 0.0)) / max(float(note.get("total", 1.0)), 1.0))
+
+
 def _progress(entry: StageState) -> tuple[RenderableType, str, str, str]:
     if entry.state not in ("running", "done"):
         return "", "", "", ""
-    note = entry.directory.progress()
-    done, total = note.get("done", 0.0), max(note.get("total", 1.0), 1.0)
-    share = 1.0 if entry.state == "done" else done / total
+    note, share = entry.directory.progress(), _share(entry)
     latest = ", ".join(
         f"{word} {note[key]:.3f}"
         for key, word in (("loss", "loss"), ("accuracy", "accuracy"), ("validation_return", "validation"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cad.reports.plotting.drawing import Drawing, render
+from cad.reports.plotting.drawing import Drawing, keeping_figures, render
 from cad.reports.plotting.grid_map import draw_grid_map
 from cad.reports.plotting.heat_map import bare_axes, tile
 from cad.reports.plotting.hover import Hover
@@ -58,6 +58,7 @@ __all__ = [
     "drawing_style",
     "featured_styles",
     "is_crowded",
+    "keeping_figures",
     "line_styles",
     "new_figure",
     "not_drawn",

@@ -6,9 +6,11 @@ schemes; the PNG keeps them on white.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +52,25 @@ class Drawing:
     prints: Prints | None  # None where only the page is wanted
 
 
+_kept: ContextVar[dict[str, Figure] | None] = ContextVar("kept_figures", default=None)
+
+
+@contextlib.contextmanager
+def keeping_figures() -> Iterator[dict[str, Figure]]:
+    """Within the block, figures are not rendered but kept, by name, for who wants to change them."""
+    figures: dict[str, Figure] = {}
+    token = _kept.set(figures)
+    try:
+        yield figures
+    finally:
+        _kept.reset(token)
+
+
 def render(figure: Figure, name: str, hover: Hover) -> tuple[Screen, Prints | None]:
     """The two forms of a figure, for the page and, if wanted, for paper: equal figures give equal bytes."""
+    if (kept := _kept.get()) is not None:
+        kept[name] = figure
+        return Screen("", ()), None
     svg = io.StringIO()
     # Canvases themselves: `savefig` draws everything once more beforehand, for the same bytes.
     figure.set_facecolor("none")

@@ -5,7 +5,10 @@ A new section is a module with a :class:`Section` and one entry in :data:`SECTIO
 
 from __future__ import annotations
 
+from matplotlib.figure import Figure
+
 from cad.reports.data import Study, Table, cell_tables
+from cad.reports.plotting import drawing_style, keeping_figures
 from cad.reports.questions import (
     capacity,
     compression_times,
@@ -44,7 +47,7 @@ SECTIONS: tuple[Section, ...] = (
     training.SECTION,
 )
 
-__all__ = ["SECTIONS", "Answer", "Section", "answers", "data_tables"]
+__all__ = ["SECTIONS", "Answer", "Section", "answers", "data_tables", "figures"]
 
 
 def answers(study: Study, *, prints: bool = True) -> list[Answer]:
@@ -71,3 +74,12 @@ def data_tables(study: Study) -> dict[str, Table]:
         for make in section.data_tables:
             tables |= make(study)
     return tables
+
+
+def figures(study: Study) -> dict[str, Figure]:
+    """Every figure of the report by name, not rendered: its axes can still be changed."""
+    with drawing_style(), keeping_figures() as kept:
+        for section in SECTIONS:
+            for draw in section.figures:
+                draw(study)
+    return kept

@@ -1,0 +1,76 @@
+"""Experiments from a script or a notebook."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from cad.api.results import Results
+from cad.config import load
+from cad.experiments.plan.experiment import Experiment, open_experiment
+from cad.experiments.run.local_run import run_experiment
+from cad.experiments.run.resources import Resources
+from cad.experiments.run.table import progress_bar
+from cad.schema import Config
+from cad.surroundings import usable_cores
+
+
+def load_config(*files: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """The config of one cell, checked: defaults < files < overrides, as on the command line.
+
+    >>> config = cad.load_config(overrides=("model.n_latent=8",))
+    >>> config.model.n_latent, config.env.name
+    (8, 'darkroom')
+    """
+    return load(Config, [Path(file) for file in files], list(overrides)).value
+
+
+def load_results(experiment: str | Path, *overrides: str, root: str | Path = "runs") -> Results:
+    """What is stored of an experiment, finished or not; nothing is run.
+
+    >>> results = cad.load_results("small.yaml")
+    >>> results.name, [cell.status for cell in results.cells]
+    ('small', ['done', 'done'])
+    """
+    return Results(_open(experiment, overrides, root))
+
+
+def run(
+    experiment: str | Path,
+    *overrides: str,
+    root: str | Path = "runs",
+    workers: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    report: bool = True,
+) -> Results:
+    """Run what is missing of an experiment on this machine, then write its report.
+
+    Args:
+        experiment: an experiment file.
+        overrides: words such as ``base.train.n_updates=500``.
+        root: folder of all runs.
+        workers: processes at a time; default: one a core.
+        device: cpu, cuda, cuda:N or auto.
+        progress: show a bar.
+        report: write the report too, ``<root>/<name>/report/report.html``.
+
+    An interrupt saves and stops; the same call goes on.  Raises :class:`CadError` where a stage failed.
+
+    >>> cad.run("small.yaml", progress=False, report=False).labels
+    ('AD', 'CompressedAD')
+    """
+    opened = _open(experiment, overrides, root)
+    cores = usable_cores() if workers is None else workers
+    console = Console(file=sys.stderr, quiet=not progress)
+    run_experiment(
+        opened, resources=Resources(workers=cores, device=device), inline=False, console=console,
+        report=report, display=progress_bar,
+    )  # fmt: skip
+    return Results(opened)
+
+
+def _open(experiment: str | Path, overrides: tuple[str, ...], root: str | Path) -> Experiment:
+    return open_experiment(Path(experiment), list(overrides), Path(root))
