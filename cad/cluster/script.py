@@ -249,6 +249,8 @@ def _teardown(profile: Profile, request: AllocationRequest, memory: int | None) 
     return f"""\
 code=$?
 kill -KILL "$watcher"
+# srun also ends well when it loses its node: what counts is what the worker left.
+[ "$code" != 0 ] || [ -e "${{attempts%{ATTEMPTS_SUFFIX}}}_0_result.pkl" ] || code=137
 memory='oom.?kill|exceeded .*memory|out of memory|MemoryError'
 crashes=$(grep -c ' crashed$' "$attempts")
 more_memory=({more})

@@ -253,6 +253,7 @@ def test_memory_that_ran_out_is_told_with_accounting_too(accounted, make, with_h
 WORKER = """\
 #!/bin/bash
 printf '%s\\n' "$GREETING" "$TRITON_CACHE_DIR" "$PWD" >"$(dirname "$0")/said $SLURM_PROCID"
+touch "$(dirname "$0")/${SLURM_JOB_ID}_0_result.pkl"
 """
 ODD = "a b;touch pwned&(touch pwned)|*?#~[x]{y}!<z>"
 

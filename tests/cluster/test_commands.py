@@ -22,13 +22,16 @@ STAND_IN = """\
 #!/bin/bash
 again=${SLURM_RESTART_COUNT:-0}
 echo "memory $SLURM_MEM_PER_NODE"
+# submitit's worker leaves a result; one that ends without it was not done.
+well() { touch "$(dirname "$0")/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_0_result.pkl"; exit 0; }
 case $SLURM_ARRAY_TASK_ID in
-0) [ $again = 1 ] && exit 0; trap "" USR2 TERM; while :; do sleep 1; done ;;
-1) [ $again = 1 ] && exit 0; exit 75 ;;
+0) [ $again = 1 ] && well; trap "" USR2 TERM; while :; do sleep 1; done ;;
+1) [ $again = 1 ] && well; exit 75 ;;
 2) exit 75 ;;
 3) kill -KILL $$ ;;
 4) echo oom-kill; kill -KILL $$ ;;
 5) exit 1 ;;
+6) [ $again = 1 ] && well; exit 0 ;;
 esac
 """
 EXPECTED = [
@@ -38,6 +41,7 @@ EXPECTED = [
     ["started", "bad-node", "crashed", "started", "too-many-crashes"],
     ["started", "out-of-memory", "started", "out-of-memory"],
     ["started", "failed"],
+    ["started", "bad-node", "crashed", "started", "done"],
 ]
 
 
@@ -59,7 +63,7 @@ def stand_ins(cluster, tmp_path_factory) -> Path:
     profile = from_mapping(Profile, settings, "profile")
     paths = SubmissionPaths(folder, folder, str(worker))
     (folder / "job.sh").write_text(
-        job_script(profile, "train", "stand-in", paths, ResourceMultiplier(), None, 6)
+        job_script(profile, "train", "stand-in", paths, ResourceMultiplier(), None, 7)
     )
     cluster.call("sbatch", folder / "job.sh")
     return folder

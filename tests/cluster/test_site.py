@@ -21,7 +21,12 @@ from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
 
 KINDS = ("histories", "train", "evaluate")
-WORKER = '#!/bin/bash\necho "executor $SUBMITIT_EXECUTOR cache $TRITON_CACHE_DIR"\n'
+# The last word is the folder where submitit's worker leaves its result.
+WORKER = """\
+#!/bin/bash
+echo "executor $SUBMITIT_EXECUTOR cache $TRITON_CACHE_DIR"
+touch "${@: -1}/${SLURM_JOB_ID}_0_result.pkl"
+"""
 HOSTILE = {
     "SBATCH_PARTITION": "urgent", "SBATCH_TIMELIMIT": "1", "SBATCH_NO_REQUEUE": "1",
     "SBATCH_JOB_NAME": "work", "SBATCH_EXPORT": "NONE", "SQUEUE_STATES": "SUSPENDED", "SQUEUE_FORMAT": "%i",
