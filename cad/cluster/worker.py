@@ -15,6 +15,7 @@ import submitit
 import cad
 from cad.cluster.script import SAVED
 from cad.experiments.plan.stage import Stage
+from cad.experiments.run.attempt import PROGRESS_LOG
 from cad.experiments.run.job import stage_job
 from cad.experiments.run.resources import Resources
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
@@ -29,6 +30,9 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     # Instead of submitit's handlers, which call scontrol: an image has none.
     for number in STOP_SIGNALS:
         signal.signal(number, _start_again)
+    # It prints by itself; a second copy would come from our own log.
+    logging.getLogger("submitit").propagate = False
+    logging.getLogger(PROGRESS_LOG).setLevel(logging.INFO)
     sys.stdout.write(f"cad {cad.__version__} from {Path(cad.__file__).parent}\n")
     try:
         stage_job(root, stage, resources, None, rank_assignment_of_task())

@@ -118,4 +118,9 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     assert "nothing to submit" in done and "joined" not in done
     logs = [cluster.cad("logs", grid, str(n), "--stage", "train", "--root", root).stdout for n in range(1, 4)]
     assert any("resuming at update" in log for log in logs)
+    # What a job's log says, once: where it stands, and that it ended.
+    assert all(log.count("Job completed successfully") == 1 for log in logs)
+    assert all(
+        re.search(r"train-\w+: 300 of 300 \(100%\), .* a second, 0:00 left, loss", log) for log in logs
+    )
     assert all(f"from {folder / 'code/cad'}\n" in log for log in logs)

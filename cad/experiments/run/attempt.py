@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cad.checksums import DamagedFileError
 from cad.errors import CadError
+from cad.experiments.durations import clock_time
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import STAGE_VERSION, Stage
 from cad.storage import disk_error, make_dirs, remove_leftovers, write_json
+
+PROGRESS_LOG = "cad.progress"
+"""Name of the log with a line of progress now and then, for jobs; a terminal has bars."""
+_log = logging.getLogger(PROGRESS_LOG)
+_log.setLevel(logging.WARNING)
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @dataclass
@@ -26,6 +35,7 @@ class StageAttempt:
     seconds_before: float = 0.0
     """Wall seconds of earlier attempts; of a killed one, until its last note of progress."""
     _first: dict[str, float] = field(default_factory=dict, repr=False)
+    _told: float = field(default=0.0, repr=False)
 
     @property
     def directory(self) -> StageDirectory:
@@ -66,6 +76,9 @@ class StageAttempt:
         if not self._first:
             # The rate of this attempt is known from it, also where it resumed from the middle.
             self._first = {"first_done": done, "first_time": now}
+        if now - self._told >= _SECONDS_BETWEEN_LINES or done == total:
+            self._told = now
+            _log.info("%s", self._in_words(done, total, now, latest))
         before = {"attempt": self.number, "seconds_before": self.seconds_before}
         note = {"done": done, "total": total, "time": now, **self._first, **before, **latest}
         file = self.file(StageFile.PROGRESS)
@@ -75,3 +88,12 @@ class StageAttempt:
             temporary.replace(file)
         except OSError as error:
             raise disk_error(error, file) from error
+
+    def _in_words(self, done: int, total: int, now: float, latest: Mapping[str, float]) -> str:
+        """``train-0123456789ab: 250 of 700 (36%), 3.9 a second, 1:55 left, loss 0.412``."""
+        text = f"{self.stage.name}: {done:,} of {total:,} ({done / total:.0%})"
+        moved, took = done - self._first["first_done"], now - self._first["first_time"]
+        if moved > 0 and took > 0:
+            text += f", {moved / took:.3g} a second, {clock_time((total - done) * took / moved)} left"
+        named = (key for key in ("loss", "validation_return") if key in latest)
+        return text + "".join(f", {key.replace('_', ' ')} {latest[key]:.3f}" for key in named)
