@@ -106,10 +106,19 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.fixture(scope="session")
+def with_histories(finished: Path) -> Callable[[Path], Path]:
+    """``with_histories(root)``: a folder of runs with the small experiment's histories alone."""
+
+    def copy_to(root: Path) -> Path:
+        for histories in (finished / "stages").glob("histories-*"):
+            shutil.copytree(histories, root / "stages" / histories.name)
+        return root
+
+    return copy_to
+
+
 @pytest.fixture
-def collected(finished: Path, tmp_path: Path) -> Path:
-    """A root folder in which nothing is done but the small experiment's histories."""
-    root = tmp_path / "collected"
-    for histories in (finished / "stages").glob("histories-*"):
-        shutil.copytree(histories, root / "stages" / histories.name)
-    return root
+def collected(with_histories: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """Such a folder for one test."""
+    return with_histories(tmp_path / "collected")

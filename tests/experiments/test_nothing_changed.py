@@ -66,7 +66,7 @@ def test_stage_directories_keep_their_names(file: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_every_kind_and_way_of_training_gives_the_recorded_numbers(cad, tmp_path: Path) -> None:
-    done = cad("run", "--inline", HERE / "kinds.yaml", "--root", tmp_path)
+    done = cad("run", "--inline", HERE / "kinds.yaml", "--root", tmp_path, "--no-figures")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "kinds" / "report" / "report.json").read_text(encoding="utf-8"))
     training = report["tables"]["training"]

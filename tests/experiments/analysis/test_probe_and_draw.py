@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cad.cli.app import build
@@ -18,21 +19,16 @@ from cad.experiments.analysis.probe import probe_cell
 from cad.experiments.plan.experiment import open_experiment
 from cad.interrupt import StopFlag
 
-SETTINGS = """
-name: probed
-base:
-  env: {size: 5, horizon: 10, n_tasks: 9, n_heldout: 2, n_validation: 1}
-  source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
-           learning_rate: 0.003}
-  model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2,
-          max_compression_depth: 1}
-  train: {n_updates: 2, batch_size: 4, validate_every: 0, watchdog_share: null}
-  evaluation: {n_episodes: 7, n_rollouts: 2}
-arms:
-  - name: AD
-    set: {model.kind: ad}
-  - name: CompressedAD
-    set: {model.kind: compressed_ad}
+# Of the small experiment, whose histories are there: models that hardly train.
+CHANGES = """
+train: {n_updates: 2, batch_size: 4, validate_every: 0, watchdog_share: null}
+evaluation: {n_episodes: 7, n_rollouts: 2}
+"""
+ARMS = """
+- name: AD
+  set: {model.kind: ad}
+- name: CompressedAD
+  set: {model.kind: compressed_ad, model.max_compression_depth: 1}
 """
 
 
@@ -45,9 +41,12 @@ def cad(*words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Path:
+def experiment(small, with_histories, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("probed") / "probed.yaml"
-    path.write_text(SETTINGS)
+    settings = yaml.safe_load(small.read_text()) | {"name": "probed", "arms": yaml.safe_load(ARMS)}
+    settings["base"] |= yaml.safe_load(CHANGES)
+    path.write_text(yaml.safe_dump(settings))
+    with_histories(path.parent / "runs")
     cad("run", path, "--root", path.parent / "runs", "--inline", "--device", "cpu", "--no-figures")
     return path
 
@@ -168,6 +167,6 @@ def test_settings_are_chosen_without_a_look_at_held_out_tasks(experiment):
     cad("run", experiment, *overrides, *root, "--inline", "--device", "cpu", "--no-figures")
     opened = open_experiment(experiment, overrides, experiment.parent / "runs")
     report = (opened.folder / "report" / "report.md").read_text()
-    assert "on 1 validation goal" in report and "Return on each validation goal" in report
+    assert "on 2 validation goals" in report and "Return on each validation goal" in report
     with h5py.File(opened.root / "stages" / opened.cells[1].evaluation.name / "returns.h5") as file:
         assert tuple(file["task_ids"][:]) == split_tasks(opened.cells[1].config.env).validation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ PRETRAIN = {"n_updates": 20, "batch_size": 8, "num_warmup_steps": 2, "log_every"
 
 
 @pytest.fixture(scope="module")
-def experiment(small: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def experiment(
+    small: Path, with_histories: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """Scratch, fine-tuned and frozen, warm start and auxiliary loss; and a root that has the histories."""
     folder = tmp_path_factory.mktemp("two-stage")
     settings = yaml.safe_load(small.read_text(encoding="utf-8"))
@@ -32,10 +34,7 @@ def experiment(small: Path, finished: Path, tmp_path_factory: pytest.TempPathFac
     ]
     file = folder / "two.yaml"
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    (folder / "runs" / "stages").mkdir(parents=True)
-    for histories in (finished / "stages").glob("histories-*"):
-        shutil.copytree(histories, folder / "runs" / "stages" / histories.name)
-    return file, folder / "runs"
+    return file, with_histories(folder / "runs")
 
 
 def done(root: Path) -> dict[str, int]:

@@ -15,32 +15,30 @@ from cad.experiments.run.local_run import run_cell
 from cad.models.registry import MODELS
 from cad.schema import Config
 
-SETTINGS = """
-env: {size: 5, horizon: 10, n_tasks: 5, n_heldout: 2, n_validation: 1}
-source: {n_streams: 10, steps_per_stream: 300, n_steps: 20, batch_size: 50, n_epochs: 10,
-         learning_rate: 0.003}
+# Of the small experiment, whose histories are there: models that hardly train.
+CHANGES = """
 model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 20, n_latent: 2,
         max_compression_depth: 1, compress_interval: 20}
 train: {n_updates: 2, batch_size: 4, validate_every: 0, watchdog_share: null}
 evaluation: {n_episodes: 7, n_rollouts: 2}
 """
 CASES = {
-    "ad": ({}, "0 compressions in 4 roll-outs: ad does not compress, it drops the oldest 5 steps"),
+    "ad": ({}, "0 compressions in 6 roll-outs: ad does not compress, it drops the oldest 5 steps"),
     "compressed_ad": (
         {},
-        "12 compressions in 4 roll-outs, 0 by </compress>, 12 because a window was full",
+        "18 compressions in 6 roll-outs, 0 by </compress>, 18 because a window was full",
     ),
     "compressed_ad, depth 0": (
         {"max_compression_depth": 0},
-        "0 compressions in 4 roll-outs: at max_compression_depth=0 a full window is forgotten",
+        "0 compressions in 6 roll-outs: at max_compression_depth=0 a full window is forgotten",
     ),
-    "region_ad": ({"n_transit": 44}, "compressions in 4 roll-outs, "),
+    "region_ad": ({"n_transit": 44}, "compressions in 6 roll-outs, "),
 }
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("trace")
+def root(with_histories, tmp_path_factory) -> Path:
+    return with_histories(tmp_path_factory.mktemp("trace") / "runs")
 
 
 def evaluate(config: Config, root: Path, trace: bool = True) -> tuple[Path, list[str]]:
@@ -51,9 +49,9 @@ def evaluate(config: Config, root: Path, trace: bool = True) -> tuple[Path, list
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_compression_is_printed_as_it_happens_and_again_from_what_is_stored(case, cad, root):
+def test_every_compression_is_printed_as_it_happens_and_again_from_what_is_stored(case, cad, small, root):
     changes, summary = CASES[case]
-    settings = yaml.safe_load(SETTINGS)
+    settings = yaml.safe_load(small.read_text())["base"] | yaml.safe_load(CHANGES)
     kind = case.partition(",")[0]
     keys = MODELS[kind].config_class.model_fields
     settings["model"] = {k: v for k, v in settings["model"].items() if k in keys} | {"kind": kind, **changes}
