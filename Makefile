@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export OMP_NUM_THREADS = 1
 
 # Four at a time on two cores: two of them are clusters, which mostly wait.  What shares something stays
-# together (see tests/conftest.py).
+# together (see tests/conftest.py).  SELECTED="..." on the command line selects by other markers.
 define run_tests
 	$(PYTEST) -m "$(SELECTED)" -n 4 --no-loadscope-reorder --durations 20
 endef

@@ -87,7 +87,7 @@ SLOW = (
     "evaluation/test_results.py::test_a_disk",
     "histories/test_audit.py::test_plot",
     "models/test_memory.py::test_memory_does_not_grow",
-    "models/test_memory.py::test_state_bytes_of_5_and_500",
+    "models/test_memory.py::test_state_bytes_of_5_and_50",
     "models/test_region_memory.py",
     "reports/plotting/test_rollout_drawing.py",
     "test_doctor.py",
@@ -96,7 +96,7 @@ SLOW = (
 
 
 # Left to `make test-exhaustive`, to be run before a merge: combinations and sizes, of which `make
-# test` has one each.
+# test` has one each.  Those of a cluster run in CI too, since they need what other machines lack.
 EXHAUSTIVE = (
     "cluster/test_accounting.py",
     "cluster/test_commands.py::test_a_thousand_cells",
@@ -114,7 +114,7 @@ def _name(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order above; slow and exhaustive tests are marked."""
+    """Long files first, in the order above; slow, exhaustive and cluster tests are marked."""
     ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
     items.sort(key=lambda item: ranks.get(_name(item).partition("::")[0], len(ranks)))
     for item in items:
@@ -122,6 +122,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if _name(item).startswith(EXHAUSTIVE):
             item.add_marker("exhaustive")
+        if _name(item).startswith("cluster/"):
+            item.add_marker("cluster")
 
 
 class _Together(LoadScopeScheduling):

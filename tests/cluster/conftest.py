@@ -40,7 +40,7 @@ WHY_NOT = (
 GRID = """
 name: grid
 base:
-  env: {size: 4, horizon: 8, n_heldout: 3, n_validation: 0}
+  env: {size: 4, horizon: 8, n_tasks: 9, n_heldout: 3, n_validation: 0}
   source: {n_streams: 4, steps_per_stream: 160, n_steps: 40, batch_size: 80, n_epochs: 20}
   model: {n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 16, n_latent: 2}
   train: {n_updates: 300, batch_size: 8, num_warmup_steps: 5, log_every: 5, checkpoint_every: 50,

@@ -12,7 +12,7 @@ import pytest
 from workers import events, hold, second_rank_of, send, signalled, worker_of
 
 SCALE = Path(__file__).parents[2] / "experiments" / "scale.yaml"
-UPDATES, CHECKPOINT = 400, 50
+UPDATES, CHECKPOINT = 240, 40
 FIRST_CHECKPOINT = (CHECKPOINT + 5) / UPDATES
 # The same at a size that trains here: width, window and histories are small.
 REDUCED = {
@@ -20,7 +20,7 @@ REDUCED = {
     "source": "{n_streams: 4, steps_per_stream: 160, n_steps: 40, batch_size: 80, n_epochs: 2}",
     "model": "{n_embd: 16, n_layer: 1, n_head: 2, encoder_n_layer: 1, n_transit: 16, n_latent: 2}",
     "train": f"{{n_updates: {UPDATES}, batch_size: 8, num_warmup_steps: 5, log_every: 5, "
-    f"checkpoint_every: {CHECKPOINT}, validate_every: 200, watchdog_share: null}}",
+    f"checkpoint_every: {CHECKPOINT}, validate_every: 120, watchdog_share: null}}",
     "evaluation": "{n_episodes: 4, n_rollouts: 2}",
 }
 ARMS = (
