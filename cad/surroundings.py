@@ -63,6 +63,9 @@ _SET = {
     "OPENBLAS_NUM_THREADS": "1",
     # No plugin is used here; looking for some reads the metadata of every installed package.
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    # Else processes that this one starts import what lies in the working folder, such as a random.py or
+    # the cad of another checkout, before what is installed.
+    "PYTHONSAFEPATH": "1",
 }
 # Sockets between processes lie in the temporary folder, and a socket's path has at most 107 bytes, of
 # which Python's own names take some 35.

@@ -26,6 +26,7 @@ from cad.config.keys import Keys, Schema, keys_of
 from cad.config.source import SOURCES
 from cad.envs.registry import FAMILIES, task_family
 from cad.errors import CadError, UsageError, printable
+from cad.evaluation.results import load_results
 from cad.experiments.plan.cells import Cell, expand
 from cad.experiments.run.trained_model import evaluate, validation_return
 from cad.histories.made_up import made_up_histories
@@ -34,6 +35,11 @@ from cad.interrupt import StopFlag
 from cad.models.registry import MODELS
 from cad.schema import Config, ExperimentConfig
 from cad.training.learner import build_pretraining, build_training
+
+if __package__:  # python -m tests.fuzz
+    from tests.forked import run_cli
+else:
+    from forked import run_cli
 
 # What a case starts from; it takes a tenth of a second.
 SMALL = (
@@ -125,10 +131,15 @@ def _yaml(value: object) -> str:
 
 
 def load_small(words: list[str]) -> Config:
-    """The small config with overrides, but for those of its settings that the chosen kinds do not have."""
+    """The small config with overrides."""
+    return load(Config, [], small_words(words)).value
+
+
+def small_words(words: list[str]) -> list[str]:
+    """Overrides of the small config, but for those that the kinds in ``words`` do not have, and ``words``."""
     chosen = dict(_TAGS.values())
     chosen |= {key: text for key, _, text in (word.partition("=") for word in words) if key in chosen}
-    return load(Config, [], [*(word for word in SMALL if _takes(word, chosen)), *words]).value
+    return [*(word for word in SMALL if _takes(word, chosen)), *words]
 
 
 def _takes(word: str, chosen: dict[str, str]) -> bool:
@@ -226,6 +237,35 @@ def one_config(words: list[str], count: Counter[str]) -> None:
         count["run to a message"] += 1
 
 
+def one_command(words: list[str], root: Path, count: Counter[str]) -> None:
+    """A case: the same overrides in a real ``cad evaluate``, in a process of its own."""
+    message = None
+    try:
+        config = load_small(words)
+        if not is_small(config):
+            return
+    except UsageError as error:
+        message = str(error)
+    with tempfile.TemporaryDirectory(prefix="cad-fuzz-", dir=root) as folder:
+        command = ["evaluate", *small_words(words), "--root", folder, "--workers", "1", "--device", "cpu"]
+        done = run_cli(command, root, timeout=300)
+        told = done.stderr.splitlines()
+        assert "Traceback" not in done.stdout + done.stderr and len(done.stderr) < _LONGEST, done.stderr
+        if message is not None:
+            assert (done.returncode, done.stderr) == (2, f"error: {printable(message, keep=chr(10))}\n"), (
+                words
+            )
+            count["refused"] += 1
+        elif done.returncode == 0:
+            (results,) = Path(folder).glob("stages/evaluate-*/returns.h5")
+            assert load_results(results).returns.shape[2] == config.evaluation.n_episodes
+            count["run"] += 1
+        else:
+            assert done.returncode == 1 and told and told[-1].strip(), (done.returncode, told)
+            assert any(line.startswith("error: ") for line in told), told
+            count["run to a message"] += 1
+
+
 # Pieces that a YAML file may be made of, sound and not.
 _PIECES = (
     "seed: 1\n", "model: {kind: ad}\n", "model:\n", "  n_latent: 4\n", "include: other.yaml\n",
@@ -275,6 +315,11 @@ def fuzz_configs(examples: int, count: Counter[str], start: int | None = None) -
     _try(overrides(), lambda words: one_config(words, count), examples, start)
 
 
+def fuzz_commands(examples: int, root: Path, count: Counter[str], start: int | None = None) -> None:
+    """Try random configs on the command line: the same ones each time, or those of a ``start``."""
+    _try(overrides(), lambda words: one_command(words, root, count), examples, start)
+
+
 def fuzz_texts(examples: int, folder: Path, count: Counter[str], start: int | None = None) -> None:
     """Try random files: the same ones each time, or those of a ``start``."""
     _try(texts(), lambda text: one_text(text, folder, count), examples, start)
@@ -305,14 +350,20 @@ def main() -> None:
     torch.set_num_threads(1)
     configs: Counter[str] = Counter()
     files: Counter[str] = Counter()
+    commands: Counter[str] = Counter()
     end, start = time.monotonic() + 60 * given_words.minutes, given_words.start
+
+    def told() -> str:
+        return f"configs {dict(configs)}, commands {dict(commands)}, files {dict(files)}"
+
     with tempfile.TemporaryDirectory(prefix="cad-fuzz-") as folder:
         while time.monotonic() < end:
-            print(f"start {start}: configs {dict(configs)}, files {dict(files)}", flush=True)
+            print(f"start {start}: {told()}", flush=True)
             fuzz_configs(100, configs, start)
+            fuzz_commands(5, Path(folder), commands, start)
             fuzz_texts(300, Path(folder), files, start)
             start += 1
-    print(f"configs {dict(configs)}, files {dict(files)}: nothing found")
+    print(f"{told()}: nothing found")
 
 
 if __name__ == "__main__":

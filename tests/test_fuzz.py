@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from fuzz import fuzz_configs, fuzz_texts
+from fuzz import fuzz_commands, fuzz_configs, fuzz_texts
 
 
 def test_random_configs_end_in_a_result_or_one_message() -> None:
     count: Counter[str] = Counter()
     fuzz_configs(120, count)
     assert count["run"] >= 20 and count["refused"] >= 20, count
+
+
+def test_random_configs_on_the_command_line_end_alike(tmp_path: Path) -> None:
+    count: Counter[str] = Counter()
+    fuzz_commands(3, tmp_path, count)
+    assert count["run"] >= 1 and count["refused"] >= 1, count
+    print(count)
 
 
 def test_random_files_end_in_a_config_or_one_message(tmp_path: Path) -> None:

@@ -65,6 +65,33 @@ def test_libraries_see_none_of_it_when_they_are_imported():
     assert done.stdout.split() == ["None", "1", "__all__", str(len(left_out(environment)))]
 
 
+def test_modules_in_the_working_folder_are_not_imported(tmp_path):
+    """Processes of stages are started by Python's server for them, which looks there first."""
+    (tmp_path / "random.py").write_text("raise SystemExit('not this one')")
+    program = tmp_path / "elsewhere/program.py"
+    program.parent.mkdir()
+    program.write_text(
+        "import multiprocessing\n"
+        "if __name__ == '__main__':\n"
+        "    from cad.surroundings import leave_out\n"
+        "    leave_out()\n"
+        "    child = multiprocessing.get_context('forkserver').Process(target=print, args=('ran',))\n"
+        "    child.start()\n"
+        "    child.join()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("PYTHONSAFEPATH", None)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("ran\n", "")
+
+
 def test_gradients_do_not_depend_on_another_launchers_settings(tiny_config, toy_histories, monkeypatch):
     def update(engine: str) -> tuple[float, torch.Tensor]:
         config = tiny_config("ad", model={"n_layer": 1}, train={"engine": engine})
