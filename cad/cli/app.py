@@ -37,7 +37,11 @@ _PANELS: tuple[tuple[str, Commands], ...] = (
 )
 _GROUPS: tuple[tuple[str, str, Commands], ...] = (
     ("config", "Show settings and what they mean.", (config.show, config.schema)),
-    ("histories", "Check and draw learning histories.", (histories.audit, histories.plot)),
+    (
+        "histories",
+        "Check, draw, import and export learning histories.",
+        (histories.audit, histories.plot, histories.import_, histories.export),
+    ),
 )
 
 
@@ -89,7 +93,7 @@ def build(chosen: str | None = None) -> typer.Typer:
     for name, text, commands in _GROUPS:
         group = typer.Typer(help=text, no_args_is_help=True)
         for command in commands:
-            group.command()(command)
+            group.command(command.__name__.rstrip("_"))(command)
         program.add_typer(group, name=name, rich_help_panel="Settings and checks")
     return program
 

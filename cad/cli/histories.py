@@ -1,14 +1,15 @@
-"""``cad histories``: check and draw files of learning histories."""
+"""``cad histories``: check, draw, import and export files of learning histories."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from cad.cli.arguments import ConfigWords, split_files
 from cad.cli.terminal import console, say
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
 
 
 def audit(file: Path) -> None:
@@ -40,3 +41,65 @@ def plot(
     target = out or file.with_suffix(".png")
     plot_histories(checked_if_recorded(file), target)
     say(target)
+
+
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="HDF5 of the documented layout, or the folder of a Minari dataset.")
+    ],
+    to: Annotated[Path, typer.Option(help="The histories file to write.")],
+    words: ConfigWords = None,
+) -> None:
+    """Make a histories file of another program's data; `source.kind: file` trains from it.
+
+    Config files here have a section env alone; a file that says of which environment it is needs none.
+    """
+    from cad.config import load
+    from cad.histories.audit import require_sound
+    from cad.histories.imported import import_hdf5
+    from cad.schema import EnvOnly
+
+    env = load(EnvOnly, *split_files(words)).value.env if words else None
+    if to.exists():
+        raise UsageError(f"--to {to}: it is there already; name another file")
+    if file.is_dir():
+        from cad.histories.minari_datasets import import_minari
+
+        source = import_minari(file, env, to)
+    else:
+        source = import_hdf5(file, env, to)
+    try:
+        report = require_sound(to, env)
+    except CadError:
+        to.unlink()
+        raise
+    for warning in report.warnings:
+        say("warning:", f" {warning}", style="yellow")
+    say(f"{to}: {len(report.table)} tasks; in an experiment or a config:")
+    say(f"source: {{kind: file, path: {to.absolute()}, n_streams: {source.n_streams}, "
+        f"steps_per_stream: {source.steps_per_stream}}}")  # fmt: skip
+
+
+def export(
+    file: Path,
+    to: Annotated[Path, typer.Option(help="What to write: a file, or with minari a folder.")],
+    form: Annotated[
+        Literal["hdf5", "minari"],
+        typer.Option("--format", help="The documented layout, or a Minari dataset."),
+    ] = "hdf5",
+) -> None:
+    """Write a histories file for other programs."""
+    from cad.experiments.plan.directory import checked_if_recorded
+    from cad.histories.file import open_histories
+
+    if to.exists():
+        raise UsageError(f"--to {to}: it is there already; name another")
+    with open_histories(checked_if_recorded(file)) as histories:
+        if form == "hdf5":
+            from cad.histories.imported import export_hdf5
+
+            say(f"{to}: {export_hdf5(histories, to)} tasks")
+            return
+        from cad.histories.minari_datasets import export_minari
+
+        say(f"{to}: {export_minari(histories, to)} episodes")

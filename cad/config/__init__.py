@@ -13,6 +13,7 @@ from cad.config.load import Loaded, apply_overrides, flatten, from_mapping, load
 from cad.config.section import Section
 from cad.config.show import show
 from cad.config.source import (
+    FileConfig,
     LearnerConfig,
     NoiseDistillationConfig,
     PPOConfig,
@@ -23,6 +24,7 @@ from cad.config.training import LoopConfig, PretrainConfig, TrainConfig
 
 __all__ = [
     "EvaluationConfig",
+    "FileConfig",
     "KeyRow",
     "LearnerConfig",
     "Loaded",

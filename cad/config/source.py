@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -16,6 +18,8 @@ from cad.config.section import (
     Section,
     Seed,
 )
+from cad.errors import UsageError
+from cad.storage import sha256_file
 
 # Tasks that scripted agents learn together, and steps of all their streams: a step's cost hardly grows with
 # the number of streams up to some hundreds, and what is recorded has to fit into memory.
@@ -177,10 +181,68 @@ class NoiseDistillationConfig(SourceConfig):
         return (self.kind, self.n_streams)
 
 
+@lru_cache(maxsize=16)
+def _content(path: str, _changed: int, _size: int) -> str:
+    """A file's SHA-256; all cells of an experiment ask for it."""
+    return sha256_file(Path(path))
+
+
+class FileConfig(SourceConfig):
+    """Histories that are there already: a file of the layout that docs/histories.md describes.
+
+    What made them is not known, nor is chance in them; the audit says what it cannot check.
+    """
+
+    AGENT: ClassVar[str] = "recorded agent"
+    AGENTS: ClassVar[str] = "agents of another program"
+    METHOD: ClassVar[str] = (
+        "algorithm distillation of imported histories; what made them, and whether it learned, is not known"
+    )
+    CONTENT: ClassVar[tuple[str, ...]] = ("sha256:", "minari:")
+    """What begins a ``path`` that names a content, in what was made from a file."""
+
+    kind: Literal["file"] = Field(description="Histories of a file (cad histories import).")
+    path: str = Field(
+        min_length=1, description="kind=file: the HDF5 file; n_streams and steps_per_stream are its own."
+    )
+
+    @property
+    def iteration_steps(self) -> int:
+        """Nothing is collected."""
+        return 100
+
+    @property
+    def rate_settings(self) -> tuple[object, ...]:
+        """See :attr:`SourceConfig.rate_settings`."""
+        return (self.kind,)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The file's content counts, not its path; :class:`UsageError` where it cannot be read."""
+        path = self.path
+        if not path.startswith(self.CONTENT):
+            try:
+                status = Path(path).stat()
+                path = f"sha256:{_content(path, status.st_mtime_ns, status.st_size)}"
+            except OSError as error:
+                raise UsageError(f"source.path: cannot read {path} ({error.strerror})") from error
+        return {
+            "kind": self.kind, "path": path, "n_streams": self.n_streams,
+            "steps_per_stream": self.steps_per_stream,
+        }  # fmt: skip
+
+    @model_validator(mode="after")
+    def _no_facts_are_chosen(self) -> FileConfig:
+        if self.loads is not None:
+            raise ValueError("source.loads has no effect on histories that are there already; leave it out")
+        return self
+
+
 SOURCES: dict[str, type[SourceConfig]] = {
     "ppo": PPOConfig,
     "learner": LearnerConfig,
     "noise_distillation": NoiseDistillationConfig,
+    "file": FileConfig,
 }
 DEFAULT_SOURCE = PPOConfig()
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cad.envs.arrays import BoolArray, FloatArray, IntArray, NoiseArray
     from cad.envs.batched import Environments
     from cad.envs.draws import Draws
+    from cad.envs.foreign import AnyCodec
     from cad.envs.noise import Keys
 
 Place = tuple[int, int]
@@ -327,6 +328,13 @@ class TaskFamily(ABC, Generic[C]):
         from cad.envs.batched import BatchedEnv
 
         return BatchedEnv(self, task_ids, keys, loads)
+
+    @property
+    def codec(self) -> AnyCodec:
+        """Between observations and actions as Gymnasium's spaces have them, and ours."""
+        from cad.envs.foreign import PlainCodec
+
+        return PlainCodec(self.spaces)
 
     def goals(self, task_ids: npt.ArrayLike) -> IntArray:
         """What :meth:`transition` needs of many tasks: their goals, (n, numbers in a goal) int64."""

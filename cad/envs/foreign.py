@@ -114,6 +114,104 @@ class Codec:
         _flatten(self.observation_space, observations, whole, floats)
         return np.concatenate([*whole, *floats], axis=1, dtype=np.float64)
 
+    def encode_stacked(self, observations: Any) -> npt.NDArray[np.float64]:
+        """As :meth:`encode`, of n observations in an array, or in a dict or tuple of arrays."""
+        whole: list[npt.NDArray[Any]] = []
+        floats: list[npt.NDArray[Any]] = []
+        _flatten_stacked(self.observation_space, observations, whole, floats)
+        numbers: npt.NDArray[np.float64] = np.concatenate([*whole, *floats], axis=1, dtype=np.float64)
+        return numbers
+
+    def decode_stacked(self, numbers: npt.NDArray[Any]) -> Any:
+        """The n observations whose numbers (n, width) these are; see :meth:`encode_stacked`."""
+        whole, floats = iter(range(len(self._fields))), iter(range(len(self._fields), numbers.shape[1]))
+        return _unflatten(self.observation_space, numbers, whole, floats)
+
+    def actions_of(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the environment takes for our actions (n,): (n, ...)."""
+        table: npt.NDArray[Any] = np.array(self.table, dtype=self.action_space.dtype)
+        return table[numbers]
+
+    def numbers_of(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Our numbers (n,) of actions of the environment; of a Box, those of the nearest bins.
+
+        Raises ``ValueError`` that names one that is not in the action space.
+        """
+        table = np.array(self.table, dtype=np.float64).reshape(len(self.table), -1)
+        given = np.asarray(actions, dtype=np.float64).reshape(len(actions), -1)
+        if given.shape[1] != table.shape[1]:
+            raise ValueError(f"an action has {given.shape[1]} numbers; actions are {self.action_space}")
+        distance = np.stack([np.abs(table - each).sum(axis=1) for each in given])
+        nearest: npt.NDArray[np.int64] = distance.argmin(axis=1)
+        wrong = distance.min(axis=1) != 0
+        if isinstance(self.action_space, gym.spaces.Box):
+            inside = (given >= table.min(axis=0)) & (given <= table.max(axis=0))
+            wrong = ~inside.all(axis=1)
+        if wrong.any():
+            step = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"step {step}: action {actions[step]} is not in {self.action_space}")
+        return nearest
+
+
+class PlainCodec:
+    """As :class:`Codec`, for a family of our own: observations and actions are the numbers themselves."""
+
+    def __init__(self, spaces: Spaces) -> None:
+        self.observation_space: gym.Space[Any] = (
+            gym.spaces.Box(-np.inf, np.inf, (spaces.width,), np.float32)
+            if spaces.n_reals
+            else gym.spaces.MultiDiscrete(list(spaces.field_sizes))
+        )
+        self.action_space: gym.Space[Any] = gym.spaces.Discrete(spaces.n_actions)
+
+    def encode_stacked(self, observations: Any) -> npt.NDArray[np.float64]:
+        """See :meth:`Codec.encode_stacked`."""
+        return np.asarray(observations, dtype=np.float64)
+
+    def decode_stacked(self, numbers: npt.NDArray[Any]) -> Any:
+        """See :meth:`Codec.decode_stacked`."""
+        return numbers.astype(self.observation_space.dtype)
+
+    def actions_of(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See :meth:`Codec.actions_of`."""
+        return numbers.astype(np.int64)
+
+    def numbers_of(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """See :meth:`Codec.numbers_of`; what is out of range is found later."""
+        return np.asarray(actions).astype(np.int64).reshape(-1)
+
+
+AnyCodec = Codec | PlainCodec
+
+
+def _flatten_stacked(
+    space: gym.Space[Any], values: Any, whole: list[npt.NDArray[Any]], floats: list[npt.NDArray[Any]]
+) -> None:
+    """Append the numbers (n, ...) of n values of a space, each part of which is one array."""
+    if isinstance(space, gym.spaces.Dict):
+        for key, inner in space.spaces.items():
+            _flatten_stacked(inner, values[key], whole, floats)
+    elif isinstance(space, gym.spaces.Tuple):
+        for index, inner in enumerate(space.spaces):
+            _flatten_stacked(inner, values[index], whole, floats)
+    else:
+        _flatten(space, values, whole, floats)
+
+
+def _unflatten(
+    space: gym.Space[Any], numbers: npt.NDArray[Any], whole: Iterator[int], floats: Iterator[int]
+) -> Any:
+    """n values of a space, each part one array, from the columns of ``numbers`` (n, width)."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _unflatten(inner, numbers, whole, floats) for key, inner in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        return tuple(_unflatten(inner, numbers, whole, floats) for inner in space.spaces)
+    shape: tuple[int, ...] = tuple(space.shape or ())
+    columns = floats if isinstance(space, gym.spaces.Box) else whole
+    chosen = [next(columns) for _ in range(int(np.prod(shape)))]
+    part = numbers[:, chosen] + np.ravel(getattr(space, "start", 0))
+    return part.astype(space.dtype).reshape(len(numbers), *shape)
+
 
 def _flatten(
     space: gym.Space[Any],

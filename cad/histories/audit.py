@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cad.config import SourceConfig
+from cad.config import FileConfig, SourceConfig
 from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
@@ -92,11 +92,11 @@ def audit(
     return report
 
 
-def require_sound(path: Path, env: EnvConfig, stage: str | None = None) -> None:
-    """Raise :class:`CadError` with the first problems unless the audit of ``path`` finds none."""
+def require_sound(path: Path, env: EnvConfig | None, stage: str | None = None) -> AuditReport:
+    """The audit of ``path``; raises :class:`CadError` with the first problems that it finds."""
     report = audit(path, env=env, stage=stage)
     if report.ok:
-        return
+        return report
     shown = report.problems[:5]
     if len(report.problems) > len(shown):
         shown.append(
@@ -138,6 +138,13 @@ def _audit_open(
             report.problems.append(str(error))
         if progress:
             progress(count, len(checked))
+    imported = isinstance(histories.provenance.source, FileConfig)
+    if imported and family.has_rules and not _can_derive(family, histories.provenance.source):
+        report.warnings.append(
+            f"the histories were imported, and what chance decided in tasks of env.name={family.name} is not "
+            "known: checked were shapes, ranges, episode flags and equal streams, not whether next states "
+            "and rewards are the task's"
+        )
     if not family.has_rules:
         report.warnings.append(
             f"env.name={family.name} has no rules to derive transitions from: checked were shapes, ranges, "
@@ -145,7 +152,14 @@ def _audit_open(
             "task's"
         )
     if family.has_optimum:
-        _check_learning(report)
+        # What others recorded need not have learned: it can be trained on all the same.
+        _check_learning(report, report.warnings if imported else report.problems)
+
+
+def _can_derive(family: AnyFamily, source: SourceConfig) -> bool:
+    """Whether the family's rules give transitions again: chance in them follows from our keys alone."""
+    chance = family.is_random or family.n_facts > 1
+    return family.has_rules and not (chance and isinstance(source, FileConfig))
 
 
 def _check_split(histories: Histories, split: Split, report: AuditReport) -> None:
@@ -196,7 +210,7 @@ def _check_task(
         return
     faults = _Faults(f"task {task_id} ({family.describe(task_id)})", report.problems)
     if family.ends_early:
-        if family.has_rules:
+        if _can_derive(family, source):
             _check_replay(family, task_id, history, source, faults)
         else:
             _check_what_shows(family, history, faults)
@@ -209,6 +223,10 @@ def _check_task(
             f"{task_name(task_id)}: {shape[1]} steps are no whole number of episodes of {family.horizon}"
         )
         return
+    elif not _can_derive(family, source):
+        _check_ends(family, history, faults)
+        _check_what_shows(family, history, faults)
+        returns = history.rewards.reshape(shape[0], -1, family.horizon).sum(axis=2).mean(axis=0)
     else:
         starts, hidden = _episode_starts(family, task_id, source, shape[1] // family.horizon)
         noise = stream_noise(task_id, source) if family.is_random else None
@@ -276,6 +294,14 @@ def _goals(family: AnyFamily, task_id: int, n: int) -> IntArray:
     return np.broadcast_to(goals, (n, goals.shape[1]))
 
 
+def _check_ends(family: AnyFamily, history: Transitions, faults: _Faults) -> None:
+    """All episodes last ``horizon`` steps."""
+    steps = history.actions.shape[1]
+    last = np.arange(1, steps + 1) % family.horizon == 0
+    ends = np.broadcast_to(last.astype(np.uint8), history.actions.shape)
+    faults.compare("episode_ends", history.episode_ends, ends)
+
+
 def _check_transitions(
     family: AnyFamily,
     task_id: int,
@@ -285,10 +311,7 @@ def _check_transitions(
     noise: NoiseArray | None,
     faults: _Faults,
 ) -> None:
-    streams, steps = history.actions.shape
-    last = np.arange(1, steps + 1) % family.horizon == 0
-    ends = np.broadcast_to(last.astype(np.uint8), (streams, steps))
-    faults.compare("episode_ends", history.episode_ends, ends)
+    _check_ends(family, history, faults)
     # The state each step must start from: the start, or where the step before it ended.
     expected = np.empty_like(history.states)
     expected[:, 1:] = history.next_states[:, :-1]
@@ -313,7 +336,8 @@ def _types(family: AnyFamily) -> dict[str, str]:
 def _check_what_shows(family: AnyFamily, history: Transitions, faults: _Faults) -> None:
     """What can be told without rules: ranges, finite numbers, where episodes end, streams that are equal."""
     spaces, terminations = family.spaces, history.terminations
-    assert terminations is not None
+    if terminations is None:
+        terminations = np.zeros_like(history.episode_ends)
     faults.limit("action", history.actions, spaces.n_actions - 1)
     for index, (name, size) in enumerate(zip(spaces.field_names, spaces.field_sizes, strict=True)):
         faults.limit(f"a state's {name}", history.states[..., index], size - 1)
@@ -412,14 +436,14 @@ def _derive(
     return next_states.reshape(streams, steps, -1), rewards.reshape(streams, steps)
 
 
-def _check_learning(report: AuditReport) -> None:
+def _check_learning(report: AuditReport, found: list[str]) -> None:
     rows = [row for row in report.table if row.optimal_return > 0]
     if not rows:
         return
     first = float(np.mean([row.first_return / row.optimal_return for row in rows]))
     last = float(np.mean([row.last_return / row.optimal_return for row in rows]))
     if last - first < _LEAST_GAIN:
-        report.problems.append(
+        found.append(
             f"the source agents did not learn: mean return {last:.2f} of the optimum in the last episode, "
             f"{first:.2f} in the first; collect with more steps or other source settings"
         )

@@ -21,7 +21,7 @@ import h5py
 
 from cad import __version__
 from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, write_sealed
-from cad.config import SourceConfig
+from cad.config import FileConfig, SourceConfig
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.registry import task_family
@@ -30,6 +30,7 @@ from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError
 from cad.hdf5 import open_hdf5
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
+from cad.histories.imported import import_file
 from cad.interrupt import STOP_SIGNALS
 from cad.locks import folder_lock
 from cad.packages import COLLECTION_PACKAGES, package_versions
@@ -65,6 +66,9 @@ def collect(
     """
     if workers < 1:
         raise UsageError(f"workers={workers}: at least one process has to collect")
+    if isinstance(source, FileConfig):
+        import_file(env, source, out, progress=progress, stage=stage)
+        return
     versions = {"cad": __version__} | package_versions(COLLECTION_PACKAGES)
     settings = {"schema": SCHEMA_VERSION, "env": env.model_dump(), "source": source.identity}
     fingerprint = sha256_json(settings | {"versions": versions})

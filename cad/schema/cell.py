@@ -188,6 +188,12 @@ class Config(Section):
         return self
 
 
+class EnvOnly(Section):
+    """A section ``env`` alone: the tasks of histories that are imported."""
+
+    env: AnyEnvConfig = Field(DEFAULT_ENV, description="Tasks and their split.")
+
+
 def _chosen(settings: Mapping[str, object], section: str, tag: str) -> Any:
     """The kind that overrides choose for a section, written as a dotted key or inside the section."""
     whole = settings.get(section)

@@ -17,6 +17,7 @@ import torch
 from pydantic import TypeAdapter
 
 import cad
+from cad.config import FileConfig
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -138,6 +139,8 @@ def _histories(config: Config, _device: torch.device) -> float:
     from cad.histories.source import learn_tasks
 
     source, family = config.source, task_family(config.env)
+    if isinstance(source, FileConfig):
+        return 1e-9  # they are there: copied and checked
     tasks = family.task_ids[: source.tasks_at_once]
 
     def took(iterations: int) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cad.checksums import DamagedFileError
+from cad.config import FileConfig
 from cad.envs.registry import task_family
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
@@ -141,7 +142,9 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
     )
     family = task_family(first.config.env)
     directory = StageDirectory(root, first.histories.name)
-    if not same or not directory.done:
+    # Which fact an episode needed is not known of histories of another program.
+    unknown = family.n_facts > 1 and isinstance(first.config.source, FileConfig)
+    if not same or unknown or not directory.done:
         return None
     with open_histories(directory.checked(StageFile.HISTORIES), directory.name) as file:
         arrays = read_arrays(file, family, tasks)
