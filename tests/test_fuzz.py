@@ -18,7 +18,6 @@ def test_random_configs_on_the_command_line_end_alike(tmp_path: Path) -> None:
     count: Counter[str] = Counter()
     fuzz_commands(3, tmp_path, count)
     assert count["run"] >= 1 and count["refused"] >= 1, count
-    print(count)
 
 
 def test_random_files_end_in_a_config_or_one_message(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ class Codec:
     def actions_of(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the environment takes for our actions (n,): (n, ...)."""
         table: npt.NDArray[Any] = np.array(self.table, dtype=self.action_space.dtype)
-        return table[numbers]
+        taken: npt.NDArray[Any] = table[numbers]
+        return taken
 
     def numbers_of(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Our numbers (n,) of actions of the environment; of a Box, those of the nearest bins.
