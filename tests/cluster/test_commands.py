@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,8 +153,14 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
-    """Held jobs: what is measured is submission and the table."""
+def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path, monkeypatch):
+    """Held jobs: what is measured is submission and the table, with a squeue that takes five seconds."""
+    asked, slow = tmp_path / "asked", tmp_path / "bin" / "squeue"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/bash\necho >>{asked}\nsleep 5\nexec {shutil.which("squeue")} "$@"\n')
+    slow.chmod(0o755)
+    asked.touch()
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
     root = with_histories(tmp_path / "runs")
     settings = yaml.safe_load(one_cell.read_text())
     settings["seeds"] = list(range(1000))
@@ -164,6 +171,8 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
     submitted = cluster.fresh_cad("submit", one_cell, "--profile", profile, "--root", root).stdout
     took = cpu_seconds() - before
     assert submitted.count("1000 tasks") == 2
+    assert len(asked.read_text()) <= 1
+    asked.write_text("")
     answered = []
     for _ in range(3):
         before = cpu_seconds()
@@ -174,6 +183,7 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path):
     assert len(actual) == 1000
     assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in actual)
     assert took < 30 and min(answered) < 2
+    assert len(asked.read_text()) == 3  # once a table
     assert "cancelled 2000 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
 
 
