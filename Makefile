@@ -13,7 +13,7 @@ define run_tests
 	$(PYTEST) -m "$(SELECTED)" -n 4 --no-loadscope-reorder --durations 20
 endef
 
-.PHONY: quickstart test test-exhaustive test-fast check format benchmark image clean help
+.PHONY: quickstart test test-exhaustive test-fast check docs format benchmark image clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -37,6 +37,13 @@ check: $(READY)  ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+docs: $(VENV)/.docs  ## the documentation site: build/site/index.html, to read from disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]' --no-build-isolation
+	touch $@
 
 format: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -28,7 +28,7 @@ from cad.schema import Config
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "slurm/README.md",
     ROOT / "CONTRIBUTING.md",
 ]
