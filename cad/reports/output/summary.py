@@ -50,7 +50,7 @@ def depth_and_latents(study: Study) -> str:
         paired = alike.differences.get(other.label)
         sentences.append(
             f"With as much state ({alike.lead_bytes / 1024:,.1f} KiB a roll-out), {describe(at.model)} "
-            f"returns {at.model.score:.2f} of the optimum, {describe(other)} {other.score:.2f}"
+            f"returns {at.model.score:.2f} of the optimum and {other.label} {other.score:.2f}"
             + (f", a difference of {-paired.mean:+.3f}{_interval(paired, -1)}." if paired else ".")
         )
     return " ".join(sentences)

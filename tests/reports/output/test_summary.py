@@ -63,7 +63,7 @@ def test_the_answer_compares_the_corner_of_the_grid_whatever_is_best(cell: Make)
         "With 4 latents, depth 7 instead of 1 changes the return by -0.100 [-0.100, -0.100 over tasks, with "
         "1 seed]; at depth 7, 4 latents instead of 1 by +0.300 [+0.300, +0.300 over tasks, with 1 seed], in "
         "shares of the optimum. With as much state (88.0 KiB a roll-out), CompressedAD (window 40, depth 7, "
-        "4 latents) returns 0.50 of the optimum, AD with window 44 0.25, a difference of +0.250 [+0.250, "
+        "4 latents) returns 0.50 of the optimum and AD, window 44 0.25, a difference of +0.250 [+0.250, "
         "+0.250 over tasks, with 1 seed]."
     )
     assert depth_and_latents(study_of(cells[-1:])) == ""
