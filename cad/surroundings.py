@@ -9,7 +9,6 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import stat
 import tempfile
@@ -92,7 +91,18 @@ def left_out(names: Iterable[str], *, places: bool = True) -> list[str]:
     """Those of some variables' ``names`` that are dropped, sorted."""
     patterns = [pattern for _, some in LEFT_OUT for pattern in some if places or some is not PLACES]
     candidates = set(names) - _SET.keys() - _KEPT
-    return sorted(name for name in candidates if any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    return sorted(name for name in candidates if any(_matches(name, pattern) for pattern in patterns))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern, in which one ``*`` may stand for anything, means a name.
+
+    ``fnmatch`` would compile an expression for each pattern, for every command anew.
+    """
+    start, star, end = pattern.partition("*")
+    if not star:
+        return name == pattern
+    return name.startswith(start) and name.endswith(end) and len(name) >= len(start) + len(end)
 
 
 def dropped() -> tuple[str, ...]:

@@ -17,12 +17,18 @@ import types
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from cad.experiments.run.local_launcher import PRELOADED
 
 ENVIRONMENT = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 # What commands import, so that children find it imported.
-_HEAVY = ("cad.experiments.reporting.report", "cad.experiments.run.stages", "cad.training.learner")
+_HEAVY = (
+    "cad.experiments.reporting.report",
+    "cad.experiments.run.stages",
+    "cad.training.learner",
+    "torch._dynamo",
+)
 
 
 def run_cli(
@@ -35,40 +41,63 @@ def run_cli(
 
     ``environment`` is added to the child's, but not to that of the stages of ``cad run``.
     """
-    for module in _HEAVY:
-        importlib.import_module(module)
-    if multiprocessing.forkserver._forkserver._forkserver_pid is None:
-        os.environ.update(ENVIRONMENT)
-        multiprocessing.forkserver.set_forkserver_preload(PRELOADED)
-        multiprocessing.forkserver.ensure_running()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with StartedCli(words, cwd, environment) as child:
+        return child.wait(timeout)
+
+
+class StartedCli:
+    """``cad *words`` in a child of this process, which goes on beside it; the end of the block ends it."""
+
+    def __init__(
+        self, words: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        for module in _HEAVY:
+            importlib.import_module(module)
+        if multiprocessing.forkserver._forkserver._forkserver_pid is None:
+            os.environ.update(ENVIRONMENT)
+            multiprocessing.forkserver.set_forkserver_preload(PRELOADED)
+            multiprocessing.forkserver.ensure_running()
+        self._words = list(words)
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - both are closed at the end of the block
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115
+        self._code: int | None = None
         gc.freeze()
-        child = os.fork()
-        if child == 0:
-            _become_cli(list(words), cwd, environment or {}, out.fileno(), err.fileno())
-        code = _wait(child, words, timeout)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read())
-    return subprocess.CompletedProcess(["cad", *words], code, *texts)
+        self._pid = os.fork()
+        if self._pid == 0:
+            _become_cli(self._words, cwd, environment or {}, self._out.fileno(), self._err.fileno())
 
+    def __enter__(self) -> StartedCli:
+        return self
 
-def _wait(child: int, words: Sequence[str], timeout: float) -> int:
-    deadline = time.monotonic() + timeout
-    ended = False
-    try:
+    def __exit__(self, *_: object) -> None:
+        if self._code is None:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        self._out.close()
+        self._err.close()
+
+    @property
+    def stdout(self) -> str:
+        """What it has written by now."""
+        return _text(self._out)
+
+    def wait(self, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Its outcome; raises ``TimeoutExpired`` after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            pid, status = os.waitpid(child, os.WNOHANG)
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
             if pid:
-                ended = True
-                return os.waitstatus_to_exitcode(status)
+                self._code = os.waitstatus_to_exitcode(status)
+                texts = (_text(self._out), _text(self._err))
+                return subprocess.CompletedProcess(["cad", *self._words], self._code, *texts)
             time.sleep(0.01)
-        raise subprocess.TimeoutExpired(["cad", *words], timeout)
-    finally:
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+        raise subprocess.TimeoutExpired(["cad", *self._words], timeout)
+
+
+def _text(file: IO[bytes]) -> str:
+    """A file's text, read without moving the place where the child writes."""
+    descriptor = file.fileno()
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode().replace("\r\n", "\n")
 
 
 def _become_cli(

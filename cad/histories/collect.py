@@ -143,9 +143,9 @@ def _worker_processes(n: int, arguments: _Arguments) -> Iterator[list[_Connectio
     A pipe a worker, not a shared queue: when this process is killed outright, each worker finds
     its pipe closed and ends, instead of waiting for ever.
     """
-    # Forked from one process that has imported stable-baselines3, which takes seconds.
+    # Forked from one process that has imported what takes seconds; torch's optimisers need its compiler.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cad.histories.source", __name__])
+    context.set_forkserver_preload(["cad.histories.source", __name__, "torch._dynamo"])
     connections = []
     processes = []
     # Ctrl-C reaches every process of the terminal, Slurm's signals every process of the job step;

@@ -20,8 +20,9 @@ Work = Callable[[RankAssignment, int], None]
 """What each rank runs, given the process that launched it; picklable.  It may raise what a stage raises."""
 
 # What every stage and rank imports, once for all processes that are forked from one that has.  Not
-# DeepSpeed: it looks for devices, which a forked process could not use then.
-PRELOADED = ["cad.experiments.run.job", "cad.histories.collect", "h5py", "safetensors.torch"]
+# DeepSpeed: it looks for devices, which a forked process could not use then.  torch's compiler looks for
+# none; whoever makes an optimiser imports it, in 2 s of CPU time, whether anything is compiled or not.
+PRELOADED = ["cad.experiments.run.job", "cad.histories.collect", "h5py", "safetensors.torch", "torch._dynamo"]
 
 _POLL_SECONDS = 0.2
 # For the other ranks to notice that one is gone, to save and to end, before they are killed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import StartedCli
 
 from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
@@ -68,28 +68,22 @@ def test_a_stop_ends_the_watch(small, unfinished):
 
 
 def test_the_command_rewrites_and_ends(small, finished, unfinished):
-    command = [sys.executable, "-m", "cad.cli", "report", str(small), "--root", str(unfinished)]
-    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "--watch", "--every", "0.1", "--no-figures"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line == "0 of 3 cells have ended\n"
+    words = ["report", str(small), "--root", str(unfinished), "--watch", "--every", "0.1", "--no-figures"]
+    with StartedCli(words) as child:
+        deadline = time.monotonic() + 400
+        while not child.stdout and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert child.stdout == "0 of 3 cells have ended\n"
         early = json.loads((unfinished / "small/report/report.json").read_text())
         assert early["headline"] == "No result yet: of 3 cells, none is done, 0 failed."
         assert "Unfinished: 4 of 7 stages are done, 0 failed, 3 missing." in early["notices"]
         for folder in (unfinished / "stages").glob("evaluate-*"):
             finish(folder)
-        rest, _ = process.communicate(timeout=400)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert rest.splitlines()[-2] == "3 of 3 cells have ended"
-    assert rest.splitlines()[-1].startswith("report: ")
+        done = child.wait(400)
+    assert done.returncode == 0, done.stderr
+    *_, last, where = done.stdout.splitlines()
+    assert last == "3 of 3 cells have ended"
+    assert where.startswith("report: ")
     late, wanted = (
         json.loads((root / "small/report/report.json").read_text()) for root in (unfinished, finished)
     )
