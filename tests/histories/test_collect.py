@@ -156,6 +156,7 @@ def test_refusals(env: EnvConfig, source: PPOConfig, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", [{"gae_lambda": 0.1}, {"clip_range": 0.01}], ids=lambda s: next(iter(s)))
 def test_settings_of_ppo_change_what_it_does(env: EnvConfig, source: PPOConfig, setting: dict) -> None:
+    source = source.model_copy(update={"steps_per_stream": 60})  # three updates of the agents
     settings = (source, source, source.model_copy(update=setting))
     usual, again, other = (learn(task_family(env), 0, one).actions.tolist() for one in settings)
     assert usual == again

@@ -187,7 +187,7 @@ def test_dropped_regions_are_forgotten_and_folded_ones_are_not(tiny_config, loud
 def test_memory_does_not_grow(model):
     memory = new_memory(model, 2)
     at_first = memory.state_bytes
-    logits_of(memory, random_steps(2, 200))
+    logits_of(memory, random_steps(2, 120))
     assert memory.state_bytes == at_first
     assert new_memory(model, 7).state_bytes == at_first
 

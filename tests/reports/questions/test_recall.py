@@ -28,8 +28,9 @@ def test_ages_count_episodes_since_the_fact_was_needed():
 
 def test_the_section_says_how_long_a_fact_is_remembered(cell, origin, tmp_path):
     cells = [cued(cell), cued(cell, seed=1), cued(cell, kind="ad", window=80)]
-    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path).read_text()
-    table = json.loads((tmp_path / "report.json").read_text())["tables"]["recall"]
+    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False).read_text()
+    written = json.loads((tmp_path / "report.json").read_text())
+    table = written["tables"]["recall"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     assert len({(row["label"], row["seed"]) for row in rows}) == 3
     for row in rows:
@@ -38,11 +39,11 @@ def test_the_section_says_how_long_a_fact_is_remembered(cell, origin, tmp_path):
     own = [row["episodes"] for row in rows if row["label"] == rows[0]["label"] and row["seed"] == 0]
     assert sum(own) == 8 * 8 * 30
     assert "returns 1.00 of the optimum where the fact that an episode needs was needed 1 episode" in page
-    assert (tmp_path / "figures/recall.png").exists()
+    assert "recall" in {figure["name"] for figure in written["figures"]}
 
 
 def test_tasks_of_one_fact_have_no_such_section(quickstart, origin, tmp_path):
-    write_report("r", ReportConfig(), quickstart, None, origin, tmp_path, figures=False)
+    write_report("r", ReportConfig(), quickstart[:1], None, origin, tmp_path, figures=False)
     written = json.loads((tmp_path / "report.json").read_text())
     assert "recall" not in {figure["name"] for figure in written["figures"]}
     assert "recall" not in written["tables"]

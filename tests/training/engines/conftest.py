@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import subprocess
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import engine_rank
 import numpy as np
 import pytest
 import safetensors.torch
@@ -28,10 +28,10 @@ class RankProcess:
     """One rank, with the methods of :class:`subprocess.Popen` that tests use."""
 
     def __init__(self, jobs_file: Path, rank: int) -> None:
+        # Here, as it imports DeepSpeed: every worker of pytest collects this file.
+        run = importlib.import_module("engine_rank").run
         self._output = jobs_file.with_name(f"{jobs_file.stem}-{rank}.txt")
-        self._process = _RANKS.Process(
-            target=engine_rank.run, args=(str(jobs_file), str(rank), str(self._output))
-        )
+        self._process = _RANKS.Process(target=run, args=(str(jobs_file), str(rank), str(self._output)))
         self._process.start()
 
     @property
