@@ -101,6 +101,7 @@ EXHAUSTIVE = (
     "cluster/test_accounting.py",
     "cluster/test_commands.py::test_a_thousand_cells",
     "cluster/test_ranks.py",
+    "experiments/run/test_learns.py::test_learns_in_context[ppo]",
     "experiments/run/test_learns.py::test_region_ad",
     "experiments/test_documented_commands.py::test_documented_commands_run",
     "experiments/test_nothing_changed.py::test_every_kind_and_way_of_training_gives_the_recorded_numbers",

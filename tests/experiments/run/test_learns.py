@@ -23,13 +23,13 @@ arms:
 
 @pytest.fixture(scope="module")
 def learned(cad, tmp_path_factory):
-    """``learned(settings)``: a model's numbers in the report, and the report's folder."""
+    """``learned(settings, *words)``: a model's numbers in the report, and the report's folder."""
     folder = tmp_path_factory.mktemp("learns")
 
-    def learn(settings):
+    def learn(settings, *words):
         file = folder / "learns.yaml"
         file.write_text(LEARNS + json.dumps(settings))
-        done = cad("run", file, "--root", folder, "--inline")
+        done = cad("run", file, "--root", folder, "--inline", *words)
         assert done.returncode == 0, done.stderr
         report = folder / "learns/report"
         (cell,) = json.loads((report / "report.json").read_text())["cells"]
@@ -38,11 +38,29 @@ def learned(cad, tmp_path_factory):
     return learn
 
 
-def test_learns_in_context(learned):
-    cell, _ = learned({"model.kind": "compressed_ad"})
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        # Histories of PPO take most of the time; that its agents learn, test_audit.py says.  Measured 0.73.
+        (
+            {
+                "source.kind": "noise_distillation",
+                "model.n_layer": 1,
+                "train.n_updates": 600,
+                "train.batch_size": 16,
+                "train.validate_every": 0,
+            },
+            0.5,
+        ),
+        ({}, 0.6),  # measured 0.88
+    ],
+    ids=["noise_distillation", "ppo"],
+)
+def test_learns_in_context(settings, least, learned):
+    cell, _ = learned({"model.kind": "compressed_ad"} | settings, "--no-figures")
     first = cell["return_first_episode"] / 8.3  # mean optimum of the three held-out goals, roughly
-    # Measured 0.88; random actions get about 0.06, a model that only imitates early episodes 0.1.
-    assert cell["normalised_last10"] > 0.6
+    # Random actions get about 0.06, a model that only imitates early episodes 0.1.
+    assert cell["normalised_last10"] > least
     assert cell["normalised_last10"] > first + 0.3
     assert cell["compressions"] == 30 * 10 // 20 - 1
 

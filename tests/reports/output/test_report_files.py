@@ -191,7 +191,7 @@ def test_other_task_families(tmp_path: Path, cell: Make, origin: Provenance, nam
     assert "maps" not in {figure["name"] for figure in written["figures"]}
 
 
-def test_a_file_in_the_way_is_one_clear_message(tmp_path: Path, cell: Make, origin: Provenance) -> None:
+def test_a_file_in_the_way_is_one_clear_message(tmp_path: Path, origin: Provenance) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(CadError, match="out"):
-        write_report("x", ReportConfig(), [cell()], None, origin, tmp_path / "out")
+        write_report("x", ReportConfig(), [], None, origin, tmp_path / "out")
