@@ -39,28 +39,25 @@ def learned(cad, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("settings", "least"),
+    "settings",
     [
-        # Histories of PPO take most of the time; that its agents learn, test_audit.py says.  Measured 0.73.
-        (
-            {
-                "source.kind": "noise_distillation",
-                "model.n_layer": 1,
-                "train.n_updates": 600,
-                "train.batch_size": 16,
-                "train.validate_every": 0,
-            },
-            0.5,
-        ),
-        ({}, 0.6),  # measured 0.88
+        # Histories of PPO take most of the time; that its agents learn, test_audit.py says.  Measured 0.76.
+        {
+            "source.kind": "noise_distillation",
+            "model.n_layer": 1,
+            "train.n_updates": 600,
+            "train.batch_size": 16,
+            "train.validate_every": 0,
+        },
+        {},  # measured 0.88
     ],
     ids=["noise_distillation", "ppo"],
 )
-def test_learns_in_context(settings, least, learned):
+def test_learns_in_context(settings, learned):
     cell, _ = learned({"model.kind": "compressed_ad"} | settings, "--no-figures")
     first = cell["return_first_episode"] / 8.3  # mean optimum of the three held-out goals, roughly
     # Random actions get about 0.06, a model that only imitates early episodes 0.1.
-    assert cell["normalised_last10"] > least
+    assert cell["normalised_last10"] > 0.6
     assert cell["normalised_last10"] > first + 0.3
     assert cell["compressions"] == 30 * 10 // 20 - 1
 
