@@ -63,6 +63,7 @@ def test_report_benchmark_writes_a_sweep_and_measures_its_report(tmp_path: Path)
     assert file.exists(), run.stderr
     numbers = json.loads(file.read_text())
     assert numbers["cells"] == 2 and numbers["cpu_seconds"] > 0 and 0 < numbers["memory_gb"] < 2
+    assert 0 < numbers["checksum_share"] < 0.02
     assert run.returncode == int(not numbers["ok"])
     report = json.loads((tmp_path / "runs" / "made-up" / "report" / "report.json").read_text())
     assert [cell["status"] for cell in report["cells"]] == ["done", "done"]
