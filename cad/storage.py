@@ -21,10 +21,13 @@ from typing import Any
 
 from cad.errors import CadError, UsageError, printable
 
-_DISK_ADVICE = {
+_DISK_WIDE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
     errno.EROFS: "the file system is read-only; choose another folder",
+}
+_DISK_ADVICE = {
+    **_DISK_WIDE,
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
     errno.ENOTDIR: "a part of this path is a file, not a folder; choose another path",
@@ -40,7 +43,7 @@ _READ_ADVICE = {
     errno.EINVAL: "give the path of a file",
     errno.ENOTDIR: "a part of this path is a file, not a folder",
 }
-_TRY_AGAIN = "nothing was changed; run the same command again, and ask who runs the file system if it stays"
+_TRY_AGAIN = "run the same command again, and ask who runs the file system if it stays"
 
 
 class UnreadableError(CadError):
@@ -48,13 +51,18 @@ class UnreadableError(CadError):
 
 
 def disk_error(error: OSError, path: Path, doing: str = "write") -> CadError:
-    """An operating-system error as a message that says what the system said and what to do."""
+    """An operating-system error as a message that says what the system said and what to do.
+
+    ``doing`` is "reach" where it is not known what was tried.
+    """
     number = error.errno or 0
     said = error.strerror or str(error)
-    if doing in ("read", "lock"):
+    if doing in ("read", "lock", "reach"):
         if isinstance(error, FileNotFoundError):
             return UnreadableError(f"{path} is missing")
-        advice = _READ_ADVICE.get(number, _TRY_AGAIN)
+        advice = _READ_ADVICE.get(number, f"nothing was changed; {_TRY_AGAIN}")
+        if doing == "reach":
+            advice = (_READ_ADVICE | _DISK_WIDE).get(number, _TRY_AGAIN)
         return UnreadableError(f"cannot {doing} {path}: {said} (errno {number}); {advice}")
     return CadError(f"cannot {doing} {path}: {_DISK_ADVICE.get(number, said)}")
 

@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ import cad
 from cad.cli import analysis, cluster, config, doctor, experiments, families, histories, stages
 from cad.cli.terminal import errors
 from cad.errors import CadError, printable
-from cad.storage import user_path
+from cad.storage import disk_error, user_path
 from cad.surroundings import leave_out
 
 _LONGEST = 20_000  # characters of a message
@@ -123,6 +124,8 @@ def main() -> None:
     except (CadError, OSError, MemoryError) as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno and error.filename:
+            error = disk_error(error, Path(str(error.filename)), "reach")
         message = printable(str(error) or type(error).__name__, _LONGEST, keep="\n\t")
         errors.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
         sys.exit(error.exit_code if isinstance(error, CadError) else CadError.exit_code)

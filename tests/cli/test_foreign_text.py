@@ -10,6 +10,7 @@ from forked import run_cli
 
 from cad.cli.app import _with_home
 from cad.cli.arguments import split_files
+from cad.storage import disk_error
 
 PIPE = {"COLUMNS": "80"}
 EXPERIMENT = """
@@ -60,6 +61,20 @@ def test_a_tilde_after_an_option_is_the_home(monkeypatch: pytest.MonkeyPatch) ->
     assert [_with_home(w) for w in ("--root=x~", "report.title=~", "~", "--json")] == [
         "--root=x~", "report.title=~", "~", "--json"
     ]  # fmt: skip
+
+
+def test_what_the_system_says_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """No command looks at a stage whose path has a circle of links in it."""
+    (tmp_path / "runs").symlink_to("runs")
+    (tmp_path / "e.yaml").write_text(EXPERIMENT % "x")
+    done = run_cli(["report", "e.yaml"], tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = str(disk_error(PermissionError(13, "Permission denied"), Path("x/DONE"), "reach"))
+    assert (
+        said
+        == "cannot reach x/DONE: Permission denied (errno 13); ask its owner for the permission to read it"
+    )
+    assert "the disk is full" in str(disk_error(OSError(28, "No space left"), Path("x"), "reach"))
 
 
 def test_a_home_that_is_not_there(tmp_path: Path) -> None:

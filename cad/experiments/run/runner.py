@@ -22,6 +22,7 @@ from cad.interrupt import StopFlag
 from cad.storage import make_dirs
 
 _POLL_SECONDS = 0.5
+_UNREPORTED = "its process ended without reporting an error (killed or out of memory?); run again to resume"
 
 
 @dataclass
@@ -81,8 +82,11 @@ class Run:
                 ready.append(entry)
         return max(ready, key=lambda entry: expected_steps(entry.stage), default=None)
 
-    def settle(self, entry: StageState, *, stopped: bool = False) -> None:
-        """Take a stage's outcome from its markers; ``stopped`` says that it was asked to save and end."""
+    def settle(self, entry: StageState, *, stopped: bool = False, why: str = _UNREPORTED) -> None:
+        """Take a stage's outcome from its markers; ``stopped`` says that it was asked to save and end.
+
+        ``why`` is the reason of a failure that the stage could not record, as where it may not write.
+        """
         entry.seconds = time.time() - entry.started
         if entry.directory.done:
             entry.state = "done"
@@ -91,11 +95,7 @@ class Run:
         if reason is None and stopped:
             entry.state, entry.message = "stopped", _saved(entry)
             return
-        if reason is None:
-            reason = (
-                "its process ended without reporting an error (killed or out of memory?); run again to resume"
-            )
-        entry.state, entry.message = "failed", reason
+        entry.state, entry.message = "failed", why if reason is None else reason
 
     @property
     def failures(self) -> list[StageState]:
@@ -124,13 +124,13 @@ def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> No
         show(run)
         try:
             run_or_record(run.root, entry.stage, resources, stop)
-        except CadError:
-            if stop():
-                run.settle(entry, stopped=True)
-                show(run)
+        except CadError as error:
+            run.settle(entry, stopped=stop(), why=str(error))
+            show(run)
             stop.raise_if_set("the experiment")
-        run.settle(entry)
-        show(run)
+        else:
+            run.settle(entry)
+            show(run)
 
 
 def run_in_processes(
@@ -147,7 +147,7 @@ def run_in_processes(
             for name, (entry, process) in list(running.items()):
                 if process.ended:
                     del running[name]
-                    run.settle(entry)
+                    run.settle(entry, why=f"{_UNREPORTED}; its log is {logs / f'{name}.log'}")
             while len(running) < workers and not stop() and (ready := run.next_ready()) is not None:
                 if running and any(
                     _runs_alone(other) for other in (ready, *(e for e, _ in running.values()))

@@ -33,6 +33,8 @@ def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, n
     assert run_table(run)
     run.settle(entry)
     assert entry.state == "failed" and "without reporting an error" in entry.message
+    run.settle(entry, why="no permission to write there")
+    assert (entry.state, entry.message) == ("failed", "no permission to write there")
     entry.directory.record_failure("out of memory", expected=True)
     run.settle(entry, stopped=True)
     assert (entry.state, entry.message) == ("failed", "out of memory")
