@@ -17,6 +17,7 @@ from cad.config.source import (
     LearnerConfig,
     NoiseDistillationConfig,
     PPOConfig,
+    SB3Config,
     SourceConfig,
     source_config,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "NoiseDistillationConfig",
     "PPOConfig",
     "PretrainConfig",
+    "SB3Config",
     "Section",
     "SourceConfig",
     "TrainConfig",

@@ -181,6 +181,58 @@ class NoiseDistillationConfig(SourceConfig):
         return (self.kind, self.n_streams)
 
 
+_CONTINUOUS = ("DDPG", "SAC", "TD3")
+_OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")
+
+
+class SB3Config(SourceConfig):
+    """Agents of any algorithm of stable-baselines3 that takes discrete actions."""
+
+    AGENT: ClassVar[str] = "reinforcement-learning agent"
+    AGENTS: ClassVar[str] = "reinforcement-learning agents"
+    METHOD: ClassVar[str] = (
+        "algorithm distillation of an algorithm of stable-baselines3, which learned every task from scratch"
+    )
+
+    kind: Literal["sb3"] = Field(description="An algorithm of stable-baselines3 by its name.")
+    algorithm: str = Field(
+        pattern=r"^[A-Za-z]\w*$",
+        description="kind=sb3: name of the class, such as A2C or DQN; policy MlpPolicy.",
+    )
+    arguments: dict[str, Any] = Field(
+        {}, description="kind=sb3: arguments of the algorithm, such as {learning_rate: 0.001, n_steps: 5}."
+    )
+
+    @property
+    def iteration_steps(self) -> int:
+        """Enough steps of any algorithm to be timed."""
+        return 100
+
+    @property
+    def tasks_at_once(self) -> int:
+        """Agents learn a task after the other."""
+        return 1
+
+    @property
+    def rate_settings(self) -> tuple[object, ...]:
+        """See :attr:`SourceConfig.rate_settings`."""
+        return (self.kind, self.algorithm, self.n_streams, sorted(self.arguments.items()))
+
+    @model_validator(mode="after")
+    def _actions_and_arguments_fit(self) -> SB3Config:
+        if self.algorithm in _CONTINUOUS:
+            raise ValueError(
+                f"source.algorithm={self.algorithm} takes continuous actions, but actions here are "
+                "discrete (bins of a Box); use A2C, DQN or PPO"
+            )
+        taken = sorted(set(self.arguments) & set(_OURS))
+        if taken:
+            raise ValueError(
+                f"source.arguments: {', '.join(taken)} cannot be set; source.seed seeds the agents"
+            )
+        return self
+
+
 @lru_cache(maxsize=16)
 def _content(path: str, _changed: int, _size: int) -> str:
     """A file's SHA-256; all cells of an experiment ask for it."""
@@ -243,6 +295,7 @@ SOURCES: dict[str, type[SourceConfig]] = {
     "learner": LearnerConfig,
     "noise_distillation": NoiseDistillationConfig,
     "file": FileConfig,
+    "sb3": SB3Config,
 }
 DEFAULT_SOURCE = PPOConfig()
 

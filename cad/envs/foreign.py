@@ -129,8 +129,7 @@ class Codec:
 
     def actions_of(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the environment takes for our actions (n,): (n, ...)."""
-        table: npt.NDArray[Any] = np.array(self.table, dtype=self.action_space.dtype)
-        taken: npt.NDArray[Any] = table[numbers]
+        taken: npt.NDArray[Any] = np.array(self.table, dtype=self.action_space.dtype)[numbers]
         return taken
 
     def numbers_of(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import stable_baselines3
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from cad.config import LearnerConfig, NoiseDistillationConfig, PPOConfig, SourceConfig
+from cad.config import LearnerConfig, NoiseDistillationConfig, PPOConfig, SB3Config, SourceConfig
 from cad.envs.draws import TaskDraws
 from cad.envs.family import AnyFamily
 from cad.envs.transitions import Transitions
 from cad.envs.vec_env import StreamVecEnv
-from cad.errors import CadError
+from cad.errors import CadError, UsageError, first_line
 from cad.histories.streams import stream_keys
 
 # Share of a stream after which a demonstrator acts without noise.
@@ -54,6 +56,8 @@ def learn_tasks(family: AnyFamily, task_ids: Sequence[int], source: SourceConfig
     """
     if isinstance(source, PPOConfig):
         return [_learn_by_ppo(_streams(family, [task], source), source, task) for task in task_ids]
+    if isinstance(source, SB3Config):
+        return [_learn_by_sb3(_streams(family, [task], source), source, task) for task in task_ids]
     streams = _streams(family, task_ids, source)
     generators = [np.random.default_rng(task_seed(source.seed, task)) for task in task_ids]
     draws = TaskDraws(generators, source.n_streams)
@@ -119,17 +123,41 @@ def _learn_by_ppo(streams: StreamVecEnv, source: PPOConfig, task_id: int) -> Tra
         device="cpu",
         verbose=0,
     )
-    # Its own default logger leaves an empty folder in the temporary one, for each task.
-    ppo.set_logger(Logger(folder=None, output_formats=[]))
     # One roll-out more than asked for: the callback ends learning, not the count.
     steps = source.n_streams * (source.steps_per_stream + source.n_steps)
+    return _learned(ppo, streams, steps, f"source.learning_rate (now {source.learning_rate:g})")
+
+
+def _learn_by_sb3(streams: StreamVecEnv, source: SB3Config, task_id: int) -> Transitions:
+    """An algorithm of stable-baselines3 by its name, all streams of a task in one vectorised environment."""
+    kind = getattr(stable_baselines3, source.algorithm, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
+        raise UsageError(
+            f"source.algorithm={source.algorithm}: stable-baselines3 has no such algorithm; A2C, DQN and PPO "
+            "take discrete actions"
+        )
     try:
-        ppo.learn(steps, callback=_StopWhenFull(streams), log_interval=None)  # type: ignore[arg-type]
+        agent = kind(
+            "MlpPolicy", streams, seed=task_seed(source.seed, task_id), device="cpu", verbose=0,
+            **source.arguments,
+        )  # fmt: skip
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UsageError(f"source.arguments: {source.algorithm} refuses them: {first_line(error)}") from error
+    # As many as are kept: schedules such as DQN's exploration are shares of it.
+    steps = source.n_streams * source.steps_per_stream
+    return _learned(agent, streams, steps, "source.arguments.learning_rate")
+
+
+def _learned(agent: BaseAlgorithm, streams: StreamVecEnv, steps: int, rate: str) -> Transitions:
+    """What the streams recorded while ``agent`` learned for ``steps``; ``rate`` is what to lower."""
+    # Its own default logger leaves an empty folder in the temporary one, for each task.
+    agent.set_logger(Logger(folder=None, output_formats=[]))
+    try:
+        agent.learn(steps, callback=_StopWhenFull(streams), log_interval=None)  # type: ignore[arg-type]
     except ValueError as error:
         if not str(error).startswith("Expected parameter logits"):  # torch: they are not finite
             raise
         raise CadError(
-            "the source agents diverged: their actions have no probabilities any more; lower "
-            f"source.learning_rate (now {source.learning_rate:g})"
+            f"the source agents diverged: their actions have no probabilities any more; lower {rate}"
         ) from error
     return streams.transitions()

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from cad.config import apply_overrides
 from cad.config.evaluation import EvaluationConfig
 from cad.config.section import Section, TrainingSeed
-from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig, PPOConfig
+from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig, PPOConfig, SB3Config
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig, config_class
 from cad.envs.split import split_tasks
@@ -112,10 +112,11 @@ class Config(Section):
                 )
         rules = family(self.env, ())
         n_facts, n_hidden = rules.n_facts, rules.n_hidden_states
-        if isinstance(self.source, PPOConfig) and n_hidden > _MOST_HIDDEN:
+        if isinstance(self.source, PPOConfig | SB3Config) and n_hidden > _MOST_HIDDEN:
             raise ValueError(
-                f"source.kind=ppo sees which of {n_hidden} hidden states a task of {self.env.in_words()} is "
-                f"in, one input each (at most {_MOST_HIDDEN}); use source.kind=learner or a smaller task"
+                f"source.kind={self.source.kind} sees which of {n_hidden} hidden states a task of "
+                f"{self.env.in_words()} is in, one input each (at most {_MOST_HIDDEN}); "
+                "use source.kind=learner or a smaller task"
             )
         if self.source.loads is not None and max(self.source.loads) > n_facts:
             raise ValueError(
