@@ -17,6 +17,7 @@ from cad.config.section import (
 )
 
 Engine = Literal["plain", "accelerate", "deepspeed"]
+Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class LoopConfig(Section):
@@ -40,6 +41,11 @@ class LoopConfig(Section):
         10, description="A window takes every g-th episode of a history, g drawn from 1 to this."
     )
     log_every: PositiveInt = Field(25, description="Updates between two metric lines.")
+    loggers: tuple[Logger, ...] = Field(
+        ("tensorboard",),
+        description="Who shows the metrics beside metrics.jsonl; wandb and mlflow are offline, in the "
+        "stage's folder, unless WANDB_MODE or MLFLOW_TRACKING_URI say otherwise.",
+    )
     checkpoint_every: PositiveInt = Field(250, description="Updates between checkpoints.")
     keep_checkpoints: PositiveInt = Field(
         2, description="Newest checkpoints kept, beside that of the best validation."
@@ -73,6 +79,8 @@ class LoopConfig(Section):
 
     @model_validator(mode="after")
     def _engine_fits(self) -> LoopConfig:
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers={list(self.loggers)} lists one twice")
         if self.zero_stage is not None and self.engine != "deepspeed":
             raise ValueError(
                 f"zero_stage={self.zero_stage} needs engine=deepspeed; engine={self.engine} has no ZeRO "

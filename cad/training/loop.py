@@ -107,7 +107,7 @@ def train(
     ``unused_parameters`` says that some parameters get no gradient in some updates.  ``run_id`` names
     the run: checkpoints of another one are refused.  ``origin`` (plain data) is stored in checkpoints.
     All ``ranks`` call this with the same arguments and weights, and all end with the trained weights.
-    The first rank writes ``folder/checkpoints``, ``folder/metrics.jsonl`` and ``folder/tensorboard``.
+    The first rank writes ``folder/checkpoints``, ``folder/metrics.jsonl`` and the trackers' files.
 
     Raises :class:`CadError` when the loss is not finite or the objective's watchdog objects, and
     :class:`~cad.interrupt.InterruptedRun`, after saving, when ``stop`` is set on any rank.
@@ -151,7 +151,8 @@ def train(
         checkpoint = Checkpoint(step, seconds, supervised, tensors, provenance, best)
         save_checkpoint(checkpoints, checkpoint, run_id, settings.keep_checkpoints)
 
-    with MetricsLog(folder, done) if ranks.first else contextlib.nullcontext() as metrics:
+    opened = MetricsLog(folder, done, settings.loggers, run_id) if ranks.first else contextlib.nullcontext()
+    with opened as metrics:
         if done == 0 and metrics:
             metrics.write(0, objective.constants())
         vote = ranks.vote(stop)

@@ -1,15 +1,15 @@
-"""The metrics of a training: JSON lines for programs, TensorBoard files for people."""
+"""The metrics of a training: JSON lines for programs, TensorBoard and other trackers for people."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from torch.utils.tensorboard.writer import SummaryWriter
-
 from cad.checksums import DamagedFileError, read_bytes, stage_remedy
 from cad.storage import disk_error, write_text
+from cad.training.trackers import open_trackers
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -33,13 +33,15 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl`` and to TensorBoard files in the same folder.
+    """Appends to ``metrics.jsonl`` in a folder, and writes to trackers, TensorBoard by default.
 
-    ``step`` is the update that a run resumes from.  Later lines of the interrupted run are dropped, so
-    that the file equals that of a run without a stop.
+    ``run_id`` is the trackers' name of the run.  ``step`` is the update that a run resumes from: later lines
+    of the interrupted run are dropped, so that the file equals that of a run without a stop.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(
+        self, folder: Path, step: int, trackers: Sequence[str] = ("tensorboard",), run_id: str = ""
+    ) -> None:
         self._path = folder / "metrics.jsonl"
         # A run without a checkpoint starts again from the first line.
         kept = [r for r in read_metrics(self._path) if r["step"] <= step] if step else []
@@ -48,15 +50,15 @@ class MetricsLog:
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise disk_error(error, self._path) from error
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._trackers = open_trackers(trackers, folder, run_id, step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Record ``values`` at ``step``."""
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
+            for tracker in self._trackers:
+                tracker.write(step, values)
         except OSError as error:
             raise disk_error(error, self._path) from error
 
@@ -70,6 +72,7 @@ class MetricsLog:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        """Close both files."""
+        """Close the file and the trackers."""
         self._file.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()

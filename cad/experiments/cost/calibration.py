@@ -190,7 +190,8 @@ def _made_up(config: Config) -> HistoryArrays:
 def _harmless(config: Config) -> Config:
     """The same work an update, but nothing that could stop a training from which nothing is learned."""
     loop = {"n_updates": 1000, "log_every": 1, "checkpoint_every": 1000, "learning_rate": 1e-6,
-            "muon_learning_rate": 1e-6, "compile": False, "engine": "plain", "zero_stage": None}  # fmt: skip
+            "muon_learning_rate": 1e-6, "compile": False, "engine": "plain", "zero_stage": None,
+            "loggers": ()}  # fmt: skip
     # What an update costs at full depth: an estimate for a curriculum is an upper bound.
     train = {**loop, "validate_every": 0, "watchdog_share": None, "depth_curriculum": 0.0}
     pretrain = {**loop, "collapse_variance": 0.0}

@@ -48,6 +48,8 @@ class StageFile(StrEnum):
     CHECKPOINTS = "checkpoints"  # this and what follows is written by :func:`cad.training.loop.train`
     METRICS = "metrics.jsonl"
     TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlruns"
     SET_ASIDE = SET_ASIDE  # damaged files, found by `cad repair` or, in checkpoints, by a training
 
 

@@ -30,7 +30,7 @@ WARM_START_STAGE = "stage"
 # differ only in rounding and dropout masks (docs/scaling.md): one engine resumes what another began.
 _NOT_RESULTS = {
     "checkpoint_every", "keep_checkpoints", "stream", "engine", "zero_stage", "gradient_accumulation",
-    "activation_checkpointing",
+    "activation_checkpointing", "loggers",
 }  # fmt: skip
 
 # Settings added later: at these values they change nothing, so that older directories stay valid.
