@@ -39,6 +39,9 @@ def open_trackers(names: Sequence[str], folder: Path, run_id: str, step: int) ->
 
     Raises :class:`UsageError` for one whose package is not installed.
     """
+    # Neither client is to tell its makers that it runs.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     for name in names:
         try:
             import_module(_PACKAGES[name])
