@@ -37,9 +37,10 @@ def load_agent(path: str | Path, *, device: str = "auto", **evaluation: object) 
 
     Raises :class:`CadError` for a file that is missing, damaged or not of cad, or a setting that is wrong.
 
-    >>> agent = cad.load_agent("model.safetensors", temperature=0.7)
-    >>> agent.config.model.kind, agent.config.evaluation.temperature
-    ('compressed_ad', 0.7)
+    Examples:
+        >>> agent = cad.load_agent("model.safetensors", temperature=0.7)
+        >>> agent.config.model.kind, agent.config.evaluation.temperature
+        ('compressed_ad', 0.7)
     """
     file = Path(path)
     if file.is_dir():
@@ -53,10 +54,11 @@ def load_agent(path: str | Path, *, device: str = "auto", **evaluation: object) 
 class AgentMemory:
     """What an agent keeps between steps, to look at.
 
-    >>> agent = cad.load_agent("model.safetensors")
-    >>> agent.reset(2)
-    >>> agent.memory.latents.shape, agent.memory.compressions.tolist()
-    ((2, 2, 16), [0, 0])
+    Examples:
+        >>> agent = cad.load_agent("model.safetensors")
+        >>> agent.reset(2)
+        >>> agent.memory.latents.shape, agent.memory.compressions.tolist()
+        ((2, 2, 16), [0, 0])
     """
 
     def __init__(self, memory: Memory, batch: int) -> None:
@@ -89,15 +91,16 @@ class Agent:
     Its memory lasts over episodes.  What it does is what ``cad evaluate`` lets it do, but for
     ``evaluation.knock_out``, which is left out.
 
-    >>> agent = cad.load_agent("model.safetensors")
-    >>> env = agent.environments()
-    >>> agent.reset(tasks=env.task_ids)
-    >>> action = agent.act(env.reset())
-    >>> for step in range(30):  # three episodes
-    ...     after = env.advance(action)
-    ...     action = agent.act(after.observed, after.rewards, after.terminated, after.truncated)
-    >>> agent.episodes.tolist(), action.shape
-    ([3, 3, 3], (3,))
+    Examples:
+        >>> agent = cad.load_agent("model.safetensors")
+        >>> env = agent.environments()
+        >>> agent.reset(tasks=env.task_ids)
+        >>> action = agent.act(env.reset())
+        >>> for step in range(30):  # three episodes
+        ...     after = env.advance(action)
+        ...     action = agent.act(after.observed, after.rewards, after.terminated, after.truncated)
+        >>> agent.episodes.tolist(), action.shape
+        ([3, 3, 3], (3,))
     """
 
     def __init__(self, model: SequenceModel, config: Config) -> None:

@@ -20,9 +20,10 @@ from cad.surroundings import usable_cores
 def load_config(*files: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """The config of one cell, checked: defaults < files < overrides, as on the command line.
 
-    >>> config = cad.load_config(overrides=("model.n_latent=8",))
-    >>> config.model.n_latent, config.env.name
-    (8, 'darkroom')
+    Examples:
+        >>> config = cad.load_config(overrides=("model.n_latent=8",))
+        >>> config.model.n_latent, config.env.name
+        (8, 'darkroom')
     """
     return load(Config, [Path(file) for file in files], list(overrides)).value
 
@@ -30,9 +31,10 @@ def load_config(*files: str | Path, overrides: tuple[str, ...] = ()) -> Config:
 def load_results(experiment: str | Path, *overrides: str, root: str | Path = "runs") -> Results:
     """What is stored of an experiment, finished or not; nothing is run.
 
-    >>> results = cad.load_results("small.yaml")
-    >>> results.name, [cell.status for cell in results.cells]
-    ('small', ['done', 'done'])
+    Examples:
+        >>> results = cad.load_results("small.yaml")
+        >>> results.name, [cell.status for cell in results.cells]
+        ('small', ['done', 'done'])
     """
     return Results(_open(experiment, overrides, root))
 
@@ -59,8 +61,9 @@ def run(
 
     An interrupt saves and stops; the same call goes on.  Raises :class:`CadError` where a stage failed.
 
-    >>> cad.run("small.yaml", progress=False, report=False).labels
-    ('AD', 'CompressedAD')
+    Examples:
+        >>> cad.run("small.yaml", progress=False, report=False).labels
+        ('AD', 'CompressedAD')
     """
     opened = _open(experiment, overrides, root)
     cores = usable_cores() if workers is None else workers

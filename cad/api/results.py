@@ -28,9 +28,10 @@ _COLUMNS = ("label", "seed", "task", "rollout", "episode", "return", "normalised
 class CellOutcome:
     """One cell of an experiment, as far as it got.
 
-    >>> cell = cad.load_results("small.yaml").cells[1]
-    >>> cell.label, cell.seed, cell.returns.shape
-    ('CompressedAD', 0, (3, 2, 4))
+    Examples:
+        >>> cell = cad.load_results("small.yaml").cells[1]
+        >>> cell.label, cell.seed, cell.returns.shape
+        ('CompressedAD', 0, (3, 2, 4))
     """
 
     label: str
@@ -59,13 +60,14 @@ class CellOutcome:
 class Results:
     """What is stored of an experiment.
 
-    >>> results = cad.load_results("small.yaml")
-    >>> sorted(results.table("returns")) == sorted(
-    ...     ["label", "seed", "task", "rollout", "episode", "return", "normalised"])
-    True
-    >>> axes = results.figure("learning").axes[0]
-    >>> axes.get_xlabel()
-    'episode in context'
+    Examples:
+        >>> results = cad.load_results("small.yaml")
+        >>> sorted(results.table("returns")) == sorted(
+        ...     ["label", "seed", "task", "rollout", "episode", "return", "normalised"])
+        True
+        >>> axes = results.figure("learning").axes[0]
+        >>> axes.get_xlabel()
+        'episode in context'
     """
 
     def __init__(self, experiment: Experiment) -> None:
