@@ -64,11 +64,10 @@ def test_a_tilde_after_an_option_is_the_home(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_the_system_says_is_told_with_what_to_do(tmp_path: Path) -> None:
-    """No command looks at a stage whose path has a circle of links in it."""
     (tmp_path / "runs").symlink_to("runs")
     (tmp_path / "e.yaml").write_text(EXPERIMENT % "x")
     done = run_cli(["report", "e.yaml"], tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("error: cannot ") and "Errno" not in done.stderr
     said = str(disk_error(PermissionError(13, "Permission denied"), Path("x/DONE"), "reach"))
     assert (
         said

@@ -178,7 +178,7 @@ def _require_distinct(arm: Arm, number: int, points: Sequence[Point], place: Pla
     """One model must not be reported as two."""
     models: dict[str, Point] = {}
     for point in points:
-        name = Cell(arm.name, point.label, point.config).evaluation.name
+        name = Cell(arm.name, point.label, _without_idle(point.config)).evaluation.name
         other = models.setdefault(name, point)
         if other is not point:
             key = next(key for key in arm.grid if point.grid[key] != other.grid[key])
@@ -199,6 +199,26 @@ def _require_distinct_arms(cells: Sequence[Cell], arms: Sequence[Arm], place: Pl
                 f"{place(('arms', number))}: {other.label!r} and {cell.label!r} are one model with seed "
                 f"{cell.config.seed}: they have the same settings; take one of them out"
             )
+
+
+# Settings that have no effect, though a stage's name depends on them, where a rule holds.
+_IDLE: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
+    ("evaluation", "temperature", lambda config: config.evaluation.greedy),
+    ("train", "muon_learning_rate", lambda config: config.train.optimizer != "muon"),
+    ("pretrain", "muon_learning_rate", lambda config: config.pretrain.optimizer != "muon"),
+    ("train", "validation_episodes", lambda config: not config.train.validate_every),
+    ("train", "validation_rollouts", lambda config: not config.train.validate_every),
+)
+
+
+def _without_idle(config: Config) -> Config:
+    """``config`` with the defaults of settings that have no effect in it."""
+    for section, key, is_idle in _IDLE:
+        if is_idle(config):
+            old = getattr(config, section)
+            new = old.model_copy(update={key: type(old).model_fields[key].default})
+            config = config.model_copy(update={section: new})
+    return config
 
 
 SEED_ADVICE = "seed has no effect there; write seeds: [...] in the experiment or in the arm"

@@ -30,6 +30,12 @@ REFUSED = [
      r"e\.yaml:5: arm 'A': set: train sets train.n_updates, as train.n_updates in 'set' does"),
     ("grid: {model: [{kind: ad}, {kind: gru}], model.kind: [ad]}", [],
      r"grid: model.kind sets model.kind, as model in 'grid' does"),
+    ("{grid: {evaluation.temperature: [0.5, 1.0]}, set: {evaluation.greedy: true}}", [],
+     r"are one model: evaluation.temperature changes no result there"),
+    ("{grid: {train.muon_learning_rate: [0.1, 0.2]}, set: {train.optimizer: adamw}}", [],
+     r"are one model: train.muon_learning_rate changes no result there"),
+    ("{grid: {train.validation_rollouts: [1, 2]}, set: {train.validate_every: 0}}", [],
+     r"are one model: train.validation_rollouts changes no result there"),
     ("grid: {model.n_latens: [4]}", [], r"e\.yaml:5: arm 'A': model.n_latens: unknown key"),
 ]  # fmt: skip
 
