@@ -190,8 +190,8 @@ class Agent:
         """The next actions, (batch,) int64.
 
         Args:
-            observation: (batch, numbers of an observation), what is seen now: after an episode's end the
-                first of the next one.
+            observation: (batch, numbers of an observation), or (batch,) of a single number: what is seen
+                now, after an episode's end the first of the next one.
             reward: (batch,) what the actions before gave; None in the first call after :meth:`reset`.
             terminated: (batch,) whether the task ended the episode with them; default nowhere.
             truncated: (batch,) whether the time limit did; default nowhere.
@@ -199,7 +199,10 @@ class Agent:
         Raises :class:`CadError` for values that are not in the family's spaces.
         """
         player, n, spaces = self._playing, len(self.episodes), self._family.spaces
-        seen = _shaped("observation", observation, (n, spaces.width))
+        given = np.asarray(observation)
+        if spaces.width == 1 and given.ndim == 1:
+            given = given[:, None]
+        seen = _shaped("observation", given, (n, spaces.width))
         if not np.isfinite(seen).all():
             raise CadError("observation has values that are no finite numbers")
         whole = seen[:, : spaces.n_fields]

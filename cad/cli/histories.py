@@ -55,7 +55,6 @@ def import_(
     Config files here have a section env alone; a file that says of which environment it is needs none.
     """
     from cad.config import load
-    from cad.histories.audit import require_sound
     from cad.histories.imported import import_hdf5
     from cad.schema import EnvOnly
 
@@ -65,14 +64,9 @@ def import_(
     if file.is_dir():
         from cad.histories.minari_datasets import import_minari
 
-        source = import_minari(file, env, to)
+        source, report = import_minari(file, env, to)
     else:
-        source = import_hdf5(file, env, to)
-    try:
-        report = require_sound(to, env)
-    except CadError:
-        to.unlink()
-        raise
+        source, report = import_hdf5(file, env, to)
     for warning in report.warnings:
         say("warning:", f" {warning}", style="yellow")
     say(f"{to}: {len(report.table)} tasks; in an experiment or a config:")

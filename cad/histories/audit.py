@@ -92,11 +92,11 @@ def audit(
     return report
 
 
-def require_sound(path: Path, env: EnvConfig | None, stage: str | None = None) -> AuditReport:
-    """The audit of ``path``; raises :class:`CadError` with the first problems that it finds."""
+def require_sound(path: Path, env: EnvConfig, stage: str | None = None) -> None:
+    """Raise :class:`CadError` with the first problems unless the audit of ``path`` finds none."""
     report = audit(path, env=env, stage=stage)
     if report.ok:
-        return report
+        return
     shown = report.problems[:5]
     if len(report.problems) > len(shown):
         shown.append(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -25,6 +25,7 @@ from cad.envs.split import split_tasks
 from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError, first_line
 from cad.hdf5 import UNREADABLE, open_hdf5, unreadable
+from cad.histories.audit import AuditReport, audit
 from cad.histories.file import DATASETS, Histories, Provenance, write_root, write_task
 from cad.storage import atomic_path, sha256_file
 
@@ -32,6 +33,7 @@ Progress = Callable[[int, int], None]
 Read = Callable[[int], Transitions]
 """The histories of a task as they were written: shapes and values are not checked yet."""
 
+_MOST_PROBLEMS = 5  # in one message
 _REMEDY = "get another copy of it"
 
 
@@ -53,8 +55,18 @@ def import_file(
         write_imported(env, source, out, _tasks(file, path, env), path, progress=progress, stage=stage)
 
 
-def import_hdf5(path: Path, env: EnvConfig | None, out: Path) -> FileConfig:
-    """Import the HDF5 file ``path`` into ``out``; what to write as section ``source`` (``path``: of ``out``).
+class Imported(NamedTuple):
+    """What an import made."""
+
+    source: FileConfig
+    """The section ``source`` that trains from it."""
+
+    report: AuditReport
+    """Its audit, which is sound; the warnings say what could not be checked."""
+
+
+def import_hdf5(path: Path, env: EnvConfig | None, out: Path) -> Imported:
+    """Import the HDF5 file ``path`` into ``out``.
 
     ``env`` may be left out where the file says of which it is.
     """
@@ -74,15 +86,15 @@ HOW_TO_SAY = "name a YAML file with a section env, or settings such as env.name=
 
 def write_as_found(
     env: EnvConfig, out: Path, tasks: Mapping[int, Read], path: Path, content: str
-) -> FileConfig:
+) -> Imported:
     """As :func:`write_imported`, with as many streams and steps as the first task has."""
     needed = _needed(env, tasks, path)
     shape = np.shape(needed[min(needed)](min(needed)).actions)
     if len(shape) != 2 or 0 in shape:
         raise CadError(f"{path}: actions of task {min(needed)} have shape {shape}; it is (streams, steps)")
     source = FileConfig(kind="file", path=content, n_streams=shape[0], steps_per_stream=shape[1])
-    write_imported(env, source, out, tasks, path)
-    return source.model_copy(update={"path": str(out)})
+    report = write_imported(env, source, out, tasks, path)
+    return Imported(source.model_copy(update={"path": str(out)}), report)
 
 
 def write_imported(
@@ -94,8 +106,11 @@ def write_imported(
     *,
     progress: Progress | None = None,
     stage: str | None = None,
-) -> None:
-    """Check the ``tasks`` that ``path`` holds and write them, those of ``env`` alone, to ``out``."""
+) -> AuditReport:
+    """Check the ``tasks`` that ``path`` holds and write them, those of ``env`` alone, to ``out``.
+
+    Raises :class:`CadError` for values that are wrong, and for what the audit finds; nothing is written then.
+    """
     family, needed = task_family(env), _needed(env, tasks, path)
     provenance = Provenance(
         env, source, split_tasks(env), {"cad": __version__}, f"cad {__version__}, from {path.name}"
@@ -111,8 +126,15 @@ def write_imported(
                     write_task(file, task, family.goal(task), family.optimal_return(task), history)
         except RuntimeError as error:  # HDF5 reports a failed flush so
             raise CadError(f"cannot write {out}: is the disk full? ({error})") from error
+        report = audit(temporary, env=env, stage=stage)
+        if not report.ok:
+            shown = report.problems[:_MOST_PROBLEMS]
+            if len(report.problems) > len(shown):
+                shown.append(f"... and {len(report.problems) - len(shown)} more")
+            raise CadError(f"{path} fails its audit and is not imported:\n  " + "\n  ".join(shown))
     if progress:
         progress(len(needed), len(needed))
+    return report
 
 
 def _needed(env: EnvConfig, tasks: Mapping[int, Read], path: Path) -> dict[int, Read]:

@@ -23,7 +23,7 @@ from cad.envs.registry import env_config, task_family
 from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError, first_line
 from cad.histories.file import Histories
-from cad.histories.imported import Read, write_as_found
+from cad.histories.imported import Imported, Read, write_as_found
 from cad.storage import atomic_dir
 
 _ENV = "cad_env"  # our section env, in a dataset's metadata
@@ -56,10 +56,10 @@ def _datasets(path: Path) -> dict[int | None, Path]:
     return found
 
 
-def import_minari(path: Path, env: EnvConfig | None, out: Path) -> FileConfig:
+def import_minari(path: Path, env: EnvConfig | None, out: Path) -> Imported:
     """Import a Minari dataset, or a folder of one a task, into the histories file ``out``.
 
-    What to write as section ``source`` comes back (``path``: of ``out``).  ``env`` may be left out where
+    ``env`` may be left out where
     the dataset is one of ours.  Streams are cut to the length of the shortest one.  Raises
     :class:`CadError` for datasets of another environment, and for what :func:`~cad.histories.imported.fit`
     refuses.
@@ -75,8 +75,13 @@ def import_minari(path: Path, env: EnvConfig | None, out: Path) -> FileConfig:
         name = name or dataset.id
         env = _require_same_env(dataset, env, path)
         _require_same_spaces(dataset, task_family(env), path)
-        for episode, task_id, stream in _episodes(dataset, task, path):
-            streams.setdefault(task_id, {}).setdefault(stream, []).append(episode)
+        try:
+            for episode, task_id, stream in _episodes(dataset, task, path):
+                streams.setdefault(task_id, {}).setdefault(stream, []).append(episode)
+        except CadError:
+            raise
+        except Exception as error:  # code of others may raise anything
+            raise CadError(f"{folder}: its episodes cannot be read: {first_line(error)}") from error
     if env is None or not streams:
         raise CadError(f"{path} holds no episodes")
     family = task_family(env)
@@ -145,7 +150,15 @@ def _stream(episodes: list[Any], family: AnyFamily, where: str) -> dict[str, Any
     """The arrays (steps, ...) of consecutive episodes."""
     parts: dict[str, list[Any]] = {}
     for number, episode in enumerate(episodes):
-        seen = family.codec.encode_stacked(episode.observations)
+        try:
+            seen = family.codec.encode_stacked(episode.observations)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise CadError(f"{where}, episode {episode.id}: its observations: {first_line(error)}") from error
+        if len(seen) != len(episode.rewards) + 1:
+            raise CadError(
+                f"{where}, episode {episode.id}: {len(seen)} observations, {len(episode.rewards)} rewards; "
+                "one more observation is needed, the last one"
+            )
         ends = np.asarray(episode.terminations, bool) | np.asarray(episode.truncations, bool)
         if number + 1 < len(episodes):
             ends[-1] = True  # another one follows

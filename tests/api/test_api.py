@@ -20,6 +20,7 @@ from cad.evaluation.actions_file import load_actions
 from cad.evaluation.results import load_results
 from cad.experiments.run.trained_model import evaluate
 from cad.interrupt import StopFlag
+from cad.models.registry import MODELS
 from cad.process import without_main
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,20 @@ def test_episodes_that_end_early_are_stepped_as_evaluate_does(tiny_config, loud_
     tasks = np.repeat(expected.task_ids, 3)
     _, returns, _ = by_hand(cad.Agent(model, config), tasks, 5)
     assert np.array_equal(returns.reshape(expected.returns.shape), expected.returns)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_kind_of_model_can_be_stepped(kind, tiny_config, loud_model):
+    config = tiny_config(kind, evaluation={"n_episodes": 6, "n_rollouts": 2, "first_temperature": 2.0})
+    model = loud_model(config)
+    expected = evaluate(model, config, StopFlag())
+    agent = cad.Agent(model, config)
+    _, returns, compressions = by_hand(agent, np.repeat(expected.task_ids, 2), 6)
+    assert np.array_equal(returns.reshape(expected.returns.shape), expected.returns)
+    assert np.array_equal(compressions.reshape(expected.compressions.shape), expected.compressions)
+    latents, n = agent.memory.latents, len(returns)
+    assert (latents is None) == (kind in ("ad", "region_ad")) and (latents is None or len(latents) == n)
+    assert agent.memory.state_bytes == expected.state_bytes
 
 
 def test_a_script_that_runs_experiments_is_not_imported_by_their_processes(monkeypatch):
