@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from workers import STATUS_SECONDS
 
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
@@ -204,7 +205,7 @@ def test_two_users_share_histories_and_nothing_else(accounted, users, make, comm
         actual = json.loads(user.cad("status", file, "--root", root, "--json", check=False).stdout)
         return all(stage["state"] == "done" for cell in actual for stage in cell["stages"])
 
-    wait_for(lambda: finished(one, mine) and finished(two, theirs), 600, every=1)
+    wait_for(lambda: finished(one, mine) and finished(two, theirs), 600, every=STATUS_SECONDS)
     # Time and CPUs are Slurm's, memory the stages' own notes or Slurm's.
     said = one.cad("status", mine, "--root", root, "--usage").stdout
     assert re.search(r"train +\d+ .* GiB .*%.*memory_gb: .*, minutes: 1", said), said
@@ -243,7 +244,7 @@ def test_memory_that_ran_out_is_told_with_accounting_too(accounted, make, with_h
         (stage,) = accounted.stages(file, root, "train").values()
         return stage
 
-    wait_for(lambda: train()["state"] == "dead", 300)
+    wait_for(lambda: train()["state"] == "dead", 300, every=STATUS_SECONDS)
     # Without control groups the accounting only knows that it failed; the job script knows why.
     assert train()["reason"] == "out of memory"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workers import soon_held
+from workers import STATUS_SECONDS, soon_held
 
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
@@ -86,7 +86,7 @@ def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wa
     settings["base"]["train"] |= {"learning_rate": 1e9, "num_warmup_steps": 0}
     one_cell.write_text(yaml.safe_dump(settings))
     cluster.cad("submit", one_cell, "--profile", cluster.profile, "--root", root)
-    wait_for(settled(cluster, one_cell, root), 120)
+    wait_for(settled(cluster, one_cell, root), 120, every=STATUS_SECONDS)
     stages = {stage["kind"]: stage for stage in cluster.stages(one_cell, root).values()}
     assert stages["train"]["state"] == "failed" and "diverged" in stages["train"]["reason"]
     assert stages["evaluate"]["state"] == "dead" and stages["evaluate"]["log"] is None
@@ -108,7 +108,7 @@ def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path
     training.result()
     assert states(cluster, one_cell, root)["train"] == "running"
     assert "cancelled 2 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
-    wait_for(settled(cluster, one_cell, root), 90)
+    wait_for(settled(cluster, one_cell, root), 90, every=STATUS_SECONDS)
     cluster.settle()
     actual = cluster.stages(one_cell, root)
     assert {stage["kind"]: stage["state"] for stage in actual.values()} == {
@@ -122,7 +122,7 @@ def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path
     finally:
         os.umask(before)
     assert "submitted train" in retried and "submitted evaluate" in retried
-    wait_for(lambda: set(states(cluster, one_cell, root).values()) == {"done"}, 120)
+    wait_for(lambda: set(states(cluster, one_cell, root).values()) == {"done"}, 120, every=STATUS_SECONDS)
     # Files of the retry follow the umask that it had, those of its jobs too.
     (newest,) = sorted((root / "one/jobs").iterdir())[-1:]
     (evaluate,) = (root / "stages").glob("evaluate-*")
@@ -137,7 +137,7 @@ def test_out_of_memory_is_seen_and_more_of_it_helps(cluster, one_cell, with_hist
     profile = tmp_path / "narrow.yaml"
     profile.write_text("resources: {minutes: 5, memory_gb: 0.05}\nsignal_seconds: 30\n")
     cluster.cad("submit", one_cell, "--profile", profile, "--root", root)
-    wait_for(settled(cluster, one_cell, root), 120)
+    wait_for(settled(cluster, one_cell, root), 120, every=STATUS_SECONDS)
     train = next(s for s in cluster.stages(one_cell, root).values() if s["kind"] == "train")
     assert (train["state"], train["reason"]) == ("dead", "out of memory")
     cluster.cad("retry", one_cell, "--root", root, "--mem", "x20")

@@ -12,7 +12,7 @@ import signal
 from collections import Counter
 
 import pytest
-from workers import events, hold, job_of, send, signalled, soon_held, worker_of
+from workers import STATUS_SECONDS, events, hold, job_of, send, signalled, soon_held, worker_of
 
 EVENTS = {"started", "saved", "crashed", "done", "ended"}
 
@@ -87,7 +87,7 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
         assert not wrong, wrong
         return all(stage["state"] == "done" for stage in stages.values())
 
-    wait_for(finished, 240, every=1)
+    wait_for(finished, 240, every=STATUS_SECONDS)
     cluster.cad("report", grid, "--root", root)
     fingerprints = [
         json.loads((place / "grid/report/report.json").read_text())["fingerprint"]

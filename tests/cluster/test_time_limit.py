@@ -6,6 +6,7 @@ They began long before, with the fixture ``limited``.
 from __future__ import annotations
 
 import pytest
+from workers import STATUS_SECONDS
 
 # On a machine that other work keeps busy, an attempt may get no further than to its signal.
 pytestmark = pytest.mark.timeout(900)
@@ -24,7 +25,7 @@ def events(cell, name):
 
 def test_a_training_that_is_warned_saves_and_goes_on(accounted, limited, undisturbed, wait_for):
     cell = limited["warned"]
-    wait_for(done(accounted, cell), 400, every=1)
+    wait_for(done(accounted, cell), 400, every=STATUS_SECONDS)
     assert cell.same_results(undisturbed)
     train = events(cell, "warned")[0]
     assert train[:2] == ["started", "saved"] and train[-1] == "done"
@@ -38,7 +39,7 @@ def test_a_training_that_is_killed_is_known_and_gets_more_time(accounted, limite
     def train():
         return accounted.stages(cell.file, cell.root, "train")[cell.train]
 
-    wait_for(lambda: train()["state"] == "dead", 400, every=1)
+    wait_for(lambda: train()["state"] == "dead", 400, every=STATUS_SECONDS)
     # The accounting says so, or before it does the job script: "time limit or preempted".
     assert train()["reason"].startswith("time limit")
     assert events(cell, "deaf") == [["started", "too-many-requeues"]]

@@ -12,6 +12,10 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+# Between two looks at `cad status`, each of which is a process: a test waits for minutes, and its jobs need
+# the cores.
+STATUS_SECONDS = 3.0
+
 
 def worker_of(stage: Path) -> int:
     """The process that holds a stage's directory."""
