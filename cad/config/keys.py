@@ -158,12 +158,13 @@ class Keys:
         if kind == "object":
             return self._mapping_words(schema)
         pattern = schema.get("pattern")
+        longest = f", of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
         names = {
             "integer": "a whole number" + _bounds(schema),
             "number": "a number" + _bounds(schema),
             "boolean": "true or false",
             "null": "null",
-            "string": "text" + (f" that matches {pattern}" if pattern else ""),
+            "string": "text" + (f" that matches {pattern}" if pattern else "") + longest,
         }
         return names.get(kind, "any value")
 

@@ -20,7 +20,11 @@ class EqualState(Section):
 class Arm(Section):
     """One family of cells of an experiment: fixed settings and a grid over others."""
 
-    name: str = Field(description="What figures call it; the grid's values are appended.")
+    name: str = Field(
+        pattern=r"^\S.*$",
+        max_length=200,
+        description="What figures call it, on one line; the grid's values are appended.",
+    )
     set: dict[str, object] = Field({}, description="Dotted config keys with one value.")
     grid: dict[str, tuple[object, ...]] = Field({}, description="Dotted config keys with several values.")
     equal_state: EqualState | None = Field(
@@ -48,7 +52,8 @@ class ExperimentConfig(Section):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Folder under runs/: letters, digits, dot, dash, underscore.",
+        max_length=100,
+        description="Folder under runs/: up to 100 letters, digits, dots, dashes, underscores.",
     )
     description: str = Field("", description="What the experiment is for.")
     base: Config = Field(Config(), description="Settings that every cell shares.")

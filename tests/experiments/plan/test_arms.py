@@ -67,6 +67,20 @@ def test_a_seed_in_an_included_base_is_refused_where_it_stands(tmp_path):
         open_experiment(tmp_path / "e.yaml", [], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [('""', 'found ""'), ('" "', 'found " "'), ('"a\\nb"', "found "), ("x" * 201, "at most 200 characters")],
+)
+def test_an_arm_has_a_name_of_one_line(name, says, tmp_path):
+    file = tmp_path / "e.yaml"
+    file.write_text(f"name: e\narms:\n- name: {name}\n")
+    with pytest.raises(UsageError, match=rf"e\.yaml:3: arms\[0\]\.name: expected text .*{says}"):
+        open_experiment(file, [], tmp_path)
+    file.write_text(f"name: {'n' * 101}\narms: [{{name: A}}]\n")
+    with pytest.raises(UsageError, match=r"e\.yaml:1: name: expected text .*at most 100 characters"):
+        open_experiment(file, [], tmp_path)
+
+
 def test_one_model_is_not_reported_as_that_of_two_arms(tmp_path):
     file = tmp_path / "e.yaml"
     arms = "- {name: A, set: {model.kind: ad}}\n- {name: B, grid: {model: [{kind: gru}, {kind: ad}]}MORE}\n"
