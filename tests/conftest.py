@@ -102,7 +102,7 @@ EXHAUSTIVE = (
     "cluster/test_accounting.py",
     "cluster/test_commands.py::test_a_thousand_cells",
     "cluster/test_ranks.py",
-    "experiments/run/test_learns.py::test_learns_in_context[ppo]",
+    "experiments/run/test_learns.py::test_learns_in_context[noise_distillation]",
     "envs/test_examples.py::test_an_example_runs",
     "experiments/run/test_learns.py::test_region_ad",
     "experiments/test_documented_commands.py::test_documented_commands_run",
