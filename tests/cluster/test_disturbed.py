@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from workers import STATUS_SECONDS, events, hold, job_of, send, signalled, soon_held, worker_of
 
-EVENTS = {"started", "saved", "crashed", "done", "ended"}
+EVENTS = {"started", "saved", "crashed", "bad-node", "done", "ended"}
 
 
 @pytest.mark.timeout(600)
