@@ -92,14 +92,15 @@ class Keys:
         path: tuple[str | int, ...] = ()
         schema, kind = self.root, None
         for part in loc:
-            below = self.child(schema, part)
-            if below is not None:
-                path, schema, kind = (*path, part), below, None
+            # A kind comes first: it may be called as one of its keys (source.kind and source.learner).
+            chosen = self._kinds(schema).get(str(part)) if kind is None else None
+            if chosen is not None:
+                schema, kind = chosen, str(part)
                 continue
-            chosen = self._kinds(schema).get(str(part))
-            if chosen is None:
+            below = self.child(schema, part)
+            if below is None:
                 break
-            schema, kind = chosen, str(part)
+            path, schema, kind = (*path, part), below, None
         return path, schema, kind
 
     def tag(self, schema: Schema) -> str:

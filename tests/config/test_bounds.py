@@ -67,3 +67,15 @@ def test_a_rule_names_the_key_that_was_set() -> None:
     message = refused("env.size=2")
     assert "n_heldout" in message and "env.size: override" in message
     assert "(source.steps_per_stream: default; env.horizon: override)" in refused("env.horizon=13")
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("source.seed=18446744073709551616", "source.seed: expected at most"),
+        ("source.learner=5", "source.learner: expected text"),
+        ("source.n_streams=0", "source.n_streams: expected"),
+    ],
+)
+def test_a_key_is_named_where_its_section_has_a_kind_of_the_same_name(override: str, names: str) -> None:
+    assert names in refused("source.kind=learner", "env.name=cued_darkroom", override)
