@@ -13,6 +13,8 @@ from pathlib import Path
 from cad.cluster.command import run_command
 from cad.errors import CadError
 
+LAUNCH_FAILED = "launch failed requeued held"
+"""Slurm's reason for a task that a node could not start: it is requeued, and held."""
 # Slurm's default.
 _DEFAULT_MAX_ARRAY_SIZE = 1001
 
@@ -119,6 +121,12 @@ def find_jobs(comment: str, script: Path) -> list[str]:
     # A site may change the comment, or a profile set its own; a wrapper may copy the script.
     found = {job for job, rest in rows if rest.startswith(f"{comment}|") or rest.endswith(f"|{script}")}
     return sorted(found, key=int)
+
+
+def release_jobs(job_ids: Iterable[str]) -> None:
+    """Let held jobs start; jobs that are held no longer are no error."""
+    for job in sorted(job_ids):
+        run_command(["scontrol", "release", job])
 
 
 def cancel_jobs(job_ids: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from cad.cluster.arrays import (
 from cad.cluster.image import Image, freeze_image, try_image
 from cad.cluster.limits import submit_room
 from cad.cluster.profile import Profile
-from cad.cluster.queue import has_slurm, max_array_size
+from cad.cluster.queue import LAUNCH_FAILED, has_slurm, max_array_size, release_jobs
 from cad.cluster.script import SubmissionPaths, check_path, job_script
 from cad.cluster.sending import Sending, adopt_lost, send
 from cad.cluster.status import StageStatus, stage_statuses
@@ -161,6 +161,8 @@ def submit(
     with folder_lock_in_turn(experiment.root / "stages", "the folder of stages", tell):
         adopt_lost(experiment.root, locked=True)
         plan = plan_submission(experiment, profile, still, multiplier)
+        # What a node could not start is joined like what waits; Slurm lets it start when it is told to.
+        release_jobs(one.job_id for one in plan.joined if one.reason == LAUNCH_FAILED and one.job_id)
         plan = replace(plan, left_over=(*plan.left_over, *no_room))
         write_json(experiment.folder / "experiment.json", experiment.record())
         paths = _new_paths(experiment)

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from cad.cluster.queue import LAUNCH_FAILED
 from cad.cluster.status import StageStatus, stage_statuses
 from cad.errors import UsageError, printable
 from cad.experiments.durations import clock_time
@@ -29,7 +30,8 @@ _STYLE = {
 }
 _KINDS = typing.get_args(StageKind)
 _BEHIND = "behind"
-_HELD = ("JobHeldUser", "JobHeldAdmin")
+# The last one: a node's daemon died while it started the task, and Slurm waits for a person.
+_HELD = ("JobHeldUser", "JobHeldAdmin", LAUNCH_FAILED)
 # So many stages with the same fault get one line.
 _MANY = 5
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cad.cluster.queue import QueuedJob, parse_sacct, parse_squeue
+from cad.cluster.queue import LAUNCH_FAILED, QueuedJob, parse_sacct, parse_squeue
 from cad.cluster.retry import factor
 from cad.cluster.status import StageStatus, stage_status, stage_statuses
-from cad.cluster.table import CellStatus, exit_code, status_table
+from cad.cluster.table import CellStatus, exit_code, problems, status_table
 from cad.errors import UsageError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.job_records import JobNote
@@ -149,3 +149,11 @@ def test_factors(text):
 def test_the_exit_code_tells_failed_from_unfinished_from_done(states, code):
     stages = tuple(StageStatus(f"train-{i}", "train", state) for i, state in enumerate(states))
     assert exit_code((CellStatus(1, "AD", 0, stages),)) == code
+
+
+def test_a_task_that_a_node_could_not_start_is_told_with_how_to_release_it(folder):
+    waiting = replace(JOB, state="PENDING", node="", reason=LAUNCH_FAILED)
+    stands = status(folder, queue={"12_3": waiting})
+    assert problems((CellStatus(1, "AD", 0, (stands,)),)) == [
+        "held: 1 jobs; release them with: scontrol release 12"
+    ]
