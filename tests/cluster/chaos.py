@@ -2,7 +2,7 @@
 
     python tests/cluster/chaos.py [--seed 0] [--minutes 10] [--every 4]
 
-It needs root and Slurm (slurm/README.md).  A shorter one is a test of `make test-exhaustive`.
+It needs root and Slurm (slurm/README.md).
 """
 
 from __future__ import annotations
