@@ -7,9 +7,10 @@ import shlex
 import typing
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from cad.config import Section
+from cad.config.keys import FORMER_NAMES
 from cad.config.section import NonNegativeInt, PositiveFloat, PositiveInt
 from cad.experiments.plan.stage import StageKind
 
@@ -109,8 +110,44 @@ class AllocationRequest(Section):
         return self.nodes * self.tasks_per_node
 
 
+class Retry(Section):
+    """What happens to tasks that ended for one reason."""
+
+    times: NonNegativeInt = Field(description="How often such a task is requeued.")
+
+
+class MemoryRetry(Retry):
+    """What happens to tasks that ran out of memory."""
+
+    memory: Annotated[float, Field(gt=1, le=16)] = Field(
+        2.0, description="How much more memory each of these retries gets: a factor."
+    )
+
+
+class Retries(Section):
+    """What the job script does by itself, by the reason that a task ended for."""
+
+    saved: Retry = Field(
+        Retry(times=50), description="It saved, at its time limit or because another job needs its node."
+    )
+    killed: Retry = Field(Retry(times=2), description="It was killed without reporting an error.")
+    node_fail: Retry = Field(
+        Retry(times=50), description="Its node failed. Slurm starts it again; after so many times it ends."
+    )
+    out_of_memory: MemoryRetry = Field(MemoryRetry(times=0), description="It ran out of memory.")
+
+
 class Profile(Section):
     """A cluster."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            FORMER_NAMES: {
+                "max_requeues": "retry: {saved: {times: ...}}",
+                "max_crashes": "retry: {killed: {times: ...}}",
+            }
+        }
+    )
 
     resources: AllocationRequest = Field(AllocationRequest(), description="The allocation of every stage.")
     stages: dict[StageKind, AllocationRequest] = Field(
@@ -125,22 +162,11 @@ class Profile(Section):
     signal_seconds: Annotated[int, Field(ge=10)] = Field(
         120, description="A task gets the signal to save and end this many seconds before its time limit."
     )
-    max_requeues: NonNegativeInt = Field(
-        50, description="How often a task that saved (time limit, preemption) is requeued."
-    )
-    max_crashes: NonNegativeInt = Field(
-        2, description="How often a task that was killed without reporting an error is requeued."
-    )
+    retry: Retries = Field(Retries(), description="How often a task is requeued, by reason.")
     bad_node_seconds: NonNegativeInt = Field(
         60,
         description="A task that is killed without reporting an error within so many seconds of its start "
         "avoids that node from then on, while at most half of its partition is avoided; 0: never.",
-    )
-    max_memory_retries: NonNegativeInt = Field(
-        0, description="How often a task that ran out of memory is requeued with more."
-    )
-    memory_factor: Annotated[float, Field(gt=1, le=16)] = Field(
-        2.0, description="How much more memory each of these retries gets."
     )
     gpu_option: Literal["gpus-per-node", "gres"] = Field(
         "gpus-per-node", description="How GPUs are asked for; gres where the cluster does not know the other."

@@ -43,7 +43,8 @@ def multiplier_for(root: Path, profile: Profile, memory: float, minutes: float) 
         earlier = ResourceMultiplier()
         if note is not None:
             shortages = sum(event.event == OUT_OF_MEMORY for event in note.attempts(root))
-            requeued = profile.memory_factor ** min(shortages, profile.max_memory_retries)
+            own = profile.retry.out_of_memory
+            requeued = own.memory ** min(shortages, own.times)
             earlier = ResourceMultiplier(note.memory * requeued, note.minutes)
         concerned = [statuses[one.name] for one in (stage, *stage.inputs)]
         return ResourceMultiplier(

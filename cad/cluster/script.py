@@ -20,7 +20,7 @@ from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.image import check_lines, enter
 from cad.cluster.profile import AllocationRequest, Profile, node_path, node_variables
 from cad.errors import UsageError
-from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX
+from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX, STARTED
 
 # A worker's exit code for "saved; start me again" (EX_TEMPFAIL).  The job script acts on it, because
 # scontrol does not exist in an image.
@@ -172,9 +172,14 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
         f'log={folder}/"$task"_0_log.out',
         'log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)',
         'note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }',
-        "note started",
+        "# An attempt that noted no end lost its node.",
+        f"lost=$(awk '$3 == \"{STARTED}\" {{n += open; open = 1; next}} {{open = 0}} END {{print n + open}}' "
+        '"$attempts" 2>/dev/null)',
+        f"note {STARTED}",
         "# Without what it needs, the task would fail again: no requeue.",
         'refuse() { echo "cad: $2"; note "$1"; exit 1; }',
+        f'[ "${{lost:-0}}" -le {profile.retry.node_fail.times} ] || '
+        'refuse too-many-node-failures "its node failed $lost times (retry.node_fail)"',
         *(
             f"module load {shlex.quote(module)} || "
             f"refuse module-failed {shlex.quote(f'module load {module} failed on this node (modules)')}"
@@ -215,6 +220,7 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
 
 
 def _requeue_decision(profile: Profile) -> list[str]:
+    most = profile.retry.saved.times
     return f"""\
 again() {{
     # Named by its index: the job id of one task of an array can be the id of the whole array.
@@ -223,7 +229,7 @@ again() {{
     *JobState=RUNNING*|*Reason=TimeLimit*) ;;
     *) note ended; return ;;
     esac
-    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {profile.max_requeues} ]; then note too-many-requeues; return; fi
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {most} ]; then note too-many-requeues; return; fi
     note "$1"
     scontrol requeue "$task"
     shift
@@ -243,9 +249,10 @@ disown""".splitlines()
 
 def _teardown(profile: Profile, request: AllocationRequest, memory: int | None) -> list[str]:
     # More memory at each retry; a task that is out of retries stays dead.
-    retries = 0 if memory is None else profile.max_memory_retries
+    retry = profile.retry
+    retries = 0 if memory is None else retry.out_of_memory.times
     field = "MinMemoryNode" if request.memory_per_cpu_gb is None else "MinMemoryCPU"
-    more = " ".join(str(round((memory or 0) * profile.memory_factor ** (k + 1))) for k in range(retries))
+    more = " ".join(str(round((memory or 0) * retry.out_of_memory.memory ** (k + 1))) for k in range(retries))
     return f"""\
 code=$?
 kill -KILL "$watcher"
@@ -276,7 +283,7 @@ elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
         note out-of-memory
     fi
 elif [ "$code" -gt 128 ]; then
-    if [ "$crashes" -lt {profile.max_crashes} ]; then again crashed $(avoid); else note too-many-crashes; fi
+    if [ "$crashes" -lt {retry.killed.times} ]; then again crashed $(avoid); else note too-many-crashes; fi
 else
     note failed
 fi

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cad.cluster.queue import QueuedJob, ended_jobs, has_slurm, queued_jobs
 from cad.experiments.plan.directory import StageDirectory
-from cad.experiments.plan.job_records import BAD_NODE, AttemptEvent, JobNote
+from cad.experiments.plan.job_records import BAD_NODE, STARTED, AttemptEvent, JobNote
 
 State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown"]
 
@@ -20,11 +20,12 @@ _LIVE = ("running", "queued")
 _OUT_OF_MEMORY, _TIMEOUT = "out of memory", "time limit"
 # The last event that the job script noted for a job that Slurm no longer has, and what it means.
 _EVENTS = {
-    "started": "its job was killed without reporting an error, or its node failed",
+    STARTED: "its job was killed without reporting an error, or its node failed",
     "ended": "cancelled",
     "out-of-memory": _OUT_OF_MEMORY,
     "too-many-requeues": f"{_TIMEOUT} or preempted, and requeued too often",
     "too-many-crashes": "killed too often without reporting an error",
+    "too-many-node-failures": "its node failed too often; see the log",
     "failed": "its job failed; see the log",
     "image-changed": "its image was changed after the submission; submit again",
     "image-version": "its image holds another version of cad or cannot be run; see the log",

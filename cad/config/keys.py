@@ -23,6 +23,8 @@ ANY_ITEM = "[]"
 ANY_NAME = "<name>"
 REASON = "$comment"
 """JSON schema's keyword for notes: why there is an upper bound."""
+FORMER_NAMES = "x-former-names"
+"""A section's keys of earlier versions, with what to write instead."""
 
 
 class KeyRow(NamedTuple):
@@ -190,6 +192,9 @@ class Keys:
         """
         *parent, name = path
         section = self.at(parent) or self.root
+        for option in self.options(section):
+            if name in option.get(FORMER_NAMES, {}):
+                return f"it is now {option[FORMER_NAMES][name]}"
         kinds = self._kinds(section)
         owners = [other for other, option in kinds.items() if name in option["properties"]]
         if owners:

@@ -48,8 +48,7 @@ seeds: [0, 1]
 PROFILE = """
 resources: {partition: debug, minutes: 60, memory_gb: 1}
 signal_seconds: 30
-max_requeues: 1000
-max_crashes: 1000
+retry: {saved: {times: 1000}, killed: {times: 1000}, node_fail: {times: 1000}}
 """
 Fault = Callable[["Chaos"], bool]
 

@@ -353,7 +353,8 @@ def limited(
         file, profile = folder / f"{name}.yaml", folder / f"{name}-profile.yaml"
         file.write_text(yaml.safe_dump(settings))
         profile.write_text(
-            f"resources: {{minutes: 2, memory_gb: 1}}\nsignal_seconds: 10\nmax_requeues: {requeues}\n"
+            "resources: {minutes: 2, memory_gb: 1}\nsignal_seconds: 10\n"
+            f"retry: {{saved: {{times: {requeues}}}}}\n"
             f"environment: {{PYTHONPATH: {folder / name}}}\n"
         )
         root = with_histories(folder / f"runs-{name}")

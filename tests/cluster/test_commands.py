@@ -56,10 +56,11 @@ def stand_ins(cluster, tmp_path_factory) -> Path:
     settings = {
         "resources": {"minutes": 1, "memory_gb": 0.1, "throttle": 2},
         "signal_seconds": 10,
-        "max_requeues": 2,
-        "max_crashes": 1,
-        "max_memory_retries": 1,
-        "memory_factor": 1.5,
+        "retry": {
+            "saved": {"times": 2},
+            "killed": {"times": 1},
+            "out_of_memory": {"times": 1, "memory": 1.5},
+        },
     }
     profile = from_mapping(Profile, settings, "profile")
     paths = SubmissionPaths(folder, folder, str(worker))

@@ -41,8 +41,7 @@ EVERYTHING = {
     "environment": {"GREETING": "it's $HOME"},
     "scratch": "/local scratch",
     "signal_seconds": 60,
-    "max_requeues": 3,
-    "max_crashes": 1,
+    "retry": {"saved": {"times": 3}, "killed": {"times": 1}},
     "image": "/images/cad.sif",
     "image_python": "/opt/venv/bin/python3",
     "binds": ["/data one"],
@@ -254,3 +253,31 @@ def test_an_image_of_another_program_is_checked_on_the_node(tmp_path: Path) -> N
             capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False,
         )  # fmt: skip
         assert done.stdout == ends, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("events", "lost"),
+    [
+        ("", 0),
+        ("started done", 0),
+        ("started saved started", 1),
+        ("started started bad-node crashed started", 2),
+    ],
+)
+def test_attempts_that_lost_their_node_are_counted(tmp_path, events, lost):
+    text = job_script(Profile(), "train", "n", PATHS, ResourceMultiplier(), None, 2)
+    line = next(x for x in text.splitlines() if x.startswith("lost="))
+    attempts = tmp_path / "1.attempts"
+    attempts.write_text("".join(f"1 node1 {event}\n" for event in events.split()))
+    shown = subprocess.run(
+        ["bash", "-c", f"attempts={attempts}; {line}; echo ${{lost:-0}}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(shown.stdout) == lost
+
+
+def test_a_former_key_names_the_new_one():
+    with pytest.raises(UsageError, match=r"max_requeues: unknown key; it is now retry: \{saved"):
+        from_mapping(Profile, {"max_requeues": 3}, "profile")

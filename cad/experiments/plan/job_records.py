@@ -17,8 +17,8 @@ SUBMISSION_FILE = "submission.json"
 ATTEMPTS_SUFFIX = ".attempts"
 """Of the file in which the job script notes a job's attempts, beside the job's log."""
 
-OUT_OF_MEMORY, BAD_NODE = "out-of-memory", "bad-node"
-"""Events: the attempt ran out of memory; its node is avoided from then on."""
+STARTED, OUT_OF_MEMORY, BAD_NODE = "started", "out-of-memory", "bad-node"
+"""Events: an attempt began; it ran out of memory; its node is avoided from then on."""
 
 
 class AttemptEvent(NamedTuple):

@@ -27,9 +27,12 @@ attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
 log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
 log_start=$(stat -c %s "$log" 2>/dev/null || echo 0)
 note() { echo "$(date +%s) $SLURMD_NODENAME $*" >>"$attempts"; }
+# An attempt that noted no end lost its node.
+lost=$(awk '$3 == "started" {n += open; open = 1; next} {open = 0} END {print n + open}' "$attempts" 2>/dev/null)
 note started
 # Without what it needs, the task would fail again: no requeue.
 refuse() { echo "cad: $2"; note "$1"; exit 1; }
+[ "${lost:-0}" -le 50 ] || refuse too-many-node-failures "its node failed $lost times (retry.node_fail)"
 export PYTHONPATH='/scratch/my runs;x/small/jobs/1/code'${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
 # Compilers keep code in it, on the node's own disk: nobody else may have made it or write to it.
