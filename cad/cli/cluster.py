@@ -11,15 +11,15 @@ import typer
 
 from cad.cli.arguments import RUNS, ExperimentFile, Overrides, Root, split_words
 from cad.cli.terminal import console, say
-from cad.errors import printable
+from cad.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from cad.cluster.submit import Submission
 
 
 def submit(
-    experiment: ExperimentFile,
     profile: Annotated[Path, typer.Option(help="What the cluster offers (slurm/profiles/*.yaml).")],
+    experiment: Annotated[str | None, typer.Argument(help="Experiment file; not with --model.")] = None,
     overrides: Overrides = None,
     root: Root = RUNS,
     dry_run: Annotated[
@@ -29,14 +29,26 @@ def submit(
         float | None,
         typer.Option(min=0, help="Ask before spending more core-hours or GPU-hours than this."),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Evaluate this file of `cad export` instead; only evaluation.* can be set."),
+    ] = None,
 ) -> None:
     """Submit an experiment's unfinished stages as Slurm job arrays, and return at once."""
     from cad.cluster.profile import Profile
     from cad.config import load
     from cad.experiments.plan.experiment import open_experiment
 
-    opened = open_experiment(experiment, overrides or [], root)
     settings = load(Profile, [profile]).value
+    if model is not None:
+        from cad.experiments.analysis.exported import experiment_of
+
+        words = [*([experiment] if experiment else []), *(overrides or [])]
+        experiment, overrides = str(experiment_of(model, words, root)), None
+        say(f"experiment: {experiment}")
+    if experiment is None:
+        raise UsageError("name an experiment file, or an exported model with --model")
+    opened = open_experiment(Path(experiment), overrides or [], root)
     from cad.cluster.cost import require_approval, submission_cost
     from cad.cluster.dry_run import dry_run as show_scripts
     from cad.cluster.submit import Plan, plan_submission

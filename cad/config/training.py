@@ -150,6 +150,11 @@ class TrainConfig(LoopConfig):
         "of its model.safetensors, or the word stage: the AD of the same settings is trained first, in a "
         "stage that cells share.",
     )
+    weights: str | None = Field(
+        None,
+        description="Take all weights from this file of `cad export` (or a model.safetensors) and train "
+        "nothing; the other settings of train then have no effect.",
+    )
     freeze_encoder: bool = Field(
         False, description="Keep what pretrained_encoder_path brought as it is; false: fine-tune it."
     )

@@ -170,6 +170,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Config:
         pretrain, train = self.pretrain, self.train
+        if train.weights is not None:
+            others = {
+                "train.init_from_ad": train.init_from_ad is not None,
+                "train.pretrained_encoder_path": train.pretrained_encoder_path is not None,
+                "pretrain.enabled": pretrain.enabled,
+            }
+            if clashing := [key for key, is_set in others.items() if is_set]:
+                raise ValueError(f"train.weights brings all weights; leave {' and '.join(clashing)} out")
         if train.init_from_ad is not None and (pretrain.enabled or train.pretrained_encoder_path is not None):
             raise ValueError(
                 "train.init_from_ad and a pre-trained encoder (pretrain.enabled or "

@@ -197,6 +197,18 @@ def _value(model: ModelConfig, name: str) -> object:
     return model.inner_width if name == "n_inner" else getattr(model, name)
 
 
+def require_same_model(weights: Weights, config: Config, key: str) -> None:
+    """Raise :class:`CadError` where a file's model or tasks are not those of ``config``.
+
+    Weights of another split are refused where they were trained on what is evaluated here.
+    """
+    theirs = weights.config.model
+    if theirs.kind != config.model.kind:
+        raise CadError(f"{key}: {weights.path} holds model.kind={theirs.kind}, here {config.model.kind}")
+    _require_agreement(weights, config, key, type(theirs).model_fields)
+    _require_no_leak(weights, config, key)
+
+
 def _require_no_leak(weights: Weights, config: Config, key: str) -> None:
     """Held-out and validation tasks are not to have taught the weights."""
     theirs, ours = weights.config.env, config.env

@@ -9,6 +9,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from workers import STATUS_SECONDS, soon_held
@@ -17,6 +18,7 @@ from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
 from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
+from cad.evaluation.results import load_results
 
 # What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail.
 STAND_IN = """\
@@ -186,6 +188,24 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path, monkeypat
     assert took < 30 and min(answered) < 2
     assert len(asked.read_text()) == 3  # once a table
     assert "cancelled 2000 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
+
+
+def test_an_exported_model_is_evaluated(cluster, undisturbed, wait_for, tmp_path):
+    root = tmp_path / "runs"
+    training = min((undisturbed / "stages").glob("train-*"))
+    trained = next(
+        folder
+        for folder in sorted((undisturbed / "stages").glob("evaluate-*"))
+        if json.loads((folder / "stage.json").read_text())["inputs"] == [training.name]
+    )
+    given = ["--model", training / "model.safetensors", "--profile", cluster.profile, "--root", root]
+    submitted = cluster.cad("submit", *given).stdout
+    file = re.search(r"^experiment: (\S+)$", submitted, re.MULTILINE)[1]
+    wait_for(lambda: set(states(cluster, file, root).values()) == {"done"}, 120, every=STATUS_SECONDS)
+    (evaluation,) = (root / "stages").glob("evaluate-*")
+    ours, theirs = (load_results(folder / "returns.h5") for folder in (evaluation, trained))
+    assert np.array_equal(ours.returns, theirs.returns)
+    assert "nothing to submit" in cluster.cad("submit", *given).stdout
 
 
 def test_profile_mistakes_are_told_before_anything_is_submitted(cluster, one_cell, tmp_path):

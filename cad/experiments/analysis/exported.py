@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from cad.config import read_override
@@ -19,10 +23,10 @@ from cad.experiments.run.resources import pick_device
 from cad.experiments.run.trained_model import evaluate, model_with
 from cad.interrupt import stop_on_signals
 from cad.schema import Config, stored_config
-from cad.storage import sha256_file
+from cad.storage import make_dirs, sha256_file, write_text
 from cad.training.checkpoint import load_newest
 from cad.training.learner import build_model
-from cad.training.transfer import read_weights, write_weights
+from cad.training.transfer import Weights, read_weights, write_weights
 
 
 def export_training(stage: str, root: Path, out: Path) -> str:
@@ -82,9 +86,7 @@ def evaluate_exported(
     ``overrides`` are words like ``evaluation.n_episodes=500``; ``out`` is a file to keep the returns in.
     ``trace`` is called with a line for every compression.
     """
-    settings_given = dict(_parse(word) for word in overrides)
-    weights = read_weights(file, "--model")
-    config = weights.config.with_overrides(settings_given, "the command line")
+    weights, config = _with_overrides(file, overrides)
     model = model_with(weights, config).to(pick_device(device)).eval()
     settings, family = config.evaluation, task_family(config.env)
     with stop_on_signals() as stop:
@@ -102,6 +104,43 @@ def evaluate_exported(
         lines.append(f"  task {task}: {value:.3f} of {optimum:g}")
     lines.append(f"return / {family.score_in_words.removeprefix('the ')}: {sum(shares) / len(shares):.3f}")
     return "\n".join(lines)
+
+
+def experiment_of(file: Path, overrides: Sequence[str], root: Path) -> Path:
+    """Write an experiment file, under ``root``, that evaluates an exported model; returns its path.
+
+    Its name holds a checksum: another file, or other overrides, are another experiment.
+    """
+    weights, config = _with_overrides(file, overrides)
+    base = config.model_dump(mode="json", exclude={"seed"})
+    base["train"] |= {
+        "weights": str(file.absolute()),
+        "init_from_ad": None,
+        "pretrained_encoder_path": None,
+        "freeze_encoder": False,
+    }
+    base["pretrain"] |= {"enabled": False}
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem)[:60]
+    digest = hashlib.sha256(json.dumps([base, sha256_file(file)], sort_keys=True).encode()).hexdigest()[:8]
+    name = f"evaluate-{stem}-{digest}"
+    experiment = {
+        "name": name,
+        "description": f"Evaluation of an exported model, {file.name}.",
+        "base": base,
+        "arms": [{"name": stem}],
+        "seeds": [weights.config.seed],
+        "report": {"title": f"Evaluation of {file.name}"},
+    }
+    out = make_dirs(root / name) / "experiment.yaml"
+    write_text(out, yaml.safe_dump(experiment, sort_keys=False, allow_unicode=True))
+    return out
+
+
+def _with_overrides(file: Path, overrides: Sequence[str]) -> tuple[Weights, Config]:
+    """A file's weights, and its config with other settings of the evaluation."""
+    given = dict(_parse(word) for word in overrides)
+    weights = read_weights(file, "--model")
+    return weights, weights.config.with_overrides(given, "the command line")
 
 
 def _parse(word: str) -> tuple[str, object]:

@@ -22,7 +22,7 @@ from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.evaluation.rollout import roll_out
-from cad.experiments.cost.estimate import Rate, Rates, rate_key, work_of
+from cad.experiments.cost.estimate import Rate, Rates, rate_key, steps_of, work_of
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.stage import Stage
 from cad.histories.made_up import made_up_histories
@@ -52,7 +52,7 @@ def measured_rates(root: Path, stages: Iterable[Stage], device_of: Callable[[Sta
     measured = len(kept)
     for stage in sorted(stages, key=work_of, reverse=True):
         device = device_of(stage)
-        if rates.of(stage, device) is None:
+        if steps_of(stage) and rates.of(stage, device) is None:
             log.info("measuring how long %s takes (a few seconds)", stage.name)
             try:
                 kept.append(calibrate(stage, device))

@@ -131,6 +131,9 @@ def estimate(
     took: dict[str, float] = {}
     for stage in stages:
         given = allocation_of(stage)
+        if not steps_of(stage):
+            took[stage.name] = 0.0
+            continue
         rate = rates.of(stage, given.device)
         if rate is None:
             unknown[stage.kind] += 1
@@ -199,7 +202,7 @@ def steps_of(stage: Stage) -> int:
     """Updates of a training, steps in the environment of an evaluation, transitions of a collection."""
     config = stage.config
     if stage.kind == "train":
-        return config.train.n_updates
+        return 0 if config.train.weights is not None else config.train.n_updates
     if stage.kind == "pretrain":
         return config.pretrain.n_updates
     if stage.kind == "evaluate":

@@ -46,6 +46,8 @@ class Cell:
     @cached_property
     def training(self) -> Stage:
         """The stage that trains the model."""
+        if self.config.train.weights is not None:
+            return Stage("train", self.config)
         inputs = filter(None, [self.histories, self.pretraining, self.warm_start])
         return Stage("train", self.config, tuple(inputs))
 
@@ -112,6 +114,14 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
         for arm, label, config, choice in models
         for seed in arm.seeds or experiment.seeds
     )
+    for number, arm in enumerate(experiment.arms):
+        if len(arm.seeds or experiment.seeds) > 1:
+            taken = next((c for c in cells if c.arm == arm.name and c.config.train.weights is not None), None)
+            if taken is not None:
+                raise UsageError(
+                    f"{place(('arms', number))}: arm {arm.name!r}: train.weights holds the weights of one "
+                    "seed, and the arm has several; write seeds: [0] in the arm"
+                )
     _require_distinct_arms(cells, experiment.arms, place)
     reference, labels = experiment.report.reference, dict.fromkeys(cell.label for cell in cells)
     if reference is not None and reference not in labels:
@@ -244,7 +254,8 @@ def _require_axes(arm: Arm, number: int, place: Place) -> None:
     written = [("set", key, name) for key, value in arm.set.items() for name in _settings(key, value)]
     for key, values in arm.grid.items():
         written += [("grid", key, name) for value in values for name in _settings(key, value)]
-    for (part, key, name), (other_part, other_key, other) in itertools.combinations(written, 2):
+    pairs = itertools.combinations(dict.fromkeys(written), 2)
+    for (part, key, name), (other_part, other_key, other) in pairs:
         shorter, longer = sorted((f"{name}.", f"{other}."), key=len)
         if key != other_key and longer.startswith(shorter):
             also = f"as {key} in {part!r} does; keep one of them"

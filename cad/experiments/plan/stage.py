@@ -38,6 +38,7 @@ _ADDED_TO_TRAIN: dict[str, object] = {
     "reconstruction_weight": 0.0,
     "pretrained_encoder_path": None,
     "init_from_ad": None,
+    "weights": None,
     "freeze_encoder": False,
     "loss_on": "all",
     "depth_curriculum": 0.0,
@@ -90,6 +91,8 @@ def warm_start_config(config: Config) -> Config:
 def expected_steps(stage: Stage) -> int:
     """Roughly how many history steps a stage works through, to start long stages first."""
     config = stage.config
+    if stage.kind == "train" and config.train.weights is not None:
+        return 0
     if stage.kind in ("train", "pretrain"):
         loop = config.train if stage.kind == "train" else config.pretrain
         return loop.n_updates * loop.batch_size * config.spec.training_window(config.model)
@@ -125,6 +128,10 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             "model": pretraining.identity(config.model),
             "pretrain": {key: value for key, value in data["pretrain"].items() if key not in own},
         }
+    if config.train.weights is not None:
+        # Nothing is trained: no other setting, and no seed, changes what comes of it.
+        checksum = _checksum("train.weights", user_path(config.train.weights))
+        return {"env": data["env"], "model": config.spec.identity(config.model), "weights": checksum}
     unused = _NOT_RESULTS | ({"token_type_weight"} - _own_train_settings(config))
     train = {key: value for key, value in data["train"].items() if key not in unused}
     train = without_defaults(train, _ADDED_TO_TRAIN)

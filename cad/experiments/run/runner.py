@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cad.errors import CadError
 from cad.experiments.plan.cells import Cell, distinct_stages
-from cad.experiments.plan.directory import StageDirectory, stages_folder
+from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.stage import Stage, StageKind, expected_steps
 from cad.experiments.run.job import run_or_record
 from cad.experiments.run.resources import Resources
@@ -108,10 +108,13 @@ def _saved(entry: StageState) -> str:
     if entry.stage.kind in ("train", "pretrain"):
         update = entry.directory.saved_update()
         return "it had saved nothing yet" if update is None else f"saved at update {update}"
+    note = entry.directory.progress()
+    done, total = note.get("done", 0), note.get("total", "?")
     if entry.stage.kind == "histories":
-        note = entry.directory.progress()
-        return f"{note.get('done', 0)} of {note.get('total', '?')} tasks are kept"
-    return "it starts again"
+        return f"{done} of {total} tasks are kept"
+    if entry.directory.file(StageFile.ROLLOUT).exists():
+        return f"saved after {done} of {total} episodes"
+    return "it had saved nothing yet"
 
 
 Show = Callable[[Run], None]

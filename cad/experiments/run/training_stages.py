@@ -15,7 +15,7 @@ from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import Stage, StageKind
 from cad.experiments.run.attempt import StageAttempt
 from cad.experiments.run.resources import Resources, engine_settings, pick_device
-from cad.experiments.run.trained_model import validation_return
+from cad.experiments.run.trained_model import model_with, validation_return
 from cad.histories.audit import require_sound
 from cad.histories.file import open_histories
 from cad.histories.sampler import HistoryArrays, read_arrays, stream_arrays
@@ -25,7 +25,13 @@ from cad.schema import Config
 from cad.storage import user_path
 from cad.training.learner import Learner, build_pretraining, build_training
 from cad.training.ranks import Ranks, device_of_rank
-from cad.training.transfer import load_decoder, load_encoder, save_weights
+from cad.training.transfer import (
+    load_decoder,
+    load_encoder,
+    read_weights,
+    require_same_model,
+    save_weights,
+)
 
 
 def run_pretraining(
@@ -45,6 +51,8 @@ def run_pretraining(
 def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
     """Train a model; what the stage's record says of it.  All ``ranks`` call this alike."""
     config = attempt.stage.config
+    if config.train.weights is not None:
+        return _take_weights(attempt, config, config.train.weights) if ranks.first else {}
     learner = build_training(config, _training_arrays(attempt, ranks))
     _load_initial_weights(attempt, learner.model)
     record = _fit(
@@ -58,6 +66,15 @@ def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ra
     if ranks.first:
         save_weights(attempt.file(StageFile.MODEL), config, learner.model, stage=attempt.stage.name)
     return record
+
+
+def _take_weights(attempt: StageAttempt, config: Config, path: str) -> dict[str, Any]:
+    """The weights of a file become the stage's, if they are those of the same model and split."""
+    weights = read_weights(user_path(path), "train.weights")
+    require_same_model(weights, config, "train.weights")
+    model = model_with(weights, config)
+    save_weights(attempt.file(StageFile.MODEL), config, model, stage=attempt.stage.name)
+    return {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 def _fit(
