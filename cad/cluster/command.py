@@ -53,14 +53,18 @@ _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 Done = subprocess.CompletedProcess[str]
 
 
-def run_command(command: list[str], stdin: str | None = None) -> Done:
+def run_command(
+    command: list[str], stdin: str | None = None, variables: Mapping[str, str] | None = None
+) -> Done:
     """Run one of Slurm's commands; after errors that pass, again with growing pauses.
+
+    ``variables`` are added to its environment.
 
     Raises :class:`CadError` if the command is missing or did not answer until the last try.  Not for
     ``sbatch`` without ``--test-only``: that may have been accepted although its answer was lost.
     """
     for tries, pause in enumerate(pauses(command[0]), 1):
-        done = run_once(command, stdin)
+        done = run_once(command, stdin, variables)
         if done.returncode == 0 or pause is None or not _worth_another_try(command[0], done.stderr, tries):
             break
         wait(command[0], done.stderr, pause)
@@ -69,7 +73,9 @@ def run_command(command: list[str], stdin: str | None = None) -> Done:
     return done
 
 
-def run_once(command: list[str], stdin: str | None = None) -> Done:
+def run_once(
+    command: list[str], stdin: str | None = None, variables: Mapping[str, str] | None = None
+) -> Done:
     """Run a command once; no answer in time is an error like those that it reports itself."""
     try:
         return subprocess.run(
@@ -80,7 +86,7 @@ def run_once(command: list[str], stdin: str | None = None) -> Done:
             errors="replace",
             timeout=_PATIENCE,
             check=False,
-            env=environment(),
+            env={**environment(), **(variables or {})},
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"{command[0]} does not answer within 60 s")

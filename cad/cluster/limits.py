@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from cad.cluster.command import run_command
 from cad.cluster.profile import AllocationRequest
+from cad.cluster.squeue import tasks_in_queue
 from cad.errors import CadError
 
 
@@ -103,9 +104,11 @@ def _ask() -> Limits | None:
         for name, _, most in (row.partition("|") for row in rows.splitlines())
         if most.isdigit()
     }
-    jobs = _said(["squeue", "--noheader", "--array", f"--user={user}", "--format=%a|%q"])
-    queued = tuple((row.partition("|")[0], row.partition("|")[2]) for row in jobs.split())
-    return Limits(associations, qos, queued)
+    try:
+        jobs = tasks_in_queue([f"--user={user}"], ("account", "qos"))
+    except CadError:
+        jobs = {}
+    return Limits(associations, qos, tuple((account, name) for account, name in jobs.values()))
 
 
 def _said(command: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cad.cluster.command import run_command
+from cad.cluster.squeue import jobs_of, tasks_in_queue
 from cad.errors import CadError
 
 LAUNCH_FAILED = "launch failed requeued held"
@@ -43,27 +44,9 @@ def queued_jobs(job_ids: Iterable[str]) -> dict[str, QueuedJob]:
     wanted = set(job_ids)
     if not wanted:
         return {}
-    form = "%i|%T|%N|%r|%j"
-    command = [
-        "squeue",
-        "--noheader",
-        "--array",
-        f"--jobs={','.join(sorted(_bases(wanted)))}",
-        "--format",
-        form,
-    ]
-    done = run_command(command)
-    if done.returncode != 0:
-        # Asked for a single job, squeue fails when it no longer knows that job.
-        if "Invalid job id" in done.stderr:
-            return {}
-        raise CadError(f"squeue does not answer: {done.stderr.strip()}")
-    return {job.job_id: job for job in parse_squeue(done.stdout) if job.job_id in wanted}
-
-
-def parse_squeue(text: str) -> list[QueuedJob]:
-    """Rows of ``squeue --array --format '%i|%T|%N|%r|%j'``."""
-    return [QueuedJob(*line.split("|", 4)) for line in text.splitlines() if line.count("|") >= 4]
+    fields = ("state", "node", "reason", "name")
+    queue = tasks_in_queue([f"--jobs={','.join(sorted(_bases(wanted)))}"], fields)
+    return {job_id: QueuedJob(job_id, *row) for job_id, row in queue.items() if job_id in wanted}
 
 
 def ended_jobs(job_ids: Iterable[str]) -> dict[str, str]:
@@ -113,13 +96,9 @@ def find_jobs(comment: str, script: Path) -> list[str]:
     Slurm forgets ended jobs after some minutes (``MinJobAge``).
     """
     user = pwd.getpwuid(os.getuid()).pw_name
-    command = ["squeue", "--noheader", "--states=all", f"--user={user}", "--format=%F|%k|%o"]
-    done = run_command(command)
-    if done.returncode != 0:
-        raise CadError(f"squeue does not answer: {done.stderr.strip()}")
-    rows = (line.split("|", 1) for line in done.stdout.splitlines() if "|" in line)
+    rows = jobs_of(user, ("array", "command", "comment"))
     # A site may change the comment, or a profile set its own; a wrapper may copy the script.
-    found = {job for job, rest in rows if rest.startswith(f"{comment}|") or rest.endswith(f"|{script}")}
+    found = {job for job, command, noted in rows if noted == comment or command == str(script)}
     return sorted(found, key=int)
 
 

@@ -16,7 +16,7 @@ from cad.schema import Config
         ("train", ["00000050", "00000120"], "", "saved at update 120"),
         ("train", [], "", "it had saved nothing yet"),
         ("histories", [], '{"done": 7, "total": 81}', "7 of 81 tasks are kept"),
-        ("evaluate", [], "", "it starts again"),
+        ("evaluate", [], "", "it had saved nothing yet"),
     ],
 )
 def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, note, says, tmp_path):

@@ -1,0 +1,138 @@
+"""What ``squeue`` says about jobs: read as JSON where Slurm has it (24.05 and later), else as text."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cad.cluster.command import run_command
+from cad.errors import CadError
+
+Row = tuple[str, ...]
+
+_JSON_SINCE = (24, 5)
+_ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "TIMEOUT",
+}  # fmt: skip
+
+
+def _number(value: dict[str, Any]) -> int | None:
+    return int(value["number"]) if value["set"] and not value["infinite"] else None
+
+
+def _state(job: dict[str, Any]) -> str:
+    """As squeue's text has it: a flag such as ``COMPLETING``, or else the state."""
+    base, *flags = job["job_state"]
+    return str(flags[0] if flags else base)
+
+
+# By the names that this module's functions take: how squeue's text has it, and how its JSON.
+_FIELDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "array": ("%F", lambda job: str(_number(job["array_job_id"]) or job["job_id"])),
+    "state": ("%T", _state),
+    "node": ("%N", lambda job: str(job["nodes"])),
+    "reason": ("%r", lambda job: str(job["state_reason"])),
+    "name": ("%j", lambda job: str(job["name"])),
+    "comment": ("%k", lambda job: str(job["comment"])),
+    "command": ("%o", lambda job: str(job["command"])),
+    "account": ("%a", lambda job: str(job["account"])),
+    "qos": ("%q", lambda job: str(job["qos"])),
+}
+
+
+def tasks_in_queue(options: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
+    """The jobs that are queued or running, each task of an array by itself: id (``12_3``) to ``fields``.
+
+    Raises :class:`CadError` when Slurm does not answer; a job that it does not know is no error.
+    """
+    if speaks_json():
+        live = [job for job in _as_json(options) if _is_live(job)]
+        return {task: _row(job, fields) for job in live for task in _task_ids(job)}
+    rows = _as_text(["--array", *options], ["%i", *(_FIELDS[name][0] for name in fields)])
+    return {row[0]: row[1:] for row in rows}
+
+
+def jobs_of(user: str, fields: Sequence[str]) -> list[Row]:
+    """All jobs of a user that Slurm still knows, ended ones too; the pending tasks of an array are one."""
+    options = ["--states=all", f"--user={user}"]
+    if speaks_json():
+        return [_row(job, fields) for job in _as_json(options)]
+    return _as_text(options, [_FIELDS[name][0] for name in fields])
+
+
+@functools.cache
+def speaks_json() -> bool:
+    """Whether this Slurm's JSON is known here: its version is asked for once."""
+    try:
+        said = run_command(["scontrol", "--version"]).stdout
+    except CadError:
+        return False
+    version = re.search(r"(\d+)\.(\d+)", said)
+    return version is not None and (int(version.group(1)), int(version.group(2))) >= _JSON_SINCE
+
+
+def parse_json(text: str) -> list[dict[str, Any]]:
+    """The jobs in the output of ``squeue --json``."""
+    try:
+        jobs = json.loads(text)["jobs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CadError(f"squeue --json answers with something else: {text[:200].strip()}") from error
+    return list(jobs)
+
+
+def parse_text(text: str, n: int) -> list[Row]:
+    """Rows of ``n`` fields with ``|`` between; the last one may contain it."""
+    return [tuple(line.split("|", n - 1)) for line in text.splitlines() if line.count("|") >= n - 1]
+
+
+def _as_json(options: Sequence[str]) -> list[dict[str, Any]]:
+    # Else the numbers of an array's pending tasks are cut at 64 characters.
+    return parse_json(_said(["squeue", "--json", *options], SLURM_BITSTR_LEN="0") or '{"jobs": []}')
+
+
+def _as_text(options: Sequence[str], form: Sequence[str]) -> list[Row]:
+    said = _said(["squeue", "--noheader", *options, "--format", "|".join(form)])
+    return parse_text(said, len(form))
+
+
+def _said(command: list[str], **variables: str) -> str:
+    done = run_command(command, variables=variables)
+    if done.returncode == 0:
+        return done.stdout
+    # Asked for a single job, squeue fails when it no longer knows that job.
+    if "Invalid job id" in done.stderr:
+        return ""
+    raise CadError(f"squeue does not answer: {done.stderr.strip()}")
+
+
+def _row(job: dict[str, Any], fields: Sequence[str]) -> Row:
+    return tuple(_FIELDS[name][1](job) for name in fields)
+
+
+def _is_live(job: dict[str, Any]) -> bool:
+    # JSON has ended jobs too, until Slurm forgets them.
+    return job["job_state"][0] not in _ENDED or "COMPLETING" in job["job_state"]
+
+
+def _task_ids(job: dict[str, Any]) -> Iterator[str]:
+    """``12_3``, or ``12`` for a job that is no array; pending tasks of an array are one job in JSON."""
+    array, task = _number(job["array_job_id"]), _number(job["array_task_id"])
+    if not array:
+        yield str(job["job_id"])
+    elif task is not None:
+        yield f"{array}_{task}"
+    else:
+        for index in task_numbers(job["array_task_string"]):
+            yield f"{array}_{index}"
+
+
+def task_numbers(text: str) -> Iterator[int]:
+    """The numbers in ``0-2,7,10-20:5%4``."""
+    for part in filter(None, text.partition("%")[0].split(",")):
+        ends, _, step = part.partition(":")
+        first, _, last = ends.partition("-")
+        yield from range(int(first), int(last or first) + 1, int(step or 1))

@@ -1,0 +1,105 @@
+"""What squeue says, as text (22.05) and as JSON (24.11): the same jobs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from cad.cluster import squeue
+from cad.cluster.queue import QueuedJob, find_jobs, queued_jobs
+from cad.errors import CadError
+
+UNSET = {"set": False, "infinite": False, "number": 0}
+
+
+def number(value: int) -> dict[str, Any]:
+    return {"set": True, "infinite": False, "number": value}
+
+
+def job(job_id: int, states: list[str], **other: Any) -> dict[str, Any]:
+    """As 24.11.5 writes it, without the keys that nobody reads."""
+    return {
+        "job_id": job_id,
+        "array_job_id": number(0),
+        "array_task_id": UNSET,
+        "array_task_string": "",
+        "job_state": states,
+        "nodes": "",
+        "state_reason": "None",
+        "name": "cad-e-train",
+        "comment": "",
+        "command": "/x/1.sh",
+        "account": "",
+        "qos": "",
+        **other,
+    }
+
+
+JSON = json.dumps(
+    {
+        "jobs": [
+            job(3, ["RUNNING"], array_job_id=number(1), array_task_id=number(0), nodes="node1"),
+            job(4, ["COMPLETED", "COMPLETING"], array_job_id=number(1), array_task_id=number(1)),
+            job(5, ["COMPLETED"], array_job_id=number(1), array_task_id=number(2), comment="c"),
+            job(1, ["PENDING"], array_job_id=number(1), array_task_string="4-5,7%2", state_reason="Priority"),
+            job(2, ["PENDING"], state_reason="Dependency", name="a|b"),
+        ]
+    }
+)
+TEXT = """\
+1_4|PENDING||Priority|cad-e-train
+1_5|PENDING||Priority|cad-e-train
+1_7|PENDING||Priority|cad-e-train
+2|PENDING||Dependency|a|b
+1_0|RUNNING|node1|None|cad-e-train
+1_1|COMPLETING||None|cad-e-train
+"""
+
+
+@pytest.fixture(params=["22.05.8", "24.11.5"])
+def slurm(request, monkeypatch):
+    """Slurm's answers of one version."""
+
+    def answer(command, **_more):
+        if command[0] == "scontrol":
+            said = f"slurm-wlm {request.param}\n"
+        elif "--states=all" in command:
+            said = JSON if "--json" in command else "1|/x/1.sh|\n1|/x/1.sh|c\n2|/x/1.sh|\n"
+        else:
+            said = JSON if "--json" in command else TEXT
+        return subprocess.CompletedProcess(command, 0, said, "")
+
+    monkeypatch.setattr(squeue, "run_command", answer)
+    squeue.speaks_json.cache_clear()
+    yield request.param
+    squeue.speaks_json.cache_clear()
+
+
+def test_tasks_that_are_queued_or_running(slurm):
+    assert squeue.speaks_json() == (slurm == "24.11.5")
+    queue = queued_jobs(["1_0", "1_1", "1_2", "1_5", "1_6", "2"])
+    assert queue == {
+        "1_0": QueuedJob("1_0", "RUNNING", "node1", "None", "cad-e-train"),
+        "1_1": QueuedJob("1_1", "COMPLETING", "", "None", "cad-e-train"),
+        "1_5": QueuedJob("1_5", "PENDING", "", "Priority", "cad-e-train"),
+        "2": QueuedJob("2", "PENDING", "", "Dependency", "a|b"),
+    }
+
+
+@pytest.mark.usefixtures("slurm")
+def test_jobs_are_found_by_their_comment_ended_ones_too():
+    assert find_jobs("c", "/y.sh") == ["1"]
+    assert find_jobs("-", "/x/1.sh") == ["1", "2"]
+
+
+def test_numbers_of_tasks():
+    assert list(squeue.task_numbers("0-2,7,10-20:5%4")) == [0, 1, 2, 7, 10, 15, 20]
+    assert list(squeue.task_numbers("")) == []
+
+
+def test_something_else_than_json_is_told():
+    with pytest.raises(CadError, match="answers with something else: a banner"):
+        squeue.parse_json("a banner\n")
