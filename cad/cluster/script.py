@@ -25,6 +25,8 @@ from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX, STARTED
 # A worker's exit code for "saved; start me again" (EX_TEMPFAIL).  The job script acts on it, because
 # scontrol does not exist in an image.
 SAVED = 75
+# "Ended early": no failure, but what waits for it must not start.
+PRUNED = 76
 # A signal that came before the worker handled it; nothing is lost.
 _BY_USR2, _BY_TERM = 128 + signal.SIGUSR2, 128 + signal.SIGTERM
 
@@ -276,6 +278,8 @@ if [ "$code" = 0 ]; then
     note done
 elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
     again saved
+elif [ "$code" = {PRUNED} ]; then
+    note pruned
 elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
     if [ "$shortages" -lt {retries} ]; then
         again out-of-memory {field}="${{more_memory[$shortages]}}"

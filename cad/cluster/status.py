@@ -14,7 +14,7 @@ from cad.cluster.queue import QueuedJob, ended_jobs, has_slurm, queued_jobs
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.job_records import BAD_NODE, STARTED, AttemptEvent, JobNote
 
-State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown"]
+State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown", "pruned"]
 
 _LIVE = ("running", "queued")
 _OUT_OF_MEMORY, _TIMEOUT = "out of memory", "time limit"
@@ -52,7 +52,8 @@ class StageStatus:
     """Where one stage stands.
 
     ``dead``: its job is gone without a result.  ``unknown``: it was submitted, and this machine has no
-    Slurm to ask.  ``done_share`` is from 0 to 1, ``seconds_left`` an estimate; None if unknown.
+    Slurm to ask.  ``pruned``: its training was ended early.  ``done_share`` is from 0 to 1,
+    ``seconds_left`` an estimate; None if unknown.
     """
 
     stage: str
@@ -126,6 +127,8 @@ def stage_status(
         return _running(stage, None, log)
     failure = stage.failure()
     state: State
+    if (pruned := stage.pruned()) is not None:
+        return StageStatus(stage.name, stage.kind, "pruned", pruned, None if note is None else note.job_id)
     if note is None:
         state = "waiting" if failure is None else "failed"
         return StageStatus(stage.name, stage.kind, state, failure or "")

@@ -38,6 +38,7 @@ from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
+from cad.experiments.run.pruning import pruned_stages, pruning_of
 from cad.experiments.run.resources import Resources, engine_settings
 from cad.locks import folder_lock_in_turn
 from cad.storage import make_dirs, write_json, write_text
@@ -102,10 +103,12 @@ def plan_submission(
     _check(experiment, profile)
     stages = distinct_stages(experiment.cells)
     statuses = stage_statuses(experiment.root, [stage.name for stage in stages])
+    pruned = pruned_stages(experiment)
     wanted = tuple(
         stage
         for stage in stages
         if (status := statuses[stage.name]).state not in ("done", "unknown")
+        and stage.name not in pruned
         and not status.alive
         and choose(status)
     )
@@ -242,6 +245,7 @@ def _submit_array(
     resources = Resources(
         workers=request.cpus if array.kind == "histories" else 1,
         device="cuda" if request.n_gpus else "cpu",
+        pruning=pruning_of(experiment),
         provenance=provenance,
     )
     make_dirs(paths.folder / "tasks")

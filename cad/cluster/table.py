@@ -25,6 +25,7 @@ _STYLE = {
     "queued": "blue",
     "failed": "bold red",
     "dead": "red",
+    "pruned": "yellow",
     "unknown": "yellow",
     "waiting": "dim",
 }
@@ -60,6 +61,9 @@ def cell_statuses(experiment: Experiment) -> tuple[CellStatus, ...]:
 
 def _behind(status: StageStatus, inputs: list[StageStatus]) -> StageStatus:
     """The status of a stage that never started, with the stage that is the reason."""
+    pruned = next((one for one in inputs if one.state == "pruned"), None)
+    if pruned is not None and status.state in ("dead", "waiting"):
+        return replace(status, state="pruned", reason=f"{_BEHIND} {pruned.state} {pruned.stage}")
     if status.state != "dead" or status.log is not None:
         return status
     cause = next((one for one in inputs if one.state in ("failed", "dead")), None)
@@ -67,11 +71,11 @@ def _behind(status: StageStatus, inputs: list[StageStatus]) -> StageStatus:
 
 
 def exit_code(cells: tuple[CellStatus, ...]) -> int:
-    """0: all stages are done; 1: some failed or died; 3: none did, and some are still to come."""
+    """0: all stages are done or pruned; 1: some failed or died; 3: none did, and some are still to come."""
     states = {stage.state for cell in cells for stage in cell.stages}
     if states & {"failed", "dead"}:
         return 1
-    return 0 if states <= {"done"} else 3
+    return 0 if states <= {"done", "pruned"} else 3
 
 
 def pick_cell(experiment: Experiment, number: int) -> Cell:
@@ -129,7 +133,9 @@ def problems(cells: tuple[CellStatus, ...]) -> list[str]:
     stages = {stage.stage: stage for cell in cells for stage in cell.stages}
     faults: dict[tuple[str, str], list[StageStatus]] = {}
     for stage in stages.values():
-        if stage.state in ("failed", "dead", "unknown") and not stage.reason.startswith(f"{_BEHIND} "):
+        if stage.state in ("failed", "dead", "unknown", "pruned") and not stage.reason.startswith(
+            f"{_BEHIND} "
+        ):
             faults.setdefault((stage.state, stage.reason), []).append(stage)
     lines = []
     for (state, reason), members in faults.items():

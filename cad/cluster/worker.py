@@ -13,12 +13,13 @@ from typing import NoReturn
 import submitit
 
 import cad
-from cad.cluster.script import SAVED
+from cad.cluster.script import PRUNED, SAVED
 from cad.experiments.plan.stage import Stage
 from cad.experiments.run.attempt import PROGRESS_LOG
 from cad.experiments.run.job import stage_job
 from cad.experiments.run.resources import Resources
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
+from cad.training.loop import PrunedError
 from cad.training.ranks import PeerLostError, RankAssignment
 
 
@@ -39,6 +40,9 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     except InterruptedRun as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
         sys.exit(SAVED)
+    except PrunedError as pruned:
+        logging.getLogger(__name__).warning("ended early: %s", pruned)
+        sys.exit(PRUNED)
     except PeerLostError as lost:
         # As if killed, so that the job is requeued from its last checkpoint; unless the other task failed.
         logging.getLogger(__name__).error("%s", lost)

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from cad.schema.cell import Config, EnvOnly
-from cad.schema.experiment import Arm, EqualState, ExperimentConfig, ReportConfig
+from cad.schema.experiment import Arm, EqualState, ExperimentConfig, Prune, ReportConfig
 from cad.schema.stored import stored_config
 
-__all__ = ["Arm", "Config", "EnvOnly", "EqualState", "ExperimentConfig", "ReportConfig", "stored_config"]
+__all__ = [
+    "Arm",
+    "Config",
+    "EnvOnly",
+    "EqualState",
+    "ExperimentConfig",
+    "Prune",
+    "ReportConfig",
+    "stored_config",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from cad.config.section import Section, TrainingSeed
+from cad.config.section import Probability, Section, TrainingSeed
 from cad.schema.cell import Config
 
 
@@ -37,6 +39,16 @@ class Arm(Section):
     )
 
 
+class Prune(Section):
+    """Which trainings end early, by their returns on the validation tasks."""
+
+    behind: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="A training ends when its best validation return is further than this behind another's "
+        "of the experiment after as many updates (return / optimum)."
+    )
+    after: Probability = Field(0.5, description="Share of its updates before which no training is ended.")
+
+
 class ReportConfig(Section):
     """What the report says of itself."""
 
@@ -64,6 +76,11 @@ class ExperimentConfig(Section):
         le=100_000_000,
         description="Choose each model's train.batch_size so that an update sees this many steps of history: "
         "fewer windows where they are longer. An arm that sets train.batch_size keeps its own.",
+    )
+    prune: Prune | None = Field(
+        None,
+        description="End trainings that fall hopelessly behind on validation tasks; null: never. Which ones "
+        "depends on the order in which they run; the report names them.",
     )
     seeds: tuple[TrainingSeed, ...] = Field(
         (0,), min_length=1, description="Training seeds of every cell, but for arms that have their own."

@@ -50,12 +50,14 @@ class Learner:
         device: torch.device,
         stop: StopFlag,
         validate: Callable[[], float] | None = None,
+        give_up: Callable[[int, float], str | None] = lambda _step, _best: None,
         progress: Progress | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> TrainingSummary:
         """Train, with checkpoints and metrics in ``folder``; see :func:`cad.training.loop.train`.
 
         ``validate`` gives the model's return on the validation tasks; ``train.validate_every`` says when.
+        ``give_up`` is :attr:`~cad.training.loop.Validation.give_up`.
         """
         every = self.config.train.validate_every
         return train(
@@ -68,7 +70,7 @@ class Learner:
             run_id=run_id,
             device=device,
             stop=stop,
-            validation=Validation(lambda _: validate(), every) if validate and every else None,
+            validation=Validation(lambda _: validate(), every, give_up) if validate and every else None,
             unused_parameters=self.settings.leaves_weights_unused,
             progress=progress,
             ranks=ranks,

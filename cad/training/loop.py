@@ -45,10 +45,16 @@ class Validation:
 
     measure: Callable[[nn.Module], float]
     every: int
+    give_up: Callable[[int, float], str | None] = lambda _step, _best: None
+    """From the number of updates and the best score so far: why the training is to end, if it is."""
 
     def is_due(self, step: int, last: bool) -> bool:
         """Whether to measure after ``step`` updates."""
         return self.every > 0 and (step % self.every == 0 or last)
+
+
+class PrunedError(CadError):
+    """The training was ended early; what it saved stays, so that it can go on."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ def train(
     The first rank writes ``folder/checkpoints``, ``folder/metrics.jsonl`` and the trackers' files.
 
     Raises :class:`CadError` when the loss is not finite or the objective's watchdog objects, and
-    :class:`~cad.interrupt.InterruptedRun`, after saving, when ``stop`` is set on any rank.
+    :class:`~cad.interrupt.InterruptedRun`, after saving, when ``stop`` is set on any rank;
+    :class:`PrunedError`, after saving, when ``validation`` gives up.
     """
     require_ranks(settings, objective.section, ranks.size)
     checkpoints = folder / "checkpoints"
@@ -170,7 +177,7 @@ def train(
             tokens += sum(batch.actions.numel() for batch in batches) * ranks.size
 
             step = update + 1
-            last = step == settings.n_updates
+            last, why = step == settings.n_updates, None
             if step % settings.log_every == 0 or last:
                 gradient_norm, means = sums.take(ranks)
                 values = {**objective.values(means), "gradient_norm": gradient_norm}
@@ -186,6 +193,8 @@ def train(
                     model.train()
                     if best is None or validated > best[1]:
                         best = step, validated
+                    if not last:  # all ranks follow the first one
+                        why = ranks.broadcast(validation.give_up(step, best[1]) if ranks.first else None)
                 if metrics:
                     metrics.write(step, values)
                 objective.watch(values, step)  # after the write: the log shows why a run was stopped
@@ -193,8 +202,11 @@ def train(
                     progress(step, values)
                 tick, counted, tokens = time.perf_counter(), supervised, 0
             stopping = vote()
-            if step % settings.checkpoint_every == 0 or last or stopping or (best and best[0] == step):
+            if step % settings.checkpoint_every == 0 or last or stopping or why or (best and best[0] == step):
                 save(step)
+            if why:
+                ranks.barrier()
+                raise PrunedError(why)
             if stopping and not last:
                 ranks.barrier()  # the first rank's checkpoint is on disk
                 stop.raise_if_set(f"training (update {step} of {settings.n_updates})")

@@ -20,7 +20,7 @@ from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
 from cad.evaluation.results import load_results
 
-# What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail.
+# What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail; end early.
 STAND_IN = """\
 #!/bin/bash
 again=${SLURM_RESTART_COUNT:-0}
@@ -35,6 +35,7 @@ case $SLURM_ARRAY_TASK_ID in
 4) echo oom-kill; kill -KILL $$ ;;
 5) exit 1 ;;
 6) [ $again = 1 ] && well; exit 0 ;;
+7) exit 76 ;;
 esac
 """
 EXPECTED = [
@@ -45,6 +46,7 @@ EXPECTED = [
     ["started", "out-of-memory", "started", "out-of-memory"],
     ["started", "failed"],
     ["started", "bad-node", "crashed", "started", "done"],
+    ["started", "pruned"],
 ]
 
 
@@ -67,7 +69,7 @@ def stand_ins(cluster, tmp_path_factory) -> Path:
     profile = from_mapping(Profile, settings, "profile")
     paths = SubmissionPaths(folder, folder, str(worker))
     (folder / "job.sh").write_text(
-        job_script(profile, "train", "stand-in", paths, ResourceMultiplier(), None, 7)
+        job_script(profile, "train", "stand-in", paths, ResourceMultiplier(), None, 8)
     )
     cluster.call("sbatch", folder / "job.sh")
     return folder

@@ -114,6 +114,11 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
         for arm, label, config, choice in models
         for seed in arm.seeds or experiment.seeds
     )
+    if experiment.prune is not None and any(not cell.config.train.validate_every for cell in cells):
+        raise UsageError(
+            f"{place(('prune',))}: prune compares validation returns, and train.validate_every=0 measures "
+            "none"
+        )
     for number, arm in enumerate(experiment.arms):
         if len(arm.seeds or experiment.seeds) > 1:
             taken = next((c for c in cells if c.arm == arm.name and c.config.train.weights is not None), None)

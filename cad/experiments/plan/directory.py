@@ -34,6 +34,7 @@ class StageFile(StrEnum):
 
     DONE = "DONE"  # written last, with a record such as the seconds it took: nothing else means complete
     FAILED = "FAILED"  # why the last attempt failed
+    PRUNED = "PRUNED"  # why a training was ended early (`prune` of an experiment); it can go on
     IDENTITY = "stage.json"  # what the name is a hash of
     PROGRESS = "progress.json"  # for tables; may be out of date
     JOB = "job.json"  # which Slurm job runs the stage
@@ -178,7 +179,10 @@ class StageDirectory:
 
     def failure(self) -> str | None:
         """Why the stage failed; None where it did not, or where it is complete all the same."""
-        marker = self.file(StageFile.FAILED)
+        return self._message(StageFile.FAILED)
+
+    def _message(self, name: StageFile) -> str | None:
+        marker = self.file(name)
         if self.done or not marker.exists():
             return None
         try:
@@ -189,13 +193,22 @@ class StageDirectory:
             return f"{marker} is damaged"
         return str(record.get("message", "")) if isinstance(record, dict) else ""
 
+    def pruned(self) -> str | None:
+        """Why the training was ended early; None where it was not."""
+        return self._message(StageFile.PRUNED)
+
+    def record_pruned(self, why: str) -> None:
+        """Keep why the training was ended early."""
+        write_json(self.file(StageFile.PRUNED), {"message": why})
+
     def record_failure(self, message: str, *, expected: bool) -> None:
         """Keep why the stage failed; ``expected`` is False for an error that is a bug."""
         write_json(self.file(StageFile.FAILED), {"message": message, "expected": expected})
 
     def clear_failure(self) -> None:
-        """Forget an earlier failure."""
+        """Forget an earlier failure, and that the training was ended early."""
         self.file(StageFile.FAILED).unlink(missing_ok=True)
+        self.file(StageFile.PRUNED).unlink(missing_ok=True)
 
     def progress(self) -> dict[str, Any]:
         """The latest note of progress, empty where there is none yet.

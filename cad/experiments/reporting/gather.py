@@ -125,6 +125,8 @@ def _status(root: Path, cell: Cell) -> str:
         failure = directory.failure()
         if failure is not None:
             return f"failed: {stage.kind}: {failure}"
+        if (pruned := directory.pruned()) is not None:
+            return f"pruned: {pruned}"
         if not directory.done:
             return "missing"
     return "done"

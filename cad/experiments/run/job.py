@@ -17,6 +17,7 @@ from cad.experiments.run.resources import Resources, pick_device, ranks_of
 from cad.experiments.run.stages import run_stage
 from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
 from cad.surroundings import leave_out
+from cad.training.loop import PrunedError
 from cad.training.ranks import PeerLostError, RankAssignment
 from cad.training.rendezvous import joined
 
@@ -60,6 +61,9 @@ def run_or_record(
         else:
             run_stage(root, stage, resources, stop, wait=True)
     except (InterruptedRun, PeerLostError):
+        raise
+    except PrunedError as error:
+        directory.record_pruned(str(error))
         raise
     except Exception as error:
         # Slurm signals every process of a job: an error while the work is stopping is no failure.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from cad.experiments.plan.directory import StageDirectory, StageFile, stages_fol
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import StageKind
 from cad.experiments.reporting.report import no_cell_counts, write_experiment_report
+from cad.experiments.run.pruning import pruning_of
 from cad.experiments.run.repair import Repair, repair_stage, run_to_repair
 from cad.experiments.run.resources import Resources, require_ranks_of_cells
 from cad.experiments.run.runner import Run, Show, run_in_processes, run_inline
@@ -66,7 +68,8 @@ def run_experiment(
     require_ranks_of_cells(experiment.cells, resources.ranks)
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
         write_json(experiment.folder / "experiment.json", experiment.record())
-        run = Run(experiment.root, experiment.cells)
+        resources = replace(resources, pruning=pruning_of(experiment))
+        run = Run(experiment.root, experiment.cells, prunes=experiment.config.prune is not None)
         run.limit(first, last)
         with (display or _live_table)(run, console) as show:
             if inline:

@@ -11,12 +11,13 @@ from cad.config import LoopConfig
 from cad.errors import UsageError, printable
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.stage import Stage
+from cad.experiments.run.pruning import Pruning
 from cad.training.engines import require_ranks
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage may use; none of it changes a result."""
+    """What a stage may use; none of it changes a result, though ``pruning`` may end it without one."""
 
     workers: int = 1
     device: str = "cpu"
@@ -25,6 +26,8 @@ class Resources:
     """Processes that share one training, where its engine can."""
     trace: Callable[[str], None] | None = None
     """Called with a line for every compression of an evaluation."""
+    pruning: Pruning | None = None
+    """Ends trainings early."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Code and image, recorded when the stage is done."""
 

@@ -27,7 +27,7 @@ _UNREPORTED = "its process ended without reporting an error (killed or out of me
 
 @dataclass
 class StageState:
-    """The state of a stage: waiting, running, done, stopped, failed or blocked (an input failed)."""
+    """The state of a stage: waiting, running, done, stopped, pruned, failed or blocked (an input failed)."""
 
     stage: Stage
     directory: StageDirectory
@@ -44,12 +44,17 @@ class Run:
     root: Path
     cells: tuple[Cell, ...]
     stages: dict[str, StageState] = field(default_factory=dict)
+    prunes: bool = False
+    """Whether trainings that were ended early are left as they are; else they go on."""
 
     def __post_init__(self) -> None:
-        """See which stages are done."""
+        """See which stages are done, or pruned."""
         for stage in distinct_stages(self.cells):
             directory = StageDirectory(self.root, stage.name)
-            self.stages[stage.name] = StageState(stage, directory, "done" if directory.done else "waiting")
+            entry = StageState(stage, directory, "done" if directory.done else "waiting")
+            if self.prunes and (why := directory.pruned()) is not None:
+                entry.state, entry.message = "pruned", why
+            self.stages[stage.name] = entry
 
     def limit(self, first: StageKind, last: StageKind) -> None:
         """Run only stages of the kinds from ``first`` to ``last``.
@@ -78,6 +83,8 @@ class Run:
             inputs = [self.stages[stage.name].state for stage in entry.stage.inputs]
             if any(state in ("failed", "blocked") for state in inputs):
                 entry.state, entry.message = "blocked", "an earlier stage failed"
+            elif "pruned" in inputs:
+                entry.state, entry.message = "pruned", "its training was ended early"
             elif all(state == "done" for state in inputs):
                 ready.append(entry)
         return max(ready, key=lambda entry: expected_steps(entry.stage), default=None)
@@ -90,6 +97,10 @@ class Run:
         entry.seconds = time.time() - entry.started
         if entry.directory.done:
             entry.state = "done"
+            return
+        pruned = entry.directory.pruned()
+        if pruned is not None:
+            entry.state, entry.message = "pruned", pruned
             return
         reason = entry.directory.failure()
         if reason is None and stopped:

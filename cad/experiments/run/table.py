@@ -18,7 +18,7 @@ from cad.experiments.durations import clock_time
 from cad.experiments.plan.stage import expected_steps
 from cad.experiments.run.runner import Run, Show, StageState
 
-_STYLE = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "bold red",
+_STYLE = {"done": "green", "running": "cyan", "stopped": "yellow", "pruned": "yellow", "failed": "bold red",
           "blocked": "red", "waiting": "dim"}  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def run_table(run: Run) -> RenderableType:
     problems = [
         Text(f"{entry.stage.name}: {_outcome(entry)}", style=_STYLE[entry.state])
         for entry in run.stages.values()
-        if entry.state in ("failed", "stopped")
+        if entry.state in ("failed", "stopped") or (entry.state == "pruned" and entry.stage.kind == "train")
     ]
     return Group(table, *problems)
 

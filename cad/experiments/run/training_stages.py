@@ -93,6 +93,11 @@ def _fit(
         device=device_of_rank(pick_device(resources.device), ranks.local_rank),
         stop=stop,
         validate=validate,
+        give_up=lambda update, best: (
+            None
+            if resources.pruning is None
+            else resources.pruning.verdict(attempt.stage.name, update, settings.n_updates, best)
+        ),
         progress=lambda step, values: attempt.report(step, settings.n_updates, **values),
         ranks=ranks,
     )

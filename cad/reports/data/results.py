@@ -30,8 +30,8 @@ class TrainingPart:
 class CellResult:
     """One point of the grid with one seed, as far as it got.
 
-    ``status`` is ``"done"``, ``"missing"`` or ``"failed: <message>"``; only a done cell's returns
-    are averaged.  Cells that differ only by their seed form one model of the report.
+    ``status`` is ``"done"``, ``"missing"``, ``"failed: <message>"`` or ``"pruned: <reason>"``; only a done
+    cell's returns are averaged.  Cells that differ only by their seed form one model of the report.
     """
 
     label: str  # without the seed, e.g. "CompressedAD, depth 3, 16 latents"

@@ -70,7 +70,7 @@ def headline(study: Study) -> str:
     if not study.cells:
         return "This experiment has no cells."
     if not study.scored:
-        failed = sum(cell.status != "missing" for cell in study.cells)
+        failed = sum(cell.status.startswith("failed") for cell in study.cells)
         return f"No result yet: of {plural(len(study.cells), 'cell')}, none is done, {failed} failed."
     if not study.comparable:
         return (
@@ -129,7 +129,8 @@ def notices(study: Study) -> list[str]:
         count = sum(map(len, undone.values()))
         verb = "is" if count == 1 else "are"
         lines.insert(
-            0, f"{count} of {plural(len(study.cells), 'cell')} {verb} missing or failed and in no mean:"
+            0,
+            f"{count} of {plural(len(study.cells), 'cell')} {verb} missing, failed or pruned and in no mean:",
         )
     if study.n_evaluations > 1:
         lines.append(

@@ -73,7 +73,8 @@ def _draw_spot(
     if model is None:
         tile(ax, hover, at, None, "not run", norm, size=7, name="")
     elif model.score is None:
-        text = "failed" if any(cell.status != "missing" for cell in model.cells) else "missing"
+        states = [cell.status.partition(":")[0] for cell in model.cells]
+        text = next((state for state in ("failed", "pruned") if state in states), "missing")
         tile(ax, hover, at, None, text, norm, size=7, name="")
     else:
         of = f" of {len(model.cells)}" if len(model.done) < len(model.cells) else ""
