@@ -20,7 +20,8 @@ from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
 from cad.evaluation.results import load_results
 
-# What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail; end early.
+# What a worker may do: be told of the time limit and save; not listen to it; say "again"; be killed; fail;
+# end early.
 STAND_IN = """\
 #!/bin/bash
 again=${SLURM_RESTART_COUNT:-0}

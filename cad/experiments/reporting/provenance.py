@@ -96,6 +96,7 @@ def _record(
         state=state,
         wall_seconds=stored.get("wall_seconds"),
         peak_memory_bytes=stored.get("peak_memory_bytes"),
+        cpu_seconds=stored.get("cpu_seconds"),
         cores=stored.get("cores"),
         attempts=stored.get("attempts"),
         code_version=version,
@@ -117,7 +118,8 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
     files = {f"{file.parent.name}/{file.name}": file for file in histories}
     files[str(_shown(experiment.file, public=public))] = experiment.file
     for cell in experiment.cells:
-        for path in (cell.config.train.pretrained_encoder_path, cell.config.train.init_from_ad):
+        train = cell.config.train
+        for path in (train.pretrained_encoder_path, train.init_from_ad, train.weights):
             if path is not None and path != WARM_START_STAGE:
                 file = user_path(path)
                 files[str(_shown(file, public=public))] = file

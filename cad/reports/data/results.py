@@ -109,6 +109,7 @@ class StageRecord:
     image: str | None = None  # SHA-256 of the image that it ran in
     job_id: str | None = None
     peak_memory_bytes: int | None = None  # of the process that finished it
+    cpu_seconds: float | None = None  # of its last attempt
 
     @property
     def core_hours(self) -> float | None:

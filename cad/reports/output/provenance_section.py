@@ -20,7 +20,7 @@ from cad.reports.data import (
 
 _COLUMNS = (
     "stage", "kind", "state", "wall_seconds", "cores", "core_hours", "attempts", "job_id", "code_version",
-    "code_differs_from_commit", "hardware", "image_sha256", "peak_memory_bytes",
+    "code_differs_from_commit", "hardware", "image_sha256", "peak_memory_bytes", "cpu_seconds",
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def stage_tables(provenance: Provenance) -> dict[str, Table]:
         (stage.name, stage.kind, stage.state, finite(stage.wall_seconds), stage.cores,
          finite(stage.core_hours), stage.attempts, stage.job_id, stage.code_version,
          None if stage.dirty is None else str(stage.dirty).lower(), stage.hardware, stage.image,
-         stage.peak_memory_bytes)
+         stage.peak_memory_bytes, finite(stage.cpu_seconds))
         for stage in provenance.stages
     ]  # fmt: skip
     return {"stages": Table(_COLUMNS, rows)} if rows else {}
@@ -59,7 +59,7 @@ def costs_table(provenance: Provenance) -> ShownTable | None:
     rows = [_cost_row(kind, [s for s in provenance.stages if s.kind == kind]) for kind in kinds]
     rows.append(_cost_row("all", provenance.stages))
     headers = ("stage", "done", "failed", "missing", "wall, h", "core-hours", "attempts beyond the first",
-               "most memory, GiB")  # fmt: skip
+               "most memory, GiB", "CPU time of the cores held")  # fmt: skip
     return ShownTable(
         "stages-table", "Time per kind of stage; stages that cells share are counted once", headers, rows
     )
@@ -77,7 +77,15 @@ def _cost_row(kind: str, stages: Sequence[StageRecord]) -> tuple[Shown, ...]:
         number_cell(
             max((s.peak_memory_bytes / 2**30 for s in done if s.peak_memory_bytes), default=None), ".2f"
         ),
+        number_cell(_efficiency(done), ".0%"),
     )
+
+
+def _efficiency(done: Sequence[StageRecord]) -> float | None:
+    """CPU time by the time of the cores held, of stages that one attempt finished."""
+    known = [s for s in done if s.attempts == 1 and s.cpu_seconds is not None and s.core_hours]
+    held = sum(3600 * (s.core_hours or 0) for s in known)
+    return sum(s.cpu_seconds or 0 for s in known) / held if held else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
