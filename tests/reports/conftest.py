@@ -104,7 +104,16 @@ def provenance() -> Provenance:
         inputs={"histories": "0" * 64},
         stages=(
             StageRecord(
-                "histories-0a", "histories", "done", 180.0, 2, 1, "0.1.0+0123abc", True, job_id="7_0"
+                "histories-0a",
+                "histories",
+                "done",
+                180.0,
+                2,
+                1,
+                "0.1.0+0123abc",
+                True,
+                job_id="7_0",
+                cpu_seconds=270.0,
             ),
             StageRecord(
                 "train-0b",

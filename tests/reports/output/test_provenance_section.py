@@ -20,15 +20,15 @@ def test_costs_are_sums_over_done_stages(origin: Provenance) -> None:
     assert table is not None
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert rows == {
-        "histories": ["1", "0", "0", "0.050", "0.100", "0", "-"],
-        "train": ["1", "1", "0", "0.100", "0.100", "2", "1.50"],
-        "evaluate": ["0", "0", "1", "-", "-", "-", "-"],
-        "all": ["2", "1", "1", "0.150", "0.200", "2", "1.50"],
+        "histories": ["1", "0", "0", "0.050", "0.100", "0", "-", "75%"],
+        "train": ["1", "1", "0", "0.100", "0.100", "2", "1.50", "-"],
+        "evaluate": ["0", "0", "1", "-", "-", "-", "-", "-"],
+        "all": ["2", "1", "1", "0.150", "0.200", "2", "1.50", "75%"],
     }
     unknown = dataclasses.replace(origin, stages=(StageRecord("a", "train", "done", 5.0), *origin.stages))
     table = costs_table(unknown)
     assert table is not None
-    assert [cell.text for cell in table.rows[0]] == ["train", "2", "1", "0", "0.101", "-", "-", "1.50"]
+    assert [cell.text for cell in table.rows[0]] == ["train", "2", "1", "0", "0.101", "-", "-", "1.50", "-"]
     assert costs_table(dataclasses.replace(origin, stages=())) is None
 
 
