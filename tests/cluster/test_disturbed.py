@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import signal
-from collections import Counter
 
 import pytest
 from workers import STATUS_SECONDS, events, hold, job_of, send, signalled, soon_held, worker_of
@@ -99,7 +98,8 @@ def test_grid_with_every_disturbance(cluster, grid, undisturbed, image, image_pr
     noted = events(root / "grid/jobs")
     jobs = {name: job_of(root, name) for name in (histories, killed, warned, preempted)}
     assert len(noted) == 7
-    assert all(Counter(job)["done"] == 1 and job[-1] == "done" for job in noted.values()), noted
+    # Slurm may start a task again that was done already (24.11): it finds that, and trains nothing (below).
+    assert all("done" in job and job[-1] == "done" for job in noted.values()), noted
     assert set().union(*noted.values()) <= EVENTS
     assert "crashed" in noted[jobs[killed]]
     assert "saved" in noted[jobs[warned]]
