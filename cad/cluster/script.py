@@ -224,11 +224,13 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
 def _requeue_decision(profile: Profile) -> list[str]:
     most = profile.retry.saved.times
     return f"""\
+# Fields, not text that is meant for people.
+standing() {{ squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }}
 again() {{
     # Named by its index: the job id of one task of an array can be the id of the whole array.
     # Not after scancel, nor when Slurm itself has requeued the job.
-    case "$(scontrol --oneliner show job "$task")" in
-    *JobState=RUNNING*|*Reason=TimeLimit*) ;;
+    case "$(standing)" in
+    "RUNNING "*|*" TimeLimit") ;;
     *) note ended; return ;;
     esac
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {most} ]; then note too-many-requeues; return; fi
@@ -239,7 +241,7 @@ again() {{
     [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
 }}
 at_limit() {{
-    case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
+    case "$(standing)" in *" TimeLimit") again time-limit ;; esac
     exit
 }}
 # When a task does not save in time, Slurm ends it and this script, which waits for it: a process of

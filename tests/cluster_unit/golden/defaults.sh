@@ -47,11 +47,13 @@ export TRITON_CACHE_DIR="$cache/triton" TORCH_EXTENSIONS_DIR="$cache/torch_exten
 export TORCHINDUCTOR_CACHE_DIR="$cache/torchinductor"
 # The worker looks for its task by the job's number.
 ln -sf '/scratch/my runs;x/small/jobs/1'/tasks/1-"${SLURM_ARRAY_TASK_ID:-0}".pkl '/scratch/my runs;x/small/jobs/1'/"$task"_submitted.pkl
+# Fields, not text that is meant for people.
+standing() { squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }
 again() {
     # Named by its index: the job id of one task of an array can be the id of the whole array.
     # Not after scancel, nor when Slurm itself has requeued the job.
-    case "$(scontrol --oneliner show job "$task")" in
-    *JobState=RUNNING*|*Reason=TimeLimit*) ;;
+    case "$(standing)" in
+    "RUNNING "*|*" TimeLimit") ;;
     *) note ended; return ;;
     esac
     if [ "${SLURM_RESTART_COUNT:-0}" -ge 50 ]; then note too-many-requeues; return; fi
@@ -62,7 +64,7 @@ again() {
     [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
 }
 at_limit() {
-    case "$(scontrol --oneliner show job "$task")" in *Reason=TimeLimit*) again time-limit ;; esac
+    case "$(standing)" in *" TimeLimit") again time-limit ;; esac
     exit
 }
 # When a task does not save in time, Slurm ends it and this script, which waits for it: a process of
