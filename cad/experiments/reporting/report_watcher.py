@@ -38,16 +38,21 @@ def keep_reporting(
 
 
 def _state(experiment: Experiment) -> tuple[tuple[bool, bool, float | None], ...]:
-    """For every stage: whether it is done, whether it failed, and its progress."""
+    """For every stage: whether it is done, whether it failed or was pruned, and its progress."""
     directories = [StageDirectory(experiment.root, stage.name) for stage in distinct_stages(experiment.cells)]
-    return tuple((each.done, each.failure() is not None, each.progress().get("done")) for each in directories)
+    return tuple((each.done, _has_ended(each), each.progress().get("done")) for each in directories)
 
 
 def _unsettled(experiment: Experiment) -> int:
-    """How many cells have neither a result nor a failed stage."""
+    """How many cells have neither a result nor a stage that failed or was pruned."""
     return sum(not _settled(experiment, cell) for cell in experiment.cells)
 
 
 def _settled(experiment: Experiment, cell: Cell) -> bool:
     directories = [StageDirectory(experiment.root, stage.name) for stage in cell.stages]
-    return directories[-1].done or any(each.failure() is not None for each in directories)
+    return directories[-1].done or any(_has_ended(each) for each in directories)
+
+
+def _has_ended(directory: StageDirectory) -> bool:
+    """Whether it failed, or was ended early."""
+    return directory.failure() is not None or directory.pruned() is not None

@@ -57,7 +57,12 @@ def run_or_record(
                 run_stage(root, stage, resources, stop, wait=True, ranks=joined_ranks)
         elif ranks > 1:
             work = _RankJob(root, stage, resources)
-            run_in_ranks(work, ranks, stop, f"stage {stage.name}", directory.failure)
+            try:
+                run_in_ranks(work, ranks, stop, f"stage {stage.name}", directory.failure)
+            except CadError:
+                if (why := directory.pruned()) is None:
+                    raise
+                raise PrunedError(why) from None
         else:
             run_stage(root, stage, resources, stop, wait=True)
     except (InterruptedRun, PeerLostError):
