@@ -82,7 +82,8 @@ def _commands() -> str:
                 )
             return
         words = " ".join(command.collect_usage_pieces(parent))
-        parts.extend([f"## {name}", "", (command.help or "").strip(), "", f"    {name} {words}", ""])
+        about = re.sub(r"^Example: (.+)$", r"Example: `\1`", (command.help or "").strip(), flags=re.M)
+        parts.extend([f"## {name}", "", about, "", f"    {name} {words}", ""])
         rows = [option.get_help_record(parent) for option in command.params]
         rows = [row for row in rows if row is not None]
         if rows:

@@ -14,7 +14,10 @@ from cad.cli.terminal import say
 def probe(
     experiment: ExperimentFile, overrides: Overrides = None, root: Root = RUNS, device: Device = "auto"
 ) -> None:
-    """Measure what the latents of finished cells encode; `cad report` then shows it."""
+    """Measure what the latents of finished cells encode; `cad report` then shows it.
+
+    Example: cad probe experiments/quickstart.yaml
+    """
     from cad.experiments.analysis.probe import probe_cell
     from cad.experiments.plan.experiment import open_experiment
     from cad.interrupt import stop_on_signals
@@ -46,7 +49,10 @@ def watch_rollout(
         typer.Option(help="X.gif (an animation) or X.png (a strip); default: a GIF beside the report."),
     ] = None,
 ) -> None:
-    """Draw a roll-out of a trained cell: its path on the grid by episode, and its compressions."""
+    """Draw a roll-out of a trained cell: its path on the grid by episode, and its compressions.
+
+    Example: cad watch-rollout experiments/quickstart.yaml 3 --task 5
+    """
     from cad.cluster.table import pick_cell
     from cad.experiments.analysis.draw_rollout import draw_rollout
     from cad.experiments.plan.experiment import open_experiment
@@ -70,7 +76,10 @@ def tensorboard(
         int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any free one.")
     ] = 6006,
 ) -> None:
-    """Open TensorBoard on all trainings of an experiment, by their names in the report."""
+    """Open TensorBoard on all trainings of an experiment, by their names in the report.
+
+    Example: cad tensorboard experiments/quickstart.yaml
+    """
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.reporting.tensorboard import link_boards, open_tensorboard
 
@@ -88,7 +97,10 @@ def export_table(
     allow_unequal: AllowUnequal = False,
     root: Root = RUNS,
 ) -> None:
-    """Print the results of an experiment as one table."""
+    """Print the results of an experiment as one table.
+
+    Example: cad export-table experiments/quickstart.yaml --format latex
+    """
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.reporting.report import experiment_study
     from cad.reports import export_table as as_text

@@ -8,37 +8,50 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 from typer.main import get_command_name
 
 import cad
 from cad.cli import analysis, cluster, config, doctor, experiments, families, histories, stages
-from cad.cli.terminal import errors
+from cad.cli.terminal import console, errors
 from cad.errors import CadError, printable
 from cad.storage import disk_error, user_path
 from cad.surroundings import leave_out
 
 _LONGEST = 20_000  # characters of a message
 Commands = tuple[Callable[..., None], ...]
+_FIRST_HOUR, _TASKS = "The first hour", "Tasks and histories"
 _PANELS: tuple[tuple[str, Commands], ...] = (
-    ("Experiments", (experiments.run, experiments.report, experiments.repair)),
+    (_FIRST_HOUR, (experiments.run, experiments.open_, experiments.report, doctor.doctor)),
     (
-        "Experiments on a cluster",
+        "More about an experiment",
+        (
+            experiments.repair,
+            analysis.probe,
+            analysis.watch_rollout,
+            analysis.export_table,
+            analysis.tensorboard,
+        ),
+    ),
+    (
+        "On a Slurm cluster",
         (cluster.submit, cluster.status, cluster.logs, cluster.cancel, cluster.retry, cluster.profile),
     ),
     (
         "Stages of one cell",
         (stages.collect, stages.pretrain, stages.train, stages.evaluate, stages.export),
     ),
-    ("Analysis", (analysis.probe, analysis.watch_rollout, analysis.tensorboard, analysis.export_table)),
-    ("Settings and checks", (doctor.doctor, families.families)),
+    (_TASKS, (families.families,)),
 )
-_GROUPS: tuple[tuple[str, str, Commands], ...] = (
-    ("config", "Show settings and what they mean.", (config.show, config.schema)),
+_GROUPS: tuple[tuple[str, str, str, Commands], ...] = (
+    (_FIRST_HOUR, "config", "Show settings and what they mean.", (config.show, config.schema)),
     (
+        _TASKS,
         "histories",
         "Check, draw, import and export learning histories.",
         (histories.audit, histories.plot, histories.import_, histories.export),
@@ -72,30 +85,59 @@ def _options(
         )
 
 
+class _Program(TyperGroup):
+    """The whole program; its help has a line a command, those of the first hour first."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - click's
+        """Print it: on a terminal within its width, in a pipe a command a line."""
+        parts: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            parts.setdefault(command.rich_help_panel, []).append((name, command.help.partition("\n")[0]))
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
+        parts["Options"] = [record for record in records if record is not None]
+        width = max(len(name) for rows in parts.values() for name, _ in rows)
+        console.print("Usage: cad COMMAND ...; cad COMMAND --help has its options and an example.\n")
+        console.print(self.help)
+        for heading, rows in parts.items():
+            console.print(Text(f"\n{heading}", "bold"))
+            table = Table.grid(padding=(0, 2, 0, 0))
+            table.add_column(width=width + 2, no_wrap=True)
+            for name, about in rows:
+                table.add_row(f"  {name}", about)
+            console.print(table)
+
+
+def _name(command: Callable[..., None]) -> str:
+    """A command's name: its function's, which may end in ``_`` where Python has that name."""
+    return get_command_name(command.__name__.rstrip("_"))
+
+
 def build(chosen: str | None = None) -> typer.Typer:
     """The program: with all its commands, or with ``chosen`` alone, if that is a command.
 
     To build all of them takes a tenth of the time of `cad status`.
     """
     program = typer.Typer(
+        cls=_Program,
         help="Compressed algorithm distillation: histories, models, evaluation, ablation reports.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     program.callback()(_options)
-    single = {get_command_name(command.__name__): command for _, commands in _PANELS for command in commands}
+    single = {_name(command): command for _, commands in _PANELS for command in commands}
     if chosen in single:
-        program.command()(single[chosen])
+        program.command(chosen)(single[chosen])
         return program
     for panel, commands in _PANELS:
         for command in commands:
-            program.command(rich_help_panel=panel)(command)
-    for name, text, commands in _GROUPS:
+            program.command(_name(command), rich_help_panel=panel)(command)
+    for panel, name, text, commands in _GROUPS:
         group = typer.Typer(help=text, no_args_is_help=True)
         for command in commands:
-            group.command(command.__name__.rstrip("_"))(command)
-        program.add_typer(group, name=name, rich_help_panel="Settings and checks")
+            group.command(_name(command))(command)
+        program.add_typer(group, name=name, rich_help_panel=panel)
     return program
 
 
@@ -120,7 +162,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         words = [_with_home(word) for word in sys.argv[1:] if word != "--debug"]
-        build(words[0] if words else None)(args=words, prog_name="cad")
+        build(words[0] if words else None)(args=words or ["--help"], prog_name="cad")
     except (CadError, OSError, MemoryError) as error:
         if debug:
             raise

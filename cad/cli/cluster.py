@@ -34,7 +34,10 @@ def submit(
         typer.Option(help="Evaluate this file of `cad export` instead; only evaluation.* can be set."),
     ] = None,
 ) -> None:
-    """Submit an experiment's unfinished stages as Slurm job arrays, and return at once."""
+    """Submit an experiment's unfinished stages as Slurm job arrays, and return at once.
+
+    Example: cad submit experiments/ablation.yaml --profile slurm/profiles/cpu.yaml
+    """
     from cad.cluster.profile import Profile
     from cad.config import load
     from cad.experiments.plan.experiment import open_experiment
@@ -85,6 +88,8 @@ def status(
     """Show where every stage of every cell stands; change nothing.
 
     Exit code 0: all is done. 1: something failed or died. 3: nothing did, and something is still to come.
+
+    Example: cad status experiments/quickstart.yaml
     """
     from cad.cluster import table
     from cad.cluster.sending import adopt_lost
@@ -117,7 +122,10 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Keep printing until its stage has ended.")
     ] = False,
 ) -> None:
-    """Print the log of a cell's job."""
+    """Print the log of a cell's job.
+
+    Example: cad logs experiments/quickstart.yaml 3 --follow
+    """
     from cad.cluster import jobs
     from cad.experiments.plan.experiment import open_experiment
 
@@ -140,7 +148,10 @@ def cancel(
     ] = None,
     root: Root = RUNS,
 ) -> None:
-    """Cancel queued and running jobs; what they saved stays."""
+    """Cancel queued and running jobs; what they saved stays.
+
+    Example: cad cancel experiments/quickstart.yaml 3
+    """
     from cad.cluster import jobs
     from cad.experiments.plan.experiment import open_experiment
 
@@ -162,7 +173,10 @@ def retry(
     mem: Annotated[str, typer.Option(help="Factor on the memory of what ran out of it.")] = "x1",
     time: Annotated[str, typer.Option(help="Factor on the time limit of what ran out of it.")] = "x1",
 ) -> None:
-    """Submit again what failed or is missing, with the profile of the last submission."""
+    """Submit again what failed or is missing, with the profile of the last submission.
+
+    Example: cad retry experiments/quickstart.yaml --failed --mem x2
+    """
     from cad.cluster.retry import factor, last_profile, multiplier_for
     from cad.cluster.submit import submit as submit_experiment
     from cad.experiments.plan.experiment import open_experiment
@@ -183,7 +197,10 @@ def profile(
     files: Annotated[list[Path] | None, typer.Argument(help="Profile files.")] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every key with its meaning.")] = False,
 ) -> None:
-    """Check a cluster profile and print it resolved, with where each value came from."""
+    """Check a cluster profile and print it resolved, with where each value came from.
+
+    Example: cad profile slurm/profiles/gpu.yaml
+    """
     from cad.cluster.profile import Profile
     from cad.config import describe, load, show
 

@@ -18,7 +18,10 @@ def show(
     experiment: Annotated[bool, typer.Option("--experiment", help="The files are experiment files.")] = False,
     keys: Annotated[bool, typer.Option("--keys", help="List every key with type, default, meaning.")] = False,
 ) -> None:
-    """Print the resolved config as YAML, with where each value came from."""
+    """Print the resolved config as YAML, with where each value came from.
+
+    Example: cad config show configs/model/ad.yaml train.batch_size=64
+    """
     from cad.config import describe, load
     from cad.config import show as as_yaml
 
@@ -33,7 +36,10 @@ def show(
 def schema(
     experiment: Annotated[bool, typer.Option("--experiment", help="Schema of experiment files.")] = False,
 ) -> None:
-    """Print the JSON schema of config files."""
+    """Print the JSON schema of config files.
+
+    Example: cad config schema --experiment
+    """
     import json
 
     from cad.config import json_schema

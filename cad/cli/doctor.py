@@ -24,6 +24,8 @@ def doctor(
 
     With --family, or with settings of a cell, check the task family that they name: its spaces, tasks,
     split, steps, seeds and optimum.
+
+    Example: cad doctor
     """
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""Whole experiments on this machine: ``cad run`` and ``cad report``."""
+"""Whole experiments on this machine: ``run``, ``repair``, ``report`` and ``open``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cad.cli.arguments import (
     split_files,
 )
 from cad.cli.terminal import console, say
-from cad.errors import UsageError
+from cad.errors import CadError, UsageError
 
 Kind = Literal["histories", "pretrain", "train", "evaluate"]
 
@@ -49,7 +49,10 @@ def run(
     ] = True,
     figures: Figures = True,
 ) -> None:
-    """Run an experiment on this machine, skip what is done, and report on it."""
+    """Run an experiment on this machine, skip what is done, and report on it.
+
+    Example: cad run experiments/quickstart.yaml
+    """
     from cad.experiments.cost.local_cost import run_cost
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.plan.stage import STAGE_KINDS
@@ -90,7 +93,10 @@ def repair(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is damaged.")] = False,
 ) -> None:
-    """Set damaged files of finished stages aside, and make them again."""
+    """Set damaged files of finished stages aside, and make them again.
+
+    Example: cad repair experiments/quickstart.yaml --dry-run
+    """
     from cad.experiments.plan.directory import StageDirectory
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.run.local_run import repair_experiment, repair_lines
@@ -141,7 +147,10 @@ def report(
         bool, typer.Option("--compare", help="Compare several experiment files in one report.")
     ] = False,
 ) -> None:
-    """Write the report from what is stored, also for an unfinished experiment."""
+    """Write the report from what is stored, also for an unfinished experiment.
+
+    Example: cad report experiments/quickstart.yaml
+    """
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.reporting.comparison import side_by_side
     from cad.experiments.reporting.report import write_experiment_report
@@ -175,7 +184,7 @@ def report(
         with stop_on_signals() as stop:
             # Files for paper when nothing changes any more: they take half of the time.
             keep_reporting(opened, lambda: write(figures=False), every, stop, say)
-        page = write() if figures else opened.folder / "report" / "report.html"
+        page = write() if figures else opened.page
     else:
         page = write()
     say(f"report: {page}")
@@ -183,3 +192,20 @@ def report(
         large = publish(page.parent, publish_to)
         without = f" (without the large {', '.join(large)})" if large else ""
         say(f"published: {publish_to / 'report.md'}{without}")
+
+
+def open_(experiment: ExperimentFile, overrides: Overrides = None, root: Root = RUNS) -> None:
+    """Open an experiment's report in the browser, and print its path.
+
+    Example: cad open experiments/quickstart.yaml
+    """
+    import webbrowser
+
+    from cad.experiments.plan.experiment import open_experiment
+
+    opened = open_experiment(experiment, overrides or [], root)
+    if not opened.page.is_file():
+        raise CadError(f"{opened.page}: there is no report yet; '{opened.command('report')}' writes it")
+    say(f"report: {opened.page}")
+    if not webbrowser.open(opened.page.as_uri()):
+        say("there is no browser here: open the file by hand, or copy it; it needs no other file")

@@ -7,7 +7,10 @@ from cad.errors import printable
 
 
 def families() -> None:
-    """List the task families: this package's and those that installed packages offer."""
+    """List the task families: this package's and those that installed packages offer.
+
+    Example: cad families
+    """
     from rich.table import Table
 
     from cad.envs.registry import ENTRY_POINTS, FAMILIES

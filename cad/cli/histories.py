@@ -13,7 +13,10 @@ from cad.errors import CadError, UsageError
 
 
 def audit(file: Path) -> None:
-    """Verify a histories file by replaying it; list every contradiction."""
+    """Verify a histories file by replaying it; list every contradiction.
+
+    Example: cad histories audit FILE.h5
+    """
     from cad.experiments.plan.directory import checked_if_recorded
     from cad.histories.audit import audit as audit_file
     from cad.histories.audit_table import audit_table
@@ -34,7 +37,10 @@ def plot(
     file: Path,
     out: Annotated[Path | None, typer.Option(help="PNG file; default: beside the histories.")] = None,
 ) -> None:
-    """Draw the learning curves of a histories file."""
+    """Draw the learning curves of a histories file.
+
+    Example: cad histories plot FILE.h5
+    """
     from cad.experiments.plan.directory import checked_if_recorded
     from cad.histories.plot import plot_histories
 
@@ -53,6 +59,8 @@ def import_(
     """Make a histories file of another program's data; `source.kind: file` trains from it.
 
     Config files here have a section env alone; a file that says of which environment it is needs none.
+
+    Example: cad histories import THEIRS.h5 env.name=darkroom --to ours.h5
     """
     from cad.config import load
     from cad.histories.imported import import_hdf5
@@ -82,7 +90,10 @@ def export(
         typer.Option("--format", help="The documented layout, or a Minari dataset."),
     ] = "hdf5",
 ) -> None:
-    """Write a histories file for other programs."""
+    """Write a histories file for other programs.
+
+    Example: cad histories export ours.h5 --format minari --to ours-v0
+    """
     from cad.experiments.plan.directory import checked_if_recorded
     from cad.histories.file import open_histories
 

@@ -13,7 +13,10 @@ from cad.errors import UsageError
 
 
 def collect(words: ConfigWords = None, root: Root = RUNS, workers: Workers = CORES) -> None:
-    """Let the source agents learn every task and keep their learning histories (HDF5)."""
+    """Let the source agents learn every task and keep their learning histories (HDF5).
+
+    Example: cad collect configs/env/darkroom.yaml
+    """
     _run_cell(words, "histories", root, workers, "cpu", 1)
 
 
@@ -24,7 +27,10 @@ def pretrain(
     device: Device = "auto",
     ranks: Ranks = 1,
 ) -> None:
-    """Pre-train one encoder; cells with pretrain.enabled and the same settings use it."""
+    """Pre-train one encoder; cells with pretrain.enabled and the same settings use it.
+
+    Example: cad pretrain configs/model/compressed_ad_quick.yaml
+    """
     _run_cell([*(words or []), "pretrain.enabled=true"], "pretrain", root, workers, device, ranks)
 
 
@@ -35,7 +41,10 @@ def train(
     device: Device = "auto",
     ranks: Ranks = 1,
 ) -> None:
-    """Train one model; collect its histories first where they are missing."""
+    """Train one model; collect its histories first where they are missing.
+
+    Example: cad train configs/model/compressed_ad_quick.yaml model.n_latent=8
+    """
     _run_cell(words, "train", root, workers, device, ranks)
 
 
@@ -51,7 +60,10 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --model: write the returns here (HDF5).")] = None,
 ) -> None:
-    """Evaluate one model on the held-out tasks; train it first if that is not done yet."""
+    """Evaluate one model on the held-out tasks; train it first if that is not done yet.
+
+    Example: cad evaluate configs/model/ad.yaml evaluation.n_episodes=500
+    """
     if model is None:
         if out is not None:
             raise UsageError("--out goes with --model; a stage keeps its returns in its own directory")
@@ -70,7 +82,10 @@ def export(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     root: Root = RUNS,
 ) -> None:
-    """Write a training's newest weights to one file that `cad evaluate --model` reads."""
+    """Write a training's newest weights to one file that `cad evaluate --model` reads.
+
+    Example: cad export train-0123456789ab --out model.safetensors
+    """
     from cad.experiments.analysis.exported import export_training
 
     say(export_training(stage, root, out))

@@ -1,6 +1,8 @@
-"""Durations for people to read."""
+"""Durations for people to read, and what was or will be spent."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 def clock_time(seconds: float) -> str:
@@ -20,3 +22,13 @@ def duration_in_words(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def hours_in_words(by_kind: Mapping[str, float], unit: str = "core-hours") -> str:
+    """``2.9 core-hours (histories 0.1, train 2.8)``: estimates and results say it alike."""
+    parts = ", ".join(f"{kind} {_hours(spent)}" for kind, spent in by_kind.items())
+    return f"{_hours(sum(by_kind.values()))} {unit} ({parts})"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2g}" if hours < 9.5 else f"{hours:.0f}"

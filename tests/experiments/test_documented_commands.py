@@ -35,14 +35,15 @@ PAGES = [
 PAGES += [ROOT / "benchmarks/README.md", ROOT / "experiments/results/README.md"]
 # They need Slurm: tests/cluster runs them.
 CLUSTER = ("submit", "logs", "cancel", "retry", "profile")
-# A server, a check of the whole machine, and one command for all parsers: tests of their own run them.
-ELSEWHERE = ("tensorboard", "doctor")
+# A server, a check of the whole machine, a browser, one command for all parsers: tests of their own.
+ELSEWHERE = ("tensorboard", "doctor", "open")
 # Of files that are not there; tests/histories runs them.
 FILES_OF_OTHERS = (["histories", "import"], ["histories", "export"])
 # Commands of whole experiments.
 WHOLE = (
     "run",
     "report",
+    "open",
     "repair",
     "status",
     "probe",
@@ -71,9 +72,26 @@ PLACEHOLDERS = {
 }  # fmt: skip
 
 
+def commands() -> dict[str, Any]:
+    """Every command by its name; those of groups by two words."""
+    root: Any = typer.main.get_command(build())
+    found: dict[str, Any] = {}
+    for name, command in root.commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {k}": v for k, v in inner.items()}
+    return found
+
+
+def examples() -> dict[str, str]:
+    """The line of a command's help that begins with "Example: cad", without these words, by the command."""
+    helps = {name: re.findall(r"^Example: cad (.+)$", c.help, re.M) for name, c in commands().items()}
+    assert [name for name, lines in helps.items() if len(lines) != 1] == []
+    return {name: lines[0] for name, lines in helps.items()}
+
+
 def documented() -> list[str]:
-    """Command lines that begin with ``cad``, in blocks and in sentences."""
-    found: dict[str, None] = {}
+    """Command lines that begin with ``cad``: examples of their help, and in blocks and sentences of pages."""
+    found: dict[str, None] = {shlex.join(shlex.split(line)): None for line in examples().values()}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -107,6 +125,11 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
         name, command, words = command.resolve_command(context, words)
         names.append(name)
     return " ".join(names), command.make_context(names[-1], words).params
+
+
+def test_the_example_of_a_command_is_of_that_command() -> None:
+    assert len(examples()) > 25
+    assert [name for name, line in examples().items() if parsed(words_of(line))[0] != name] == []
 
 
 def test_there_are_commands_to_look_at() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from cad.experiments.durations import duration_in_words
+from cad.experiments.durations import duration_in_words, hours_in_words
 from cad.experiments.plan.stage import Stage
 
 RateKey = tuple[str, ...]
@@ -99,7 +99,7 @@ class Estimate:
     def __str__(self) -> str:
         """One line for people."""
         parts = [
-            f"{_hours(sum(by_kind.values()))} {unit} ({_by_kind(by_kind)})"
+            hours_in_words(by_kind, unit)
             for by_kind, unit in ((self.gpu_hours, "GPU-hours"), (self.core_hours, "core-hours"))
             if by_kind
         ]
@@ -176,14 +176,6 @@ def _last_end(
             places[given[name].pool] -= 1
             unfinished.remove(name)
     return now
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.2g}" if hours < 9.5 else f"{hours:.0f}"
-
-
-def _by_kind(hours: Mapping[str, float]) -> str:
-    return ", ".join(f"{kind} {_hours(spent)}" for kind, spent in hours.items())
 
 
 def rate_key(stage: Stage, device: str) -> RateKey:

@@ -33,11 +33,17 @@ class Experiment:
         return self.root / self.config.name
 
     @property
+    def page(self) -> Path:
+        """Where its report is, once it is written."""
+        return self.folder / "report" / "report.html"
+
+    @property
     def repair_command(self) -> str:
         """The command that sets damaged files of the experiment's stages aside and makes them again."""
-        return self._command("repair")
+        return self.command("repair")
 
-    def _command(self, name: str) -> str:
+    def command(self, name: str) -> str:
+        """The command of this name for this experiment, for a shell."""
         root = [] if self.root == Path("runs").absolute() else ["--root", str(self.root)]
         return shlex.join(["cad", name, str(self.file), *self.overrides, *root])
 
@@ -52,7 +58,7 @@ class Experiment:
             remedy = f"'{owner.repair_command}' sets it aside and makes it again"
             if error.path.name == StageFile.PROBE:
                 remedy = (
-                    f"'{owner.repair_command}' sets it aside, and '{owner._command('probe')}' makes it again"
+                    f"'{owner.repair_command}' sets it aside, and '{owner.command('probe')}' makes it again"
                 )
             raise DamagedFileError(error.path, error.why, remedy) from error
 

@@ -22,7 +22,7 @@ from cad.experiments.run.pruning import pruning_of
 from cad.experiments.run.repair import Repair, repair_stage, run_to_repair
 from cad.experiments.run.resources import Resources, require_ranks_of_cells
 from cad.experiments.run.runner import Run, Show, run_in_processes, run_inline
-from cad.experiments.run.table import ChangeLines, run_table
+from cad.experiments.run.table import ChangeLines, run_table, used
 from cad.experiments.run.trace import end_trace
 from cad.interrupt import stop_on_signals
 from cad.locks import folder_lock
@@ -76,6 +76,8 @@ def run_experiment(
                 run_inline(run, resources, stop, show)
             else:
                 run_in_processes(run, resources, resources.workers, experiment.folder / "jobs", stop, show)
+        if spent := used(run):
+            console.print(f"used: {spent}", soft_wrap=True)
         reasons = "".join(f"\n  {entry.directory.path}: {entry.message}" for entry in run.failures)
         failed = f"{len(run.failures)} of {len(run.stages)} stages failed"
         try:
@@ -186,5 +188,5 @@ def _live_table(run: Run, console: Console) -> Iterator[Show]:
         yield ChangeLines(run, console)
         return
     # Every refresh reads the stages' own notes, so that it works while a stage runs inline.
-    with Live(get_renderable=lambda: run_table(run), console=console, refresh_per_second=2):
+    with Live(get_renderable=lambda: run_table(run, console.width), console=console, refresh_per_second=2):
         yield lambda _: None

@@ -14,24 +14,39 @@ from rich.table import Table
 from rich.text import Text
 
 from cad.errors import printable
-from cad.experiments.durations import clock_time
+from cad.experiments.durations import clock_time, hours_in_words
 from cad.experiments.plan.stage import expected_steps
 from cad.experiments.run.runner import Run, Show, StageState
 
 _STYLE = {"done": "green", "running": "cyan", "stopped": "yellow", "pruned": "yellow", "failed": "bold red",
           "blocked": "red", "waiting": "dim"}  # fmt: skip
+_NARROW = 100  # columns of a terminal; with fewer the table has no bars and no metrics
+_SECONDS_BETWEEN_LINES = 60.0
 
 
-def run_table(run: Run) -> RenderableType:
-    """One row a stage: its name, state, progress, time and time left, latest metrics."""
+def run_table(run: Run, width: int) -> RenderableType:
+    """One row a stage, for a terminal of ``width`` columns: name, state, progress, time and time left.
+
+    A wide terminal has bars and the latest metrics too.
+    """
+    narrow = width < _NARROW
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", ratio=1)
-    for heading in ("state", "progress", "time", "left"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("latest", style="dim")
+    table.add_column("stage", ratio=1, overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("done" if narrow else "progress", no_wrap=True, justify="right" if narrow else "left")
+    for heading in ("time", "left"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    if not narrow:
+        table.add_column("latest", style="dim")
     for name, entry in run.stages.items():
         state = Text(entry.state, style=_STYLE[entry.state])
-        table.add_row(stage_label(run, name), state, *_progress(entry))
+        share, took, left, latest = _progress(entry)
+        cells: list[RenderableType] = [took, left]
+        if narrow:
+            cells.insert(0, "" if share is None else f"{share:.0%}")
+        else:
+            cells = ["" if share is None else ProgressBar(1, share, width=16), *cells, latest]
+        table.add_row(printable(stage_label(run, name)), state, *cells)
     problems = [
         Text(f"{entry.stage.name}: {_outcome(entry)}", style=_STYLE[entry.state])
         for entry in run.stages.values()
@@ -57,22 +72,48 @@ def _outcome(entry: StageState) -> str:
     return f"stopped, {entry.message}" if entry.state == "stopped" else entry.message
 
 
-class ChangeLines:
-    """Prints a line whenever a stage changes state."""
+def used(run: Run) -> str:
+    """What the stages that this run finished took, in the unit of estimates; empty where it ran none."""
+    hours: dict[str, float] = {}
+    for entry in run.stages.values():
+        if entry.state == "done" and entry.seconds:
+            record = entry.directory.record()
+            spent = record.get("wall_seconds", 0.0) * record.get("cores", 1) / 3600
+            hours[entry.stage.kind] = hours.get(entry.stage.kind, 0.0) + spent
+    return hours_in_words(hours) if hours else ""
 
-    def __init__(self, run: Run, console: Console) -> None:
+
+class ChangeLines:
+    """Prints a line whenever a stage changes state, and once a minute a line a running stage."""
+
+    def __init__(self, run: Run, console: Console, seconds_between: float = _SECONDS_BETWEEN_LINES) -> None:
         self._console = console
+        self._between = seconds_between
         self._states = {name: entry.state for name, entry in run.stages.items()}
+        self._told = time.monotonic()
 
     def __call__(self, run: Run) -> None:
         """Print the changes since the last call."""
+        due = time.monotonic() - self._told >= self._between
+        if due:
+            self._told = time.monotonic()
         for name, entry in run.stages.items():
             if self._states[name] != entry.state:
                 self._states[name] = entry.state
                 took = f" ({clock_time(entry.seconds)})" if entry.state == "done" else ""
                 why = f": {entry.message}" if entry.message else ""
-                text = f"{time.strftime('%H:%M:%S')} {entry.state}: {stage_label(run, name)}{took}{why}"
-                self._console.print(printable(text, keep="\n\t"), soft_wrap=True)
+                self._print(f"{entry.state}: {stage_label(run, name)}{took}{why}")
+            elif due and entry.state == "running":
+                share, took, left, latest = _progress(entry)
+                parts = [f"{share or 0:.0%}", f"{took} so far", *([f"{left} left"] if left else [])]
+                self._print(
+                    f"running: {stage_label(run, name)}: {', '.join([*parts, *filter(None, [latest])])}"
+                )
+
+    def _print(self, text: str) -> None:
+        # A message of several lines is one record too.
+        line = " ".join(f"{time.strftime('%H:%M:%S')} {text}".split())
+        self._console.print(printable(line), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -102,9 +143,10 @@ def _share(entry: StageState) -> float:
     return min(1.0, float(note.get("done", 0.0)) / max(float(note.get("total", 1.0)), 1.0))
 
 
-def _progress(entry: StageState) -> tuple[RenderableType, str, str, str]:
+def _progress(entry: StageState) -> tuple[float | None, str, str, str]:
+    """Share that is done (None before it runs), time taken, time left, latest metrics."""
     if entry.state not in ("running", "done"):
-        return "", "", "", ""
+        return None, "", "", ""
     note, share = entry.directory.progress(), _share(entry)
     latest = ", ".join(
         f"{word} {note[key]:.3f}"
@@ -112,13 +154,8 @@ def _progress(entry: StageState) -> tuple[RenderableType, str, str, str]:
         if key in note
     )
     if entry.state == "done":
-        return (
-            ProgressBar(1, 1, width=16),
-            clock_time(entry.seconds) if entry.seconds else "before",
-            "",
-            latest,
-        )
+        return 1.0, clock_time(entry.seconds) if entry.seconds else "before", "", latest
     elapsed = time.time() - entry.started
     # For a resumed stage, which starts above zero, this is too low at first.
     left = clock_time(elapsed / share * (1 - share)) if share > 0 else ""
-    return ProgressBar(1, share, width=16), clock_time(elapsed), left, latest
+    return share, clock_time(elapsed), left, latest

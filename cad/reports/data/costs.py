@@ -33,10 +33,8 @@ def mean_cost(model: ModelResult, quantity: Callable[[CellResult], float | None]
     return float(np.mean(values)) if values and all(map(math.isfinite, values)) else None
 
 
-def costs(study: Study) -> tuple[Cost, ...]:
-    """State, training and speed; training in minutes where it took less than two core-hours."""
-    minutes = [m for g in study.scored if (m := mean_cost(g, lambda r: r.core_minutes)) is not None]
-    per_unit, unit = (60, "core-hours") if max(minutes, default=0) >= 120 else (1, "core-minutes")
+def costs() -> tuple[Cost, ...]:
+    """State, training and speed."""
     return (
         Cost(
             "state kept for a roll-out, KiB",
@@ -45,9 +43,9 @@ def costs(study: Study) -> tuple[Cost, ...]:
             True,
         ),
         Cost(
-            f"training, {unit}",
-            f"training {unit}",
-            lambda r: None if r.core_minutes is None else r.core_minutes / per_unit,
+            "training, core-hours",
+            "training core-hours",
+            lambda r: None if r.core_minutes is None else r.core_minutes / 60,
             True,
         ),
         Cost("evaluation, steps a second", "speed", lambda r: r.evaluation_steps_per_second, False),
@@ -82,7 +80,7 @@ def pareto_tables(study: Study) -> dict[str, Table]:
     """``pareto``: model, cost, its value, return, whether on the front."""
     rows: list[tuple[Value, ...]] = [
         (model.label, cost.text, mean_cost(model, cost.of), model.score, str(model in best).lower())
-        for cost in (costs(study) if study.comparable else ())
+        for cost in (costs() if study.comparable else ())
         for best in [front(study, cost)]
         for model in study.scored
     ]

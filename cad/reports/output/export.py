@@ -41,7 +41,7 @@ def _rows(study: Study) -> tuple[list[str], list[list[str]]]:
     against = {d.model: d for d in differences_from(study.scored, reference)} if reference else {}
     headers = ["model", "window", "depth", "latents", "return / optimum (95% interval)", "IQM"]
     headers += [f"minus {reference.label}"] if reference else []
-    headers += ["state, KiB", "core-minutes", "seeds"]
+    headers += ["state, KiB", "core-hours", "seeds"]
 
     def one(model: ModelResult) -> list[str]:
         facts, state = model.facts, mean_cost(model, lambda result: result.state_bytes)
@@ -53,9 +53,10 @@ def _rows(study: Study) -> tuple[list[str], list[list[str]]]:
         if reference:
             d = against.get(model)
             cells.append(_with_interval(d.mean, d.low, d.high, "+") if d else "-")
+        minutes = mean_cost(model, lambda result: result.core_minutes)
         cells += [
             _number(None if state is None else state / 1024, ",.0f"),
-            _number(mean_cost(model, lambda result: result.core_minutes), ",.1f"),
+            _number(None if minutes is None else minutes / 60, ",.3f"),
             f"{len(model.done)} of {len(model.cells)}",
         ]
         return cells

@@ -56,14 +56,14 @@ def _cost_sentence(study: Study) -> str:
     )
     ours, theirs = (mean_cost(model, lambda result: result.core_minutes) for model in (best, reference))
     if ours and theirs:
-        text += f", after {ours / theirs:.2f} times the core-minutes of training ({ours:,.1f})"
+        text += f", after {ours / theirs:.2f} times the core-hours of training ({ours / 60:,.2g})"
     return text + "."
 
 
 def _front_sentence(study: Study) -> str:
     """Which models no other beats in both return and cost."""
     texts = []
-    for cost in costs(study):
+    for cost in costs():
         best = front(study, cost)
         if best and len(study.scored) > 1:
             names = ", ".join(f"{model.label} ({model.score:.2f})" for model in best[:_MOST_NAMED])
@@ -74,7 +74,7 @@ def _front_sentence(study: Study) -> str:
 
 def _draw(study: Study) -> Drawing | None:
     """Return against state, training and speed, Pareto fronts marked; None without any known cost."""
-    known = [c for c in costs(study) if any((mean_cost(model, c.of) or 0) > 0 for model in study.scored)]
+    known = [c for c in costs() if any((mean_cost(model, c.of) or 0) > 0 for model in study.scored)]
     if not known or not study.comparable:
         return None
     styles, crowded = line_styles(study), is_crowded(study)
@@ -191,15 +191,15 @@ def _table(study: Study) -> ShownTable | None:
             number_cell(mean_cost(model, lambda r: r.state_bytes), ",.1f", 1 / 1024),
             number_cell(mean_cost(model, lambda r: r.updates), ",.0f"),
             number_cell(mean_cost(model, lambda r: r.supervised_actions), ",.2f", 1e-6),
-            number_cell(mean_cost(model, lambda r: r.core_minutes), ",.1f"),
-            number_cell(mean_cost(model, minutes_before), ",.1f"),
+            number_cell(mean_cost(model, lambda r: r.core_minutes), ",.3f", 1 / 60),
+            number_cell(mean_cost(model, minutes_before), ",.3f", 1 / 60),
             number_cell(mean_cost(model, lambda r: r.evaluation_steps_per_second), ",.0f"),
             number_cell(mean_compressions(model), ",.1f"),
         )
         for model in study.models
     ]
     headers = ("model", "return / optimum", "parameters", "state, KiB a roll-out", "updates",
-               "supervised actions, millions", "training, core-minutes", "of it before its own training",
+               "supervised actions, millions", "training, core-hours", "of it before its own training",
                "evaluation, steps / s", "compressions a roll-out")  # fmt: skip
     caption = "What each model costs, means over done seeds, including the pre-training or AD it starts from"
     return ShownTable("cost-table", caption, headers, rows) if rows else None

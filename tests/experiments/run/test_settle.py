@@ -30,7 +30,7 @@ def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, n
     run.settle(entry, stopped=True)
     assert (entry.state, entry.message) == ("stopped", says)
     assert run.failures == []
-    assert run_table(run)
+    assert run_table(run, 80)
     run.settle(entry)
     assert entry.state == "failed" and "without reporting an error" in entry.message
     run.settle(entry, why="no permission to write there")

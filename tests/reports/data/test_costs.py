@@ -40,12 +40,12 @@ def test_pareto_fronts_by_cost_that_is_bad_and_speed_that_is_good(cell: Make) ->
         cell(0.60, depth=3, state_bytes=2500, evaluation_steps_per_second=20.0, parts=part(100)),
     ]
     study = study_of(cells)
-    state, training, speed = costs(study)
+    state, training, speed = costs()
     assert [[g.facts.depth for g in front(study, cost)] for cost in (state, training, speed)] == [
         [2, 1], [3, 2, 1], [2, 1]
     ]  # fmt: skip
-    assert training.text == "training, core-minutes"
-    assert mean_cost(study.models[0], training.of) == pytest.approx(600 / 2 * 2 / 60 + 600 / 60)
+    assert training.text == "training, core-hours"
+    assert mean_cost(study.models[0], training.of) == pytest.approx((600 / 2 * 2 + 600) / 3600)
     row = dict(zip(data_tables(study)["cost"].columns, data_tables(study)["cost"].rows[0], strict=True))
     assert (row["updates"], row["supervised_actions"], row["core_minutes"]) == (2000, 4000, 20.0)
     unknown = cell(parts=(*part(60), TrainingPart("training", None, None, None, 1)))
