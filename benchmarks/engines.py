@@ -36,6 +36,7 @@ from cad.training.loop import train
 from cad.training.metrics import read_metrics
 from cad.training.ranks import SINGLE_PROCESS, RankAssignment, Ranks
 from cad.training.rendezvous import joined
+from cad.training.training import Training
 
 VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("plain", 1, {}),
@@ -114,7 +115,7 @@ def measure_losses(ranks: Ranks, folder: Path, settings: dict[str, Any]) -> list
     """Train; returns the metrics lines."""
     config = cell(settings)
     torch.manual_seed(0)
-    train(
+    training = Training(
         config.train,
         build_model(config),
         training_sampler(config, made_up(config)),
@@ -123,9 +124,9 @@ def measure_losses(ranks: Ranks, folder: Path, settings: dict[str, Any]) -> list
         seed=config.seed,
         run_id="run",
         device=CPU,
-        stop=StopFlag(),
         ranks=ranks,
     )
+    train(training, StopFlag())
     return read_metrics(folder / "metrics.jsonl")[1:]
 
 

@@ -38,6 +38,7 @@ from cad.schema import Config
 from cad.storage import write_json
 from cad.training.learner import build_model, training_objective, training_sampler
 from cad.training.loop import train
+from cad.training.training import Training
 
 EXPECTED = {"collection": 10.0, "training": 50.0, "roll-outs": 20.0}
 LARGEST_GROWTH = 1.2
@@ -259,7 +260,7 @@ def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
     torch.manual_seed(0)
     model = build_model(config)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(InterruptedRun):
-        train(
+        training = Training(
             config.train,
             model,
             sampler,
@@ -268,9 +269,9 @@ def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
             seed=config.seed,
             run_id="benchmark",
             device=torch.device("cpu"),
-            stop=stop,
             progress=progress,
         )
+        train(training, stop)
     return laps.rates(first=1)
 
 

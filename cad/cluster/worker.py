@@ -19,8 +19,8 @@ from cad.experiments.run.attempt import PROGRESS_LOG
 from cad.experiments.run.job import stage_job
 from cad.experiments.run.resources import Resources
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
-from cad.training.loop import PrunedError
 from cad.training.ranks import PeerLostError, RankAssignment
+from cad.training.training import PrunedError
 
 
 def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:

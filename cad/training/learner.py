@@ -23,8 +23,9 @@ from cad.models.network import SequenceModel
 from cad.models.objective import Objective
 from cad.models.spec import HistoryShape
 from cad.schema import Config
-from cad.training.loop import Progress, TrainingSummary, Validation, train
+from cad.training.loop import train
 from cad.training.ranks import SINGLE_PROCESS, Ranks
+from cad.training.training import Progress, Training, TrainingSummary, Validation
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,38 @@ class Learner:
     sampler: WindowSampler
     objective: Objective
 
+    def training(
+        self,
+        folder: Path,
+        *,
+        run_id: str,
+        device: torch.device,
+        validate: Callable[[], float] | None = None,
+        give_up: Callable[[int, float], str | None] = lambda _step, _best: None,
+        progress: Progress | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
+    ) -> Training:
+        """The training of this model, with checkpoints and metrics in ``folder``.
+
+        ``validate`` gives the model's return on the validation tasks; ``train.validate_every`` says when.
+        ``give_up`` is :attr:`~cad.training.training.Validation.give_up`.
+        """
+        every = self.config.train.validate_every
+        return Training(
+            self.settings,
+            self.trained,
+            self.sampler,
+            folder,
+            objective=self.objective,
+            seed=self.seed,
+            run_id=run_id,
+            device=device,
+            validation=Validation(lambda _: validate(), every, give_up) if validate and every else None,
+            progress=progress,
+            ranks=ranks,
+            origin={"config": self.config.model_dump(mode="json")},
+        )
+
     def fit(
         self,
         folder: Path,
@@ -54,28 +87,17 @@ class Learner:
         progress: Progress | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> TrainingSummary:
-        """Train, with checkpoints and metrics in ``folder``; see :func:`cad.training.loop.train`.
-
-        ``validate`` gives the model's return on the validation tasks; ``train.validate_every`` says when.
-        ``give_up`` is :attr:`~cad.training.loop.Validation.give_up`.
-        """
-        every = self.config.train.validate_every
-        return train(
-            self.settings,
-            self.trained,
-            self.sampler,
+        """Train as :meth:`training` says; see :func:`cad.training.loop.train`."""
+        training = self.training(
             folder,
-            objective=self.objective,
-            seed=self.seed,
             run_id=run_id,
             device=device,
-            stop=stop,
-            validation=Validation(lambda _: validate(), every, give_up) if validate and every else None,
-            unused_parameters=self.settings.leaves_weights_unused,
+            validate=validate,
+            give_up=give_up,
             progress=progress,
             ranks=ranks,
-            origin={"config": self.config.model_dump(mode="json")},
         )
+        return train(training, stop, unused_parameters=self.settings.leaves_weights_unused)
 
 
 def build_model(config: Config) -> SequenceModel:

@@ -17,9 +17,9 @@ from cad.experiments.run.resources import Resources, pick_device, ranks_of
 from cad.experiments.run.stages import run_stage
 from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
 from cad.surroundings import leave_out
-from cad.training.loop import PrunedError
 from cad.training.ranks import PeerLostError, RankAssignment
 from cad.training.rendezvous import joined
+from cad.training.training import PrunedError
 
 
 def stage_job(
