@@ -59,6 +59,7 @@ LONG_FILES = (
     "experiments/reporting/test_report_commands.py",
     "training/engines/test_rendezvous.py",
     "test_benchmarks.py",
+    "training/test_pack.py::test_over_200_updates",
 )
 # Tests that one of pytest's workers runs, beside those of one file: a cluster each.
 GROUPS = {
@@ -77,6 +78,7 @@ SLOW = (
     "reports/questions/",
     "training/test_compile.py",
     "training/test_loop.py",
+    "training/test_pack.py",
     "training/test_reconstruction.py",
     "histories/test_collect.py",
     "cli/",
@@ -109,6 +111,7 @@ EXHAUSTIVE = (
     "experiments/test_nothing_changed.py::test_every_kind_and_way_of_training_gives_the_recorded_numbers",
     "test_benchmarks.py",
     "training/engines/test_engines.py",
+    "training/test_pack.py::test_over_200_updates",
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ class Objective(Protocol):
     section: str
     """The config's section that messages point at."""
     n_columns: int
+    judgement: Hashable
+    """All that :meth:`__call__` goes by: objectives of one class for which it is equal judge alike."""
 
     def __call__(self, output: Any, batch: Batch) -> Outcome:
         """Judge the model's output for a batch."""
@@ -104,6 +106,8 @@ class ActionObjective:
         self._n_actions = n_actions
         self._grows = settings.depth_curriculum > 0
         self.n_columns = (3 if self._grows else 2) * self._depths
+        loss = (settings.loss_on, settings.label_smoothing, settings.depth_weights)
+        self.judgement: Hashable = (*loss, self._depths, self._grows)
 
     def __call__(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Outcome:
         """See :meth:`Objective.__call__`; the columns are loss, then accuracy, of each depth.

@@ -109,6 +109,8 @@ class ModelSpec(ABC, Generic[C]):
     """Whether segment k of a training window is decoded after k compressions."""
     state_key: ClassVar[str | None] = None
     """The one setting that decides how large the state is, growing with it; None where there is none."""
+    stacks: ClassVar[bool] = True
+    """Whether ``torch.vmap`` can run its network: else a pack computes its models one after the other."""
     pretraining: ClassVar[Pretraining[Any] | None] = None
     encoder_transfer: ClassVar[WeightTransfer | None] = None
     """How ``train.pretrained_encoder_path`` and a pre-training give it their encoder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class ReconstructionLoss:
         self.depths = depths
         self.shares = depth_shares(depths, settings)
         self.scores = [f"accuracy_{name}" for name in self._widths] if self._tokens else ["correlation"]
+        self.judgement: Hashable = (tuple(self._widths.items()), self._tokens, tuple(self.shares))
 
     def __call__(self, reconstruction: Reconstruction, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses (depths,), with gradient, and scores (scores, depths), without."""
@@ -76,6 +77,7 @@ class PretrainingObjective:
         self._judge = ReconstructionLoss(config.max_compression_depth, settings, spaces)
         # Loss, latent variance and scores by depth; the targets' variance.
         self.n_columns = (2 + len(self._judge.scores)) * self._judge.depths + 1
+        self.judgement = self._judge.judgement
 
     def __call__(self, output: Reconstruction, batch: Batch) -> Outcome:
         """See :meth:`~cad.models.objective.Objective.__call__`; supervised are the reconstructed steps."""
@@ -141,6 +143,7 @@ class AuxiliaryObjective:
         self._judge = ReconstructionLoss(config.max_compression_depth, pretrain, spaces)
         self._weight = train.reconstruction_weight
         self.n_columns = self._actions.n_columns + 1 + len(self._judge.scores)
+        self.judgement: Hashable = (self._actions.judgement, self._judge.judgement, self._weight)
 
     def __call__(self, output: tuple[Tensor, Reconstruction], batch: Batch) -> Outcome:
         """See :meth:`~cad.models.objective.Objective.__call__`; takes ``WithReconstruction``'s output."""

@@ -18,6 +18,7 @@ class GRUSpec(RecurrentSpec[GRUConfig]):
 
     config_class = GRUConfig
     state_key = "n_hidden"
+    stacks = False  # torch has no vmap of its GRU
 
     def build(self, config: GRUConfig, spaces: Spaces) -> SequenceModel:
         """See :meth:`ModelSpec.build`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ class RegionObjective:
         self._weight = settings.token_type_weight
         self._actions = ActionObjective(settings, config.n_depths, n_actions)
         self.n_columns = self._actions.n_columns + len(METRICS)
+        layout = (config.n_regions, config.region_room)
+        self.judgement: Hashable = (self._actions.judgement, self._weight, layout)
 
     def __call__(self, output: tuple[Tensor, Tensor], batch: Batch) -> Outcome:
         """See :meth:`~cad.models.objective.Objective.__call__`; takes RegionAD's two logits."""

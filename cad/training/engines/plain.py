@@ -16,6 +16,27 @@ from cad.training.engines.protocol import Update, autocast, mean_update
 from cad.training.optimiser import Optimiser
 
 
+def clipped_gradients(
+    forward: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    parts: Sequence[Batch],
+    objective: Objective,
+    settings: LoopConfig,
+    device: torch.device,
+) -> Update:
+    """Give ``parameters`` the clipped gradients of the mean loss over ``parts``; what is reported of them."""
+    columns, supervised = [], 0
+    for part in parts:
+        with autocast(settings, device):
+            output = forward(part)
+        outcome = objective(output, part)
+        (outcome.loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+        columns.append(outcome.columns)
+        supervised += outcome.supervised
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
+    return mean_update(norm, columns, supervised)
+
+
 class PlainEngine:
     """Trains the given model in place."""
 
@@ -31,17 +52,11 @@ class PlainEngine:
 
     def update(self, parts: Sequence[Batch], objective: Objective, factor: float) -> Update:
         """See :meth:`~cad.training.engines.protocol.Engine.update`."""
-        columns, supervised = [], 0
-        for part in parts:
-            with autocast(self._settings, self._device):
-                output = self._forward(part)
-            outcome = objective(output, part)
-            (outcome.loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-            columns.append(outcome.columns)
-            supervised += outcome.supervised
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.grad_clip)
+        update = clipped_gradients(
+            self._forward, self._parameters, parts, objective, self._settings, self._device
+        )
         self._optimiser.step(factor)
-        return mean_update(norm, columns, supervised)
+        return update
 
     def collect(self) -> None:
         """Nothing to do: the model is the one that is trained."""

@@ -1,0 +1,82 @@
+"""The loop of a pack: what :func:`cad.training.loop.train` is for one training, for several at once.
+
+A training in a pack has the samples, masks, schedule and files that it has alone, so that either loop goes on
+from the other's checkpoints.  Its numbers differ from those of a training alone by rounding only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from cad.errors import CadError
+from cad.interrupt import StopFlag
+from cad.training.packed.stack import Stack
+from cad.training.training import Training, TrainingSummary
+
+Outcome = TrainingSummary | CadError
+"""How a training ended."""
+
+
+def train_together(
+    trainings: Sequence[Training], stop: StopFlag, *, vmapped: bool = True
+) -> Iterator[tuple[Training, Outcome]]:
+    """Train in place, resuming from each training's folder; gives each training as it ends, and its outcome.
+
+    Models and batches have equal shapes (:func:`~cad.training.packed.shape.pack_key`).  A training that
+    fails, as one that diverges or whose watchdog objects, leaves the pack with its error; the others go on.
+    ``vmapped`` is False for networks that ``torch.vmap`` cannot run.
+
+    Raises :class:`~cad.interrupt.InterruptedRun`, after all were saved, when ``stop`` is set.
+    """
+    with contextlib.ExitStack() as files:
+        live, states = [], []
+        for training in trainings:
+            try:
+                states.append(training.resume())
+                files.enter_context(training.recording())
+            except CadError as error:
+                del states[len(live) :]
+                yield training, error
+            else:
+                live.append(training)
+        if not live:
+            return
+        stack = Stack(live, vmapped=vmapped)
+        for number, state in enumerate(states):
+            stack.load_optimiser_state(number, state)
+        del states
+        while live:
+            going = [number for number, training in enumerate(live) if not training.finished]
+            ended = [training for training in live if training.finished]
+            if ended:
+                stack.keep(going)
+                live = [live[number] for number in going]
+                for training in ended:
+                    yield training, training.summary
+                continue
+            batches = [training.batches() for training in live]
+            updates = stack.update(batches)
+            stopping = stop()
+            failed = {}
+            for number, training in enumerate(live):
+                training.add(updates[number], batches[number])
+                training.pass_time(shared_by=len(live))
+                try:
+                    training.report(lambda: None)
+                    if training.is_due_to_save or stopping:
+                        training.save(stack.optimiser_state(number))
+                except CadError as error:
+                    failed[number] = error
+            if failed:
+                left = live
+                going = [number for number in range(len(live)) if number not in failed]
+                stack.keep(going)
+                live = [live[number] for number in going]
+                for number, error in failed.items():
+                    yield left[number], error
+            if stopping and any(not training.finished for training in live):
+                ended = [training for training in live if training.finished]
+                for training in ended:
+                    yield training, training.summary
+                stop.raise_if_set(f"training of {len(live) - len(ended)} models together")

@@ -1,0 +1,295 @@
+"""Packs: several trainings in one process are what each is alone, but for rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from cad.errors import CadError
+from cad.histories.sampler import HistoryArrays
+from cad.interrupt import InterruptedRun, StopFlag
+from cad.models.registry import MODELS
+from cad.schema import Config
+from cad.training.learner import build_training
+from cad.training.metrics import read_metrics
+from cad.training.packed.loop import Outcome, train_together
+from cad.training.packed.shape import pack_key
+from cad.training.training import TrainingSummary
+
+CPU = torch.device("cpu")
+
+
+class StoppingSampler:
+    """Asks for a stop when the batch of update ``at`` is drawn."""
+
+    def __init__(self, sampler, at: int, stop: StopFlag) -> None:
+        self.sampler, self.at, self.stop = sampler, at, stop
+
+    def batch(self, update: int, part: int = 0, parts: int = 1):
+        if update == self.at:
+            self.stop.request()
+        return self.sampler.batch(update, part, parts)
+
+
+def alone(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, **options) -> None:
+    """Train one model; a stop is asked for at update ``at``."""
+    learner, stop = build_training(config, arrays), StopFlag()
+    learner = dataclasses.replace(learner, sampler=StoppingSampler(learner.sampler, at, stop))
+    learner.fit(folder, run_id=folder.name, device=CPU, stop=stop, **options)
+
+
+def packed(
+    configs: Sequence[Config], arrays: HistoryArrays, folders: Sequence[Path], at: int = -1, **options
+) -> dict[str, Outcome]:
+    """Train models together; how each ended, by its folder's name."""
+    assert len({pack_key(config) for config in configs}) == 1
+    stop, names, trainings = StopFlag(), {}, []
+    for config, folder in zip(configs, folders, strict=True):
+        learner = build_training(config, arrays)
+        learner = dataclasses.replace(learner, sampler=StoppingSampler(learner.sampler, at, stop))
+        training = learner.training(folder, run_id=folder.name, device=CPU, **options)
+        names[id(training)] = folder.name
+        trainings.append(training)
+    outcomes = train_together(trainings, stop, vmapped=configs[0].spec.stacks)
+    return {names[id(training)]: outcome for training, outcome in outcomes}
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in record.items() if not key.endswith("_per_second")}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def final_state(folder: Path) -> dict[str, torch.Tensor]:
+    newest = max((folder / "checkpoints").iterdir())
+    return safetensors.torch.load_file(newest / "state.safetensors")
+
+
+def assert_close(a: Path, b: Path, losses: float = 1e-5, weights: float = 1e-4) -> None:
+    """Logged losses differ by so much at most, weights by so much of a tensor's norm; all else is alike.
+
+    On the machines where this was written packs give the bits of single trainings.  Where batched products
+    round otherwise, Muon makes rounding as large as everything else where a gradient has no full rank.
+    """
+    mine, theirs = records(a), records(b)
+    assert [list(record) for record in mine] == [list(record) for record in theirs]
+    assert mine[0] == theirs[0]
+    for x, y in zip(mine[1:], theirs[1:], strict=True):
+        assert x["step"] == y["step"] and x["learning_rate"] == y["learning_rate"]
+        assert x["loss"] == pytest.approx(y["loss"], rel=losses)
+        assert x["gradient_norm"] == pytest.approx(y["gradient_norm"], rel=1e3 * losses)
+    first, second = final_state(a), final_state(b)
+    assert first.keys() == second.keys()
+    for name, x in first.items():
+        assert x.shape == second[name].shape and x.dtype == second[name].dtype
+        if name.startswith("model/") and not name.endswith("qkv.bias"):  # keys' biases move nothing
+            assert (x - second[name]).norm() <= weights * x.norm() + 1e-6, name
+        if name.endswith("/step"):
+            assert torch.equal(x, second[name])
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Two runs are equal to the bit."""
+    first, second = final_state(a), final_state(b)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert records(a) == records(b)
+
+
+def variants(make: Callable[..., Config], kind: str, model: dict | None = None, **train) -> list[Config]:
+    """Three cells of one shape that differ in seed, rates and dropout."""
+    settings = {"n_updates": 10, "optimizer": "adamw", "watchdog_share": None, **train}
+    return [
+        make(
+            kind,
+            seed=seed,
+            model={"dropout": dropout, **(model or {})},
+            train={
+                **settings,
+                "learning_rate": rate,
+                "muon_learning_rate": 2 * rate,
+                "grad_clip": 0.5 + seed,
+            },
+        )
+        for seed, (rate, dropout) in enumerate([(1e-2, 0.0), (3e-3, 0.2), (2e-3, 0.1)])
+    ]
+
+
+def compare(configs: Sequence[Config], arrays: HistoryArrays, tmp_path: Path, **tolerance: float) -> None:
+    """Train each alone and all together, and compare them."""
+    names = [f"{number}" for number in range(len(configs))]
+    for config, name in zip(configs, names, strict=True):
+        alone(config, arrays, tmp_path / "alone" / name)
+    outcomes = packed(configs, arrays, [tmp_path / "pack" / name for name in names])
+    for config, name in zip(configs, names, strict=True):
+        outcome = outcomes[name]
+        assert isinstance(outcome, TrainingSummary) and outcome.updates == config.train.n_updates
+        assert_close(tmp_path / "alone" / name, tmp_path / "pack" / name, **tolerance)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_pack_of_three_is_three_trainings(kind, tiny_config, toy_histories, tmp_path):
+    compare(variants(tiny_config, kind), toy_histories, tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_over_200_updates(kind, optimizer, tiny_config, toy_histories, tmp_path):
+    tolerance = {"adamw": {}, "muon": {"losses": 1e-2, "weights": 1.0}}[optimizer]
+    configs = variants(tiny_config, kind, n_updates=200, log_every=25, optimizer=optimizer)
+    compare(configs, toy_histories, tmp_path, **tolerance)
+
+
+# Segments of one length for all, so that models meet in every update.
+ALIKE = {"min_compress_length": 6, "max_compress_length": 6}
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "train"),
+    [
+        ("compressed_ad", {}, {"optimizer": "muon", "burn_in": 2, "gradient_accumulation": 2}),
+        ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5, "burn_in": 2}),
+        ("compressed_ad", {**ALIKE, "norm": "post"}, {"depth_curriculum": 0.8}),
+        ("ad", {"step_embedding": "cell", "n_sink": 2}, {"loss_on": "last"}),
+    ],
+    ids=["lengths", "reconstruction", "curriculum", "sinks"],
+)
+def test_ways_of_training(kind, model, train, tiny_config, toy_histories, tmp_path):
+    configs = variants(tiny_config, kind, model, **train)
+    compare(configs, toy_histories, tmp_path, losses=1e-4 if "optimizer" in train else 1e-5)
+
+
+def test_bf16(tiny_config, toy_histories, tmp_path):
+    configs = variants(tiny_config, "ad", precision="bf16")
+    compare(configs, toy_histories, tmp_path, losses=1e-2, weights=1e-2)
+
+
+def test_a_pack_of_unequal_losses_and_lengths(tiny_config, toy_histories, tmp_path):
+    configs = [
+        tiny_config(
+            "ad",
+            seed=seed,
+            train={"n_updates": n, "label_smoothing": smoothing, "log_every": 1, "watchdog_share": None},
+        )
+        for seed, (n, smoothing) in enumerate([(4, 0.0), (9, 0.2), (6, 0.0)])
+    ]
+    compare(configs, toy_histories, tmp_path, losses=1e-4, weights=1e-2)
+    left = packed(configs, toy_histories, [tmp_path / "pack" / name for name in "012"])
+    assert list(left) == ["0", "1", "2"]  # finished before: nothing is trained again
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
+def test_a_pack_is_stopped_and_goes_on(kind, tiny_config, toy_histories, tmp_path):
+    configs = variants(tiny_config, kind, optimizer="muon")
+    whole, stopped = ([tmp_path / way / name for name in "abc"] for way in ("whole", "stopped"))
+    packed(configs, toy_histories, whole)
+    with pytest.raises(InterruptedRun, match="training of 3 models together stopped"):
+        packed(configs, toy_histories, stopped, at=6)
+    assert all(max((folder / "checkpoints").iterdir()).name == "00000007" for folder in stopped)
+    alone(configs[2], toy_histories, stopped[2])  # one goes on alone, and two together
+    packed(configs[:2], toy_histories, stopped[:2])
+    assert_close(whole[2], stopped[2], losses=1e-4, weights=1e-2)
+    for a, b in zip(whole[:2], stopped[:2], strict=True):
+        assert_close(a, b, losses=1e-4, weights=1e-2)
+
+
+def test_the_same_pack_resumed_is_equal_to_the_bit(tiny_config, toy_histories, tmp_path):
+    configs = variants(tiny_config, "compressed_ad", optimizer="muon")
+    whole, stopped = ([tmp_path / way / name for name in "abc"] for way in ("whole", "stopped"))
+    packed(configs, toy_histories, whole)
+    for at in (2, 6):
+        with pytest.raises(InterruptedRun):
+            packed(configs, toy_histories, stopped, at=at)
+    packed(configs, toy_histories, stopped)
+    for a, b in zip(whole, stopped, strict=True):
+        assert_same(a, b)
+
+
+def test_what_began_alone_goes_on_in_a_pack(tiny_config, toy_histories, tmp_path):
+    configs = variants(tiny_config, "ad")
+    alone(configs[1], toy_histories, tmp_path / "whole" / "b")
+    with pytest.raises(InterruptedRun):
+        alone(configs[1], toy_histories, tmp_path / "b", at=5)
+    # The others of the pack begin: models need not be at the same update.
+    outcomes = packed(configs, toy_histories, [tmp_path / name for name in "abc"])
+    assert list(outcomes) == ["b", "a", "c"]
+    assert_close(tmp_path / "whole" / "b", tmp_path / "b")
+
+
+def test_one_that_fails_leaves_the_pack(tiny_config, toy_histories, tmp_path):
+    """One diverges, one does not learn, one is of another run: each has its error, and the others go on."""
+    configs = [
+        *variants(tiny_config, "ad"),
+        tiny_config("ad", seed=7, train={"n_updates": 10, "optimizer": "adamw", "learning_rate": 1e9}),
+        tiny_config(
+            "ad", train={"n_updates": 10, "optimizer": "adamw", "learning_rate": 1e-9, "watchdog_share": 0.5}
+        ),
+        variants(tiny_config, "ad")[0],
+    ]
+    folders = [tmp_path / name for name in ("a", "b", "c", "wild", "dull", "other")]
+    alone(configs[0], toy_histories, tmp_path / "source")
+    (tmp_path / "source").rename(tmp_path / "other")
+    outcomes = packed(configs, toy_histories, folders)
+    assert {name for name, outcome in outcomes.items() if isinstance(outcome, CadError)} == {
+        "wild", "dull", "other",
+    }  # fmt: skip
+    assert "training diverged: loss" in str(outcomes["wild"])
+    assert "training does not learn" in str(outcomes["dull"])
+    assert "belongs to another config" in str(outcomes["other"])
+    for config, folder in zip(configs[:3], folders[:3], strict=True):
+        alone(config, toy_histories, tmp_path / "alone" / folder.name)
+        assert_close(tmp_path / "alone" / folder.name, folder)
+
+
+def test_validation_and_progress_are_each_models_own(tiny_config, toy_histories, tmp_path):
+    """The model that is validated has the current weights, in eval mode; its best checkpoint is kept."""
+    configs = [
+        tiny_config("ad", seed=seed, train={"n_updates": 10, "validate_every": 5, "keep_checkpoints": 1})
+        for seed in range(2)
+    ]
+    folders, stop, seen = [tmp_path / "a", tmp_path / "b"], StopFlag(), []
+    trainings = []
+    for config, folder in zip(configs, folders, strict=True):
+        learner = build_training(config, toy_histories)
+
+        def validate(model=learner.model, name=folder.name) -> float:
+            seen.append((name, model.training))
+            return -float(sum(p.detach().square().sum() for p in model.parameters()))
+
+        trainings.append(learner.training(folder, run_id=folder.name, device=CPU, validate=validate))
+    assert len(list(train_together(trainings, stop))) == 2
+    assert seen == [("a", False), ("b", False)] * 2
+    for folder in folders:
+        state = safetensors.torch.load_file(folder / "checkpoints" / "00000010" / "state.safetensors")
+        norm = sum(x.square().sum() for name, x in state.items() if name.startswith("model/"))
+        assert records(folder)[-1]["validation_return"] == pytest.approx(-float(norm), rel=1e-5)
+
+
+def test_which_trainings_go_together(tiny_config):
+    first = pack_key(tiny_config())
+    assert first is not None
+    same = [
+        {"model": {"dropout": 0.3}},
+        {"train": {"learning_rate": 0.1, "n_updates": 7, "depth_weights": (1, 2, 3), "burn_in": 1}},
+        {"env": {"split_seed": 3, "n_validation": 1}, "train": {"validate_every": 5}},
+    ]
+    assert {pack_key(tiny_config(seed=1, **sections)) for sections in same} == {first}
+    others = [
+        {"model": {"n_head": 4}},
+        {"train": {"batch_size": 4}},
+        {"train": {"optimizer": "adamw"}},
+        {"train": {"precision": "bf16"}},
+        {"train": {"reconstruction_weight": 0.1}},
+        {"env": {"size": 4}},
+        {"model": {"embedding_norm": False}},
+    ]
+    keys = {pack_key(tiny_config(**sections)) for sections in others}
+    assert len(keys) == len(others) and first not in keys and None not in keys
+    for alone_ in ({"activation_checkpointing": True}, {"compile": True}, {"engine": "accelerate"}):
+        assert pack_key(tiny_config(train=alone_)) is None
