@@ -66,6 +66,7 @@ def train_together(
                     training.report(lambda: None)
                     if training.is_due_to_save or stopping:
                         training.save(stack.optimiser_state(number))
+                        training.require_going_on()
                 except CadError as error:
                     failed[number] = error
             if failed:
