@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import re
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def map_entries() -> list[str]:
     return [path.replace("/", ".") for path in actual]
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name."""
     names = {}
@@ -50,9 +52,11 @@ def modules() -> dict[str, Path]:
     return names
 
 
-def imports(path: Path, known: set[str]) -> set[str]:
+@functools.cache
+def imports(path: Path) -> set[str]:
     """The package's own modules that a file imports, late ones too; not those for type checkers alone."""
     targets: set[str] = set()
+    known = modules()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -88,7 +92,7 @@ def upward(package: str) -> list[str]:
         if not module.startswith(f"{package}.") or module.count(".") < 3:
             continue
         own = order.index(module.split(".")[2])
-        for target in imports(path, set(modules())):
+        for target in imports(path):
             if target.startswith(f"{package}.") and target.split(".")[2] in order:
                 if order.index(target.split(".")[2]) > own:
                     wrong.append(f"{module} imports {target}")
@@ -104,11 +108,11 @@ def test_every_entry_of_the_map_exists() -> None:
 
 
 def test_no_module_imports_from_below_its_line_of_the_map() -> None:
-    entries, known = map_entries(), set(modules())
+    entries = map_entries()
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()
-        for target in imports(path, known)
+        for target in imports(path)
         if place(target, entries) > place(module, entries)
     ]
     assert not wrong
@@ -125,7 +129,10 @@ def test_late_imports_are_listed_by_file() -> None:
     listed = set(re.findall(r'^"(cad/[^"]+\.py)" = \[[^\]]*"PLC0415"', text, flags=re.M))
     used = set()
     for path in modules().values():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not re.search(r"^ +(import|from) ", text, flags=re.M):
+            continue
+        tree = ast.parse(text)
         functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
         if any(isinstance(n, ast.Import | ast.ImportFrom) for f in functions for n in ast.walk(f)):
             name = path.relative_to(ROOT).as_posix()

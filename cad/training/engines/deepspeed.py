@@ -38,8 +38,9 @@ class DeepSpeedEngine:
 
     def __init__(self, settings: LoopConfig, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
         deepspeed = import_deepspeed(device)
-        if not dist.is_initialized():  # a single process
+        if ranks.size == 1:  # what was inherited is left out
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+        if not dist.is_initialized():
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group("gloo", store=store, rank=0, world_size=1)
         deepspeed.init_distributed(auto_mpi_discovery=False, dist_init_required=False)
