@@ -67,3 +67,22 @@ def test_report_benchmark_writes_a_sweep_and_measures_its_report(tmp_path: Path)
     assert run.returncode == int(not numbers["ok"])
     report = json.loads((tmp_path / "runs" / "made-up" / "report" / "report.json").read_text())
     assert [cell["status"] for cell in report["cells"]] == ["done", "done"]
+
+
+def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    file, figure = tmp_path / "numbers.json", tmp_path / "figure.png"
+    words = [sys.executable, str(SCRIPT.with_name("gpu.py")), "--quick", "--json", str(file)]
+    run = subprocess.run(
+        [*words, "--figure", str(figure)], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    numbers = json.loads(file.read_text())
+    assert numbers["quick"] is True and figure.stat().st_size > 1000
+    assert numbers["equality"]["packed_and_single"] < 1e-5
+    assert (
+        numbers["equality"]["device_and_cpu"] == 0.0 and numbers["equality"]["equal_episode_returns"] == 1.0
+    )
+    assert [row["pack"] for row in numbers["packs"]["rows"]] == [1, 2, 1]
+    assert numbers["ablation"]["models"] == 2
+    assert all(isinstance(row, dict) for row in numbers["engines"].values()), numbers["engines"]
