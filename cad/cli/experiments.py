@@ -34,6 +34,10 @@ def run(
     workers: Workers = CORES,
     device: Device = "auto",
     ranks: Ranks = 1,
+    pack: Annotated[
+        int,
+        typer.Option("--pack", min=1, help="Trainings of one shape that a process works on together."),
+    ] = 1,
     inline: Annotated[
         bool, typer.Option("--inline", help="One stage after the other, in this process.")
     ] = False,
@@ -63,13 +67,13 @@ def run(
         raise UsageError(f"--from {first} comes after --until {until}: nothing is left to run")
     opened = open_experiment(experiment, overrides or [], root)
     if dry_run:
-        say(dry_run_text(opened, first, until))
+        say(dry_run_text(opened, first, until, pack))
         if (cost := run_cost(opened, workers, device, first, until)) is not None:
             say(f"estimate: {cost}")
         return
     page = run_experiment(
         opened,
-        resources=Resources(workers=workers, device=device, ranks=ranks),
+        resources=Resources(workers=workers, device=device, ranks=ranks, pack=pack),
         inline=inline,
         console=console,
         first=first,

@@ -148,7 +148,7 @@ def _step_muon(parts: Sequence[torch.optim.Muon]) -> None:
     for (rows, columns), members in by_shape.items():
         first = members[0][0]  # what is not a rate is equal in all
         momenta = [momentum for _, _, momentum in members]
-        gradients = [parameter.grad for _, parameter, _ in members]
+        gradients = [p.grad for _, p, _ in members if p.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - first["momentum"])
         ahead = torch.stack(torch._foreach_lerp(gradients, momenta, first["momentum"]))
         updates = orthogonalised(ahead, first["ns_coefficients"], first["ns_steps"], first["eps"])

@@ -7,6 +7,7 @@ tables of many stages need neither their configs nor torch.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +24,7 @@ from cad.checksums import (
     trust,
     write_sealed,
 )
-from cad.errors import first_line
+from cad.errors import CadError, first_line
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
 from cad.locks import is_locked
 from cad.storage import sha256_json, write_json
@@ -204,6 +205,16 @@ class StageDirectory:
     def record_failure(self, message: str, *, expected: bool) -> None:
         """Keep why the stage failed; ``expected`` is False for an error that is a bug."""
         write_json(self.file(StageFile.FAILED), {"message": message, "expected": expected})
+
+    def record_error(self, error: Exception) -> None:
+        """Keep an error as why the stage failed; only logged where the disk does not take it."""
+        expected = isinstance(error, CadError)
+        try:
+            self.record_failure(
+                str(error) if expected else f"{type(error).__name__}: {error}", expected=expected
+            )
+        except CadError as also:  # on a full disk the marker cannot be written either
+            logging.getLogger(__name__).error("%s", also)
 
     def clear_failure(self) -> None:
         """Forget an earlier failure, and that the training was ended early."""

@@ -1,11 +1,13 @@
-"""Run one stage in a process of its own, which ends soon after its runner is gone."""
+"""Run one stage, or a pack of them, in a process of its own, which ends soon after its runner is gone."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.stage import Stage
 from cad.experiments.run.local_launcher import run_in_ranks
+from cad.experiments.run.packs import run_pack
 from cad.experiments.run.resources import Resources, pick_device, ranks_of
 from cad.experiments.run.stages import run_stage
 from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
@@ -34,12 +37,36 @@ def stage_job(
     ``runner`` is the process that waits for this one: when it is gone, this one saves its work and ends.
     With an ``assignment`` this is one of several ranks that run the stage together.
     """
+    with _work_of(runner) as stop:
+        run_or_record(root, stage, resources, stop, assignment)
+
+
+def pack_job(root: Path, stages: Sequence[Stage], resources: Resources, runner: int | None) -> None:
+    """:func:`stage_job` of several trainings that this process works on together.
+
+    Each leaves ``DONE`` or ``FAILED`` in its own directory; this returns when all have ended.
+    """
+    with _work_of(runner) as stop:
+        run_pack_or_record(root, stages, resources, stop)
+
+
+def run_pack_or_record(root: Path, stages: Sequence[Stage], resources: Resources, stop: StopFlag) -> None:
+    """Run a pack; failures are recorded in the directories of those that they are of."""
+    for busy in run_pack(root, stages, resources, stop):
+        with contextlib.suppress(CadError):  # recorded
+            run_or_record(root, busy, resources, stop)
+        stop.raise_if_set(f"stage {busy.name}")
+
+
+@contextlib.contextmanager
+def _work_of(runner: int | None) -> Iterator[StopFlag]:
+    """Within the block this process logs, and stops with its runner or when it is signalled."""
     leave_out()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     with stop_on_signals() as stop:
         if runner is not None:
             _stop_with(runner, stop)
-        run_or_record(root, stage, resources, stop, assignment)
+        yield stop
 
 
 def run_or_record(
@@ -73,11 +100,7 @@ def run_or_record(
     except Exception as error:
         # Slurm signals every process of a job: an error while the work is stopping is no failure.
         stop.raise_if_set(f"stage {stage.name}")
-        message = str(error) if isinstance(error, CadError) else f"{type(error).__name__}: {error}"
-        try:
-            directory.record_failure(message, expected=isinstance(error, CadError))
-        except CadError as also:  # on a full disk the marker cannot be written either
-            logging.getLogger(__name__).error("%s", also)
+        directory.record_error(error)
         raise
 
 

@@ -18,6 +18,7 @@ from cad.experiments.plan.directory import StageDirectory, StageFile, stages_fol
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import StageKind
 from cad.experiments.reporting.report import no_cell_counts, write_experiment_report
+from cad.experiments.run.packs import planned_packs
 from cad.experiments.run.pruning import pruning_of
 from cad.experiments.run.repair import Repair, repair_stage, run_to_repair
 from cad.experiments.run.resources import Resources, require_ranks_of_cells
@@ -32,17 +33,30 @@ Display = Callable[[Run, Console], AbstractContextManager[Show]]
 """Shows the state of a run on a console for as long as a block lasts."""
 
 
-def dry_run_text(experiment: Experiment, first: StageKind = "histories", last: StageKind = "evaluate") -> str:
-    """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done."""
+def dry_run_text(
+    experiment: Experiment,
+    first: StageKind = "histories",
+    last: StageKind = "evaluate",
+    pack: int = 1,
+) -> str:
+    """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done.
+
+    With ``pack`` above one, also which trainings would go together.
+    """
     lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
     for cell in experiment.cells:
         chosen = f" ({cell.equal_state.in_words()})" if cell.equal_state else ""
         lines.append(f"  {cell.label}, seed {cell.config.seed}{chosen}")
     stages = distinct_stages(experiment.cells, first, last)
     lines.append(f"{len(stages)} stages under {stages_folder(experiment.root)}")
-    for stage in stages:
-        state = "done" if StageDirectory(experiment.root, stage.name).done else "to do"
-        lines.append(f"  {stage.name}  {state}")
+    done = {stage.name for stage in stages if StageDirectory(experiment.root, stage.name).done}
+    lines += [f"  {stage.name}  {'done' if stage.name in done else 'to do'}" for stage in stages]
+    if pack > 1:
+        packs = planned_packs([stage for stage in stages if stage.name not in done], pack)
+        lines.append(
+            f"{len(packs)} packs of up to {pack} trainings of one shape, fewer where workers are idle"
+        )
+        lines += [f"  {' '.join(stage.name for stage in together)}" for together in packs]
     return "\n".join(lines)
 
 

@@ -24,6 +24,8 @@ class Resources:
     threads: int = 1
     ranks: int = 1
     """Processes that share one training, where its engine can."""
+    pack: int = 1
+    """Most trainings of one shape that a process works on together."""
     trace: Callable[[str], None] | None = None
     """Called with a line for every compression of an evaluation."""
     pruning: Pruning | None = None

@@ -9,13 +9,15 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from cad.errors import CadError
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.stage import Stage, StageKind, expected_steps
-from cad.experiments.run.job import run_or_record
+from cad.experiments.run.job import run_or_record, run_pack_or_record
+from cad.experiments.run.packs import key_of
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.stage_process import StageProcess, end_all, wait_for_any
 from cad.interrupt import StopFlag
@@ -35,6 +37,11 @@ class StageState:
     message: str = ""
     started: float = 0.0
     seconds: float = 0.0
+
+    @cached_property
+    def pack_key(self) -> str | None:
+        """Equal for stages that can be in one pack; None for one that runs alone."""
+        return key_of(self.stage)
 
 
 @dataclass
@@ -71,11 +78,23 @@ class Run:
             )
         self.stages = {name: entry for name, entry in self.stages.items() if name in until}
 
-    def next_ready(self) -> StageState | None:
-        """The longest waiting stage whose inputs are done; stages that need a failed one become blocked.
+    def next_pack(self, size: int, workers: int = 1) -> list[StageState]:
+        """The longest waiting stage whose inputs are done, and up to ``size`` - 1 that can be packed with it.
 
-        Longest first, so that workers do not idle at the end while one of them runs a long stage.
+        Longest first, so that workers do not idle at the end while one of them runs a long stage; for the
+        same reason ``workers`` that are free share what is ready.  Stages that need a failed one become
+        blocked.
         """
+        ready = sorted(self._ready(), key=lambda entry: -expected_steps(entry.stage))
+        if not ready:
+            return []
+        key = ready[0].pack_key if size > 1 else None
+        if key is None:
+            return ready[:1]
+        same = [entry for entry in ready if entry.pack_key == key]
+        return same[: min(size, -(-len(same) // workers))]
+
+    def _ready(self) -> list[StageState]:
         ready = []
         for entry in self.stages.values():
             if entry.state != "waiting":
@@ -87,7 +106,7 @@ class Run:
                 entry.state, entry.message = "pruned", "its training was ended early"
             elif all(state == "done" for state in inputs):
                 ready.append(entry)
-        return max(ready, key=lambda entry: expected_steps(entry.stage), default=None)
+        return ready
 
     def settle(self, entry: StageState, *, stopped: bool = False, why: str = _UNREPORTED) -> None:
         """Take a stage's outcome from its markers; ``stopped`` says that it was asked to save and end.
@@ -133,18 +152,23 @@ Show = Callable[[Run], None]
 
 def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> None:
     """Run the stages one after the other in this process."""
-    while (entry := run.next_ready()) is not None:
-        entry.state, entry.started = "running", time.time()
+    while pack := run.next_pack(resources.pack):
+        for entry in pack:
+            entry.state, entry.started = "running", time.time()
         show(run)
+        stages, why = [entry.stage for entry in pack], _UNREPORTED
         try:
-            run_or_record(run.root, entry.stage, resources, stop)
+            if len(pack) == 1:
+                run_or_record(run.root, stages[0], resources, stop)
+            else:
+                run_pack_or_record(run.root, stages, resources, stop)
         except CadError as error:
-            run.settle(entry, stopped=stop(), why=str(error))
-            show(run)
+            why = str(error)
+        for entry in pack:
+            run.settle(entry, stopped=stop(), why=why)
+        show(run)
+        if any(entry.state != "done" for entry in pack):
             stop.raise_if_set("the experiment")
-        else:
-            run.settle(entry)
-            show(run)
 
 
 def run_in_processes(
@@ -155,21 +179,30 @@ def run_in_processes(
     A stage that collects histories uses all workers itself, so it runs alone.
     """
     logs = make_dirs(jobs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    running: dict[str, tuple[StageState, StageProcess]] = {}
+    running: dict[str, tuple[list[StageState], StageProcess]] = {}
     try:
         while True:
-            for name, (entry, process) in list(running.items()):
-                if process.ended:
+            for name, (pack, process) in list(running.items()):
+                ended = process.ended
+                for entry in pack:
+                    # One of a pack may be done long before the others.
+                    if entry.state == "running" and (ended or entry.directory.done):
+                        run.settle(entry, why=f"{_UNREPORTED}; its log is {logs / f'{name}.log'}")
+                if ended:
                     del running[name]
-                    run.settle(entry, why=f"{_UNREPORTED}; its log is {logs / f'{name}.log'}")
-            while len(running) < workers and not stop() and (ready := run.next_ready()) is not None:
+            while (
+                len(running) < workers
+                and not stop()
+                and (ready := run.next_pack(resources.pack, workers - len(running)))
+            ):
                 if running and any(
-                    _runs_alone(other) for other in (ready, *(e for e, _ in running.values()))
+                    _runs_alone(other) for other in (ready[0], *(e[0] for e, _ in running.values()))
                 ):
                     break
-                ready.state, ready.started = "running", time.time()
-                process = StageProcess(run.root, ready.stage, resources, logs / f"{ready.stage.name}.log")
-                running[ready.stage.name] = (ready, process)
+                for entry in ready:
+                    entry.state, entry.started = "running", time.time()
+                name, stages = ready[0].stage.name, [entry.stage for entry in ready]
+                running[name] = ready, StageProcess(run.root, stages, resources, logs / f"{name}.log")
             show(run)
             if not running:
                 break
@@ -178,8 +211,10 @@ def run_in_processes(
                 break
     finally:
         end_all([process for _, process in running.values()])
-    for entry, _ in running.values():
-        run.settle(entry, stopped=stop())
+    for pack, _ in running.values():
+        for entry in pack:
+            if entry.state == "running":
+                run.settle(entry, stopped=stop())
     show(run)
     stop.raise_if_set("the experiment")
 

@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,48 @@ def run_stage(
 
 
 def _run(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> None:
+    begin(attempt)
+    meter = Meter()
+    finish(attempt, resources, meter, _work(attempt, resources, stop, ranks))
+
+
+def begin(attempt: StageAttempt) -> None:
+    """Claim the stage's directory; :class:`CadError` when an input is missing."""
     stage = attempt.stage
     for needed in stage.inputs:
         if not StageDirectory(attempt.root, needed.name).done:
             raise CadError(f"{stage.name} needs {needed.name}, which is not complete")
     attempt.claim()
-    started, cpu = time.perf_counter(), _cpu_seconds()
-    record = _work(attempt, resources, stop, ranks)
+
+
+class Meter:
+    """Wall and CPU seconds since it was made; of stages that share a process, each counts its share."""
+
+    def __init__(self, shared_by: int = 1) -> None:
+        self._shared_by = shared_by
+        self._started, self._cpu = time.perf_counter(), _cpu_seconds()
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds that have passed."""
+        return (time.perf_counter() - self._started) / self._shared_by
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of this process and of its children that have ended."""
+        return (_cpu_seconds() - self._cpu) / self._shared_by
+
+
+def finish(attempt: StageAttempt, resources: Resources, meter: Meter, record: Mapping[str, Any]) -> None:
+    """Mark the stage done, with what its work recorded and what it took."""
     attempt.directory.finish(
         {
-            "wall_seconds": attempt.seconds_before + time.perf_counter() - started,
+            "wall_seconds": attempt.seconds_before + meter.wall_seconds,
             "attempts": attempt.number,
-            "cores": resources.workers if stage.kind == "histories" else resources.threads,
+            "cores": resources.workers if attempt.stage.kind == "histories" else resources.threads,
             "device": pick_device(resources.device).type,
             # Of this attempt, its helpers' included.
-            "cpu_seconds": _cpu_seconds() - cpu,
+            "cpu_seconds": meter.cpu_seconds,
             "peak_memory_bytes": _peak_memory(),
             **record,
             "made_by": {**environment_info(), **resources.provenance},

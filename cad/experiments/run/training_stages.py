@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cad.checksums import file_checksum, trust
 from cad.envs.registry import task_family
@@ -24,7 +25,9 @@ from cad.models.network import SequenceModel
 from cad.schema import Config
 from cad.storage import user_path
 from cad.training.learner import Learner, build_pretraining, build_training
-from cad.training.ranks import Ranks, device_of_rank
+from cad.training.loop import train
+from cad.training.ranks import SINGLE_PROCESS, Ranks, device_of_rank
+from cad.training.training import Training, TrainingSummary
 from cad.training.transfer import (
     load_decoder,
     load_encoder,
@@ -38,14 +41,23 @@ def run_pretraining(
     attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks
 ) -> dict[str, Any]:
     """Pre-train an encoder; what the stage's record says of it.  All ``ranks`` call this alike."""
-    learner = build_pretraining(attempt.stage.config, _training_arrays(attempt, ranks))
-    record = _fit(attempt, learner, resources, stop, ranks)
+    learner = build_pretraining(attempt.stage.config, training_arrays(attempt, ranks))
+    settings = learner.settings
+    summary = learner.fit(
+        attempt.directory.path,
+        run_id=attempt.stage.name,
+        device=_device(resources, ranks),
+        stop=stop,
+        progress=lambda step, values: attempt.report(step, settings.n_updates, **values),
+        ranks=ranks,
+    )
     if ranks.first:
         config = attempt.stage.config
         assert config.spec.pretraining is not None  # the config's rules see to it
         saved = config.spec.pretraining.saved
         save_weights(attempt.file(StageFile.ENCODER), config, learner.model, saved, attempt.stage.name)
-    return record
+        shutil.rmtree(attempt.file(StageFile.STREAMED), ignore_errors=True)
+    return _record(learner, summary, ranks)
 
 
 def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
@@ -53,19 +65,17 @@ def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ra
     config = attempt.stage.config
     if config.train.weights is not None:
         return _take_weights(attempt, config, config.train.weights) if ranks.first else {}
-    learner = build_training(config, _training_arrays(attempt, ranks))
+    learner = prepare_training(attempt, training_arrays(attempt, ranks))
+    training = training_of(attempt, learner, resources, ranks)
+    summary = train(training, stop, unused_parameters=learner.settings.leaves_weights_unused)
+    return save_trained(attempt, learner, summary, ranks)
+
+
+def prepare_training(attempt: StageAttempt, arrays: HistoryArrays) -> Learner:
+    """A model with the weights that it begins with, and what trains it on ``arrays``."""
+    learner = build_training(attempt.stage.config, arrays)
     _load_initial_weights(attempt, learner.model)
-    record = _fit(
-        attempt,
-        learner,
-        resources,
-        stop,
-        ranks,
-        validate=lambda: validation_return(config, learner.model, ranks),
-    )
-    if ranks.first:
-        save_weights(attempt.file(StageFile.MODEL), config, learner.model, stage=attempt.stage.name)
-    return record
+    return learner
 
 
 def _take_weights(attempt: StageAttempt, config: Config, path: str) -> dict[str, Any]:
@@ -77,32 +87,44 @@ def _take_weights(attempt: StageAttempt, config: Config, path: str) -> dict[str,
     return {"parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _fit(
-    attempt: StageAttempt,
-    learner: Learner,
-    resources: Resources,
-    stop: StopFlag,
-    ranks: Ranks,
-    validate: Callable[[], float] | None = None,
-) -> dict[str, Any]:
-    """Train in the stage's directory; what the stage's record says of it."""
-    settings = learner.settings
-    summary = learner.fit(
+def training_of(
+    attempt: StageAttempt, learner: Learner, resources: Resources, ranks: Ranks = SINGLE_PROCESS
+) -> Training:
+    """The training of the stage's model, in the stage's directory."""
+    config, total, pruning = attempt.stage.config, learner.settings.n_updates, resources.pruning
+
+    def give_up(update: int, best: float) -> str | None:
+        return None if pruning is None else pruning.verdict(attempt.stage.name, update, total, best)
+
+    return learner.training(
         attempt.directory.path,
         run_id=attempt.stage.name,
-        device=device_of_rank(pick_device(resources.device), ranks.local_rank),
-        stop=stop,
-        validate=validate,
-        give_up=lambda update, best: (
-            None
-            if resources.pruning is None
-            else resources.pruning.verdict(attempt.stage.name, update, settings.n_updates, best)
-        ),
-        progress=lambda step, values: attempt.report(step, settings.n_updates, **values),
+        device=_device(resources, ranks),
+        validate=lambda: validation_return(config, learner.model, ranks),
+        give_up=give_up,
+        progress=lambda step, values: attempt.report(step, total, **values),
         ranks=ranks,
     )
+
+
+def save_trained(
+    attempt: StageAttempt, learner: Learner, summary: TrainingSummary, ranks: Ranks = SINGLE_PROCESS
+) -> dict[str, Any]:
+    """Write the trained model; what the stage's record says of the training."""
     if ranks.first:
+        config = attempt.stage.config
+        save_weights(attempt.file(StageFile.MODEL), config, learner.model, stage=attempt.stage.name)
         shutil.rmtree(attempt.file(StageFile.STREAMED), ignore_errors=True)
+    return _record(learner, summary, ranks)
+
+
+def _device(resources: Resources, ranks: Ranks) -> torch.device:
+    return device_of_rank(pick_device(resources.device), ranks.local_rank)
+
+
+def _record(learner: Learner, summary: TrainingSummary, ranks: Ranks) -> dict[str, Any]:
+    """What the stage's record says of its training."""
+    settings = learner.settings
     record: dict[str, Any] = {
         "train_seconds": summary.seconds,
         "updates": summary.updates,
@@ -114,7 +136,7 @@ def _fit(
     return record
 
 
-def _training_arrays(attempt: StageAttempt, ranks: Ranks) -> HistoryArrays:
+def training_arrays(attempt: StageAttempt, ranks: Ranks = SINGLE_PROCESS) -> HistoryArrays:
     """The training tasks' histories, audited.
 
     Where the config says to stream them, the first rank makes the copy that all ranks read.

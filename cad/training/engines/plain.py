@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from cad.training.optimiser import Optimiser
 
 
 def clipped_gradients(
-    forward: nn.Module,
+    forward: Callable[[Batch], Any],
     parameters: Sequence[nn.Parameter],
     parts: Sequence[Batch],
     objective: Objective,

@@ -43,6 +43,11 @@ class _Once(torch.autograd.Function):
         return call(*stacked), 0
 
 
+def _once(call: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    result: Tensor = _Once.apply(call, *inputs)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _Products(torch.autograd.Function):
     """:func:`_linear` of rows (models, n, inputs).
 
@@ -92,7 +97,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     y = F.scaled_dot_product_attention(
         q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=None if mask is None else mask[0]
     )
-    return y.unflatten(0, q.shape[:2])
+    return y.view(*q.shape[:2], *y.shape[1:])
 
 
 def _norm(
@@ -105,10 +110,9 @@ def _norm(
     if x.device.type == "cpu":
         rows = zip(x, *own, strict=True)
         return torch.stack([norm(row, width, *theirs, eps=eps) for row, *theirs in rows])
-    plain = norm(x, width, eps=eps)
-    for parameter, apply in zip(own, (torch.mul, torch.add), strict=False):
-        plain = apply(plain, parameter.view(len(x), *[1] * (x.ndim - 2), -1))
-    return plain
+    weight, *bias = (parameter.view(len(x), *[1] * (x.ndim - 2), -1) for parameter in own)
+    scaled = norm(x, width, eps=eps) * weight
+    return scaled + bias[0] if bias else scaled
 
 
 class StackedCalls(TorchFunctionMode):
@@ -120,16 +124,16 @@ class StackedCalls(TorchFunctionMode):
         """See :class:`TorchFunctionMode`."""
         kwargs = kwargs or {}
         if func is F.linear:
-            return _Once.apply(_linear, *args, *kwargs.values())
+            return _once(_linear, *args, *kwargs.values())
         if func is F.scaled_dot_product_attention:
-            return _Once.apply(_attention, *args, kwargs.get("attn_mask"))
+            return _once(_attention, *args, kwargs.get("attn_mask"))
         if func is F.embedding_bag:
             assert kwargs["mode"] == "sum"
-            return _Once.apply(_embedding_bag, *args[:2])
+            return _once(_embedding_bag, *args[:2])
         if func is F.layer_norm or func is F.rms_norm:
             x, width = args
             own = [kwargs[key] for key in ("weight", "bias") if kwargs.get(key) is not None]
-            return _Once.apply(partial(_norm, func, width, kwargs["eps"]), x, *own)
+            return _once(partial(_norm, func, width, kwargs["eps"]), x, *own)
         return func(*args, **kwargs)
 
 
@@ -170,5 +174,4 @@ class StackedDropout(nn.Module):
         rates, streams = [self._rates[model] for model in self.models], self.streams
         if streams is None or not any(rates):
             return x
-        dropped: Tensor = _Once.apply(lambda stacked: stacked * streams.draw(rates, stacked), x)
-        return dropped
+        return _once(lambda stacked: stacked * streams.draw(rates, stacked), x)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from torch import Tensor
+
 from cad.errors import CadError
 from cad.interrupt import StopFlag
 from cad.training.packed.stack import Stack
@@ -30,7 +32,8 @@ def train_together(
     Raises :class:`~cad.interrupt.InterruptedRun`, after all were saved, when ``stop`` is set.
     """
     with contextlib.ExitStack() as files:
-        live, states = [], []
+        live: list[Training] = []
+        states: list[dict[str, Tensor]] = []
         for training in trainings:
             try:
                 states.append(training.resume())
@@ -74,8 +77,8 @@ def train_together(
                 going = [number for number in range(len(live)) if number not in failed]
                 stack.keep(going)
                 live = [live[number] for number in going]
-                for number, error in failed.items():
-                    yield left[number], error
+                for number, why in failed.items():
+                    yield left[number], why
             if stopping and any(not training.finished for training in live):
                 ended = [training for training in live if training.finished]
                 for training in ended:

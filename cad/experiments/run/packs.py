@@ -1,0 +1,148 @@
+"""Packs: training stages of one shape that one process works on together.
+
+How many is a matter of how an experiment is run, not of what it is: every stage keeps its own directory,
+lock, checkpoints and outcome, and one that began alone goes on in a pack or the other way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cad.envs.split import split_tasks
+from cad.errors import CadError
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.stage import Stage, expected_steps
+from cad.experiments.run.attempt import StageAttempt
+from cad.experiments.run.resources import Resources
+from cad.experiments.run.stages import Meter, begin, finish
+from cad.experiments.run.training_stages import (
+    prepare_training,
+    save_trained,
+    training_arrays,
+    training_of,
+)
+from cad.histories.sampler import HistoryArrays
+from cad.interrupt import InterruptedRun, StopFlag
+from cad.locks import BusyError, folder_lock
+from cad.process import prepare_process
+from cad.training.learner import Learner
+from cad.training.packed.loop import train_together
+from cad.training.packed.shape import pack_key
+from cad.training.training import PrunedError, Training
+
+
+def key_of(stage: Stage) -> str | None:
+    """Equal for stages that can be in one pack; None for one that runs alone."""
+    trains = stage.kind == "train" and stage.config.train.weights is None
+    return pack_key(stage.config) if trains else None
+
+
+def planned_packs(stages: Sequence[Stage], size: int) -> list[list[Stage]]:
+    """Packs of two to ``size`` of the stages, the longest first, if all could begin at once."""
+    alike: dict[str, list[Stage]] = defaultdict(list)
+    for stage in sorted(stages, key=expected_steps, reverse=True):
+        if (key := key_of(stage)) is not None:
+            alike[key].append(stage)
+    packs = [same[at : at + size] for same in alike.values() for at in range(0, len(same), size)]
+    return [pack for pack in packs if len(pack) > 1]
+
+
+@dataclass
+class _Member:
+    """A stage of a pack while it is trained; closing ``held`` gives its directory back."""
+
+    attempt: StageAttempt
+    meter: Meter
+    learner: Learner
+    training: Training
+    held: contextlib.ExitStack
+
+
+def run_pack(root: Path, stages: Sequence[Stage], resources: Resources, stop: StopFlag) -> list[Stage]:
+    """Train the stages that are not done together; those that another process works on, which are left out.
+
+    A stage that fails has the reason recorded in its directory; the others go on.  Raises
+    :class:`InterruptedRun` after all were saved.
+    """
+    prepare_process(resources.threads)
+    arrays: dict[tuple[str, tuple[int, ...]], HistoryArrays] = {}
+    members, busy = [], []
+    with contextlib.ExitStack() as all_held:
+        for stage in stages:
+            held = all_held.enter_context(contextlib.ExitStack())
+            directory = StageDirectory(root, stage.name)
+            try:
+                held.enter_context(folder_lock(directory.path, f"stage {stage.name}"))
+            except BusyError:
+                busy.append(stage)
+                continue
+            if directory.done:
+                held.close()
+                continue
+            directory.clear_failure()
+            with _recorded(directory) as failed:
+                meter = Meter(shared_by=len(stages))
+                members.append(_begin(StageAttempt(root, stage), meter, resources, arrays, held))
+            if failed:
+                held.close()
+        del arrays
+        left = {id(member.training): member for member in members}
+        vmapped = all(member.attempt.stage.config.spec.stacks for member in members)
+        try:
+            for training, outcome in train_together([m.training for m in members], stop, vmapped=vmapped):
+                member = left.pop(id(training))
+                with _recorded(member.attempt.directory):
+                    if isinstance(outcome, CadError):
+                        raise outcome
+                    record = save_trained(member.attempt, member.learner, outcome)
+                    finish(member.attempt, resources, member.meter, {**record, "pack": len(members)})
+                member.held.close()
+        except InterruptedRun:
+            raise
+        except Exception as error:  # of what they do together: nobody knows whose fault it is
+            stop.raise_if_set(f"{len(left)} stages")
+            for member in left.values():
+                member.attempt.directory.record_error(error)
+            raise
+    return busy
+
+
+def _begin(
+    attempt: StageAttempt,
+    meter: Meter,
+    resources: Resources,
+    arrays: dict[tuple[str, tuple[int, ...]], HistoryArrays],
+    held: contextlib.ExitStack,
+) -> _Member:
+    """Claim the stage's directory and build what it trains; ``arrays`` keeps what several of them read."""
+    begin(attempt)
+    config = attempt.stage.config
+    key = attempt.stage.inputs[0].name, tuple(split_tasks(config.env).train)
+    own = arrays.get(key)
+    if own is None or config.train.stream:
+        own = training_arrays(attempt)
+        if not config.train.stream:
+            arrays[key] = own
+    learner = prepare_training(attempt, own)
+    training = training_of(attempt, learner, resources)
+    return _Member(attempt, meter, learner, training, held)
+
+
+@contextlib.contextmanager
+def _recorded(directory: StageDirectory) -> Iterator[list[CadError]]:
+    """A failure within the block is recorded in the stage's directory; the list then holds it."""
+    failed: list[CadError] = []
+    try:
+        yield failed
+    except InterruptedRun:
+        raise
+    except PrunedError as error:
+        directory.record_pruned(str(error))
+        failed.append(error)
+    except CadError as error:
+        directory.record_error(error)
+        failed.append(error)

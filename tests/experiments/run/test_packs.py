@@ -1,0 +1,127 @@
+"""`cad run --pack`: several trainings in a process, each stage as if it ran alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cad.evaluation.results import load_results
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.experiment import Experiment, open_experiment
+from cad.experiments.run.job import run_or_record
+from cad.experiments.run.local_run import dry_run_text
+from cad.experiments.run.packs import run_pack
+from cad.experiments.run.resources import Resources
+from cad.experiments.run.runner import Run
+from cad.interrupt import InterruptedRun, StopFlag
+from cad.locks import folder_lock
+from cad.training.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def seeds(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of an arm, a model of their shape that diverges, and a longer training of another shape."""
+    settings = yaml.safe_load(small.read_text(encoding="utf-8"))
+    settings["base"]["train"] |= {"n_updates": 20, "validate_every": 10, "num_warmup_steps": 0}
+    settings["arms"] = [
+        {"name": "good", "set": {"model.kind": "ad", "train.learning_rate": 0.01}},
+        {"name": "wild", "set": {"model.kind": "ad", "train.learning_rate": 1e9}, "seeds": [0]},
+        {
+            "name": "deep",
+            "set": {"model.kind": "ad", "model.n_layer": 2, "train.n_updates": 25},
+            "seeds": [0],
+        },
+    ]
+    file = tmp_path_factory.mktemp("packs") / "packs.yaml"
+    file.write_text(yaml.safe_dump(settings | {"name": "packs", "seeds": [0, 1, 2]}))
+    return file
+
+
+def statuses(root: Path) -> list[str]:
+    report = json.loads((root / "packs" / "report" / "report.json").read_text())
+    return [cell["status"] for cell in report["cells"]]
+
+
+def close(a: Path, b: Path) -> None:
+    """The metrics of two stages are equal but for rounding."""
+    for x, y in zip(read_metrics(a / "metrics.jsonl"), read_metrics(b / "metrics.jsonl"), strict=True):
+        assert x.keys() == y.keys()
+        assert x.get("loss") == pytest.approx(y.get("loss"), rel=1e-3)
+
+
+def test_a_packed_run_has_the_results_of_a_single_one(cad, seeds, with_histories, tmp_path):
+    packed, single = (with_histories(tmp_path / name) for name in ("packed", "single"))
+    for words in ((packed, "--pack", "8", "--workers", "1", "--no-figures"), (single, "--no-report")):
+        run = cad("run", seeds, "--root", *words)
+        assert run.returncode == 1
+        assert "1 of 11 stages failed" in run.stderr and "training diverged" in run.stderr
+    opened = open_experiment(seeds, [], packed)
+    good = [cell for cell in opened.cells if cell.config.train.learning_rate == 0.01]
+    for cell in good:
+        record = StageDirectory(packed, cell.training.name).record()
+        assert record["pack"] == 4 and record["updates"] == 20 and record["attempts"] == 1
+        assert "pack" not in StageDirectory(single, cell.training.name).record()
+        close(*(StageDirectory(root, cell.training.name).path for root in (packed, single)))
+        returns = [
+            load_results(StageDirectory(root, cell.evaluation.name).path / "returns.h5").returns
+            for root in (packed, single)
+        ]
+        assert np.mean(returns[0]) == pytest.approx(np.mean(returns[1]), abs=0.5)
+    assert [status.partition(":")[0] for status in statuses(packed)] == ["done"] * 3 + ["failed", "done"]
+
+
+class LaterStop(StopFlag):
+    """Asks for a stop when it has been asked so often."""
+
+    def __init__(self, asked: int) -> None:
+        super().__init__()
+        self._left = asked
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        if self._left <= 0:
+            self.request()
+        return super().__call__()
+
+
+def good_cells(seeds: Path, root: Path) -> Experiment:
+    return open_experiment(seeds, ["base.train.n_updates=12"], root)
+
+
+def test_a_pack_is_stopped_and_its_stages_go_on(seeds, collected):
+    stages = [cell.training for cell in good_cells(seeds, collected).cells[:3]]
+    directories = [StageDirectory(collected, stage.name) for stage in stages]
+    with pytest.raises(InterruptedRun, match="training of 3 models together stopped"):
+        run_pack(collected, stages, Resources(), LaterStop(7))
+    assert [directory.saved_update() for directory in directories] == [7, 7, 7]
+    assert not any(directory.done or directory.failure() for directory in directories)
+    with folder_lock(directories[0].path, "another process"):
+        busy = run_pack(collected, stages, Resources(), StopFlag())
+    assert busy == stages[:1]
+    assert [directory.done for directory in directories] == [False, True, True]
+    run_or_record(collected, stages[0], Resources(), StopFlag())
+    for directory in directories:
+        assert directory.record()["attempts"] == 2
+        assert directory.progress()["done"] == 12
+        assert [line["step"] for line in read_metrics(directory.path / "metrics.jsonl")] == [0, 5, 10, 12]
+
+
+def test_ready_trainings_of_one_shape_are_shared_by_the_workers(seeds, collected):
+    opened = good_cells(seeds, collected)
+    run = Run(collected, opened.cells)
+    (deep,) = run.next_pack(8)  # the longest of another shape goes alone
+    assert deep.stage.config.model.n_layer == 2
+    deep.state = "running"
+    names = {cell.training.name for cell in opened.cells} - {deep.stage.name}
+    assert {entry.stage.name for entry in run.next_pack(8)} == names and len(names) == 4
+    assert [len(run.next_pack(size, workers)) for size, workers in ((1, 1), (3, 1), (8, 2), (8, 3))] == [
+        1, 3, 2, 2,
+    ]  # fmt: skip
+    lines = dry_run_text(opened, pack=3).splitlines()
+    assert lines[-2] == "1 packs of up to 3 trainings of one shape, fewer where workers are idle"
+    assert set(lines[-1].split()) < names and len(lines[-1].split()) == 3
+    assert dry_run_text(opened).splitlines() == lines[:-2]
