@@ -86,3 +86,23 @@ def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     assert [row["pack"] for row in numbers["packs"]["rows"]] == [1, 2, 1]
     assert numbers["ablation"]["models"] == 2
     assert all(isinstance(row, dict) for row in numbers["engines"].values()), numbers["engines"]
+
+
+def test_packing_measures_every_size(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    words = [sys.executable, str(SCRIPT.with_name("packing.py")), "--quick", "--json", str(file)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(file.read_text())["results"]
+    assert [(row["kind"], row["differ"], row["pack"]) for row in rows] == [
+        (kind, differ, pack)
+        for kind, differ in (
+            ("AD", "rates"),
+            ("CompressedAD", "rates"),
+            ("CompressedAD", "seeds"),
+            ("linear attention", "rates"),
+        )
+        for pack in (1, 2)
+    ]
+    assert all(math.isfinite(row["models_an_hour"]) and row["models_an_hour"] > 0 for row in rows)
+    assert all(row["ratio"] == 1 for row in rows if row["pack"] == 1)
