@@ -9,7 +9,7 @@ import torch
 
 from cad.config import TrainConfig
 from cad.training.learner import build_model
-from cad.training.optimiser import Optimiser, rate_factor
+from cad.training.optimiser import Optimiser, rate_factor, step_together
 
 SCHEDULE = TrainConfig(n_updates=110, num_warmup_steps=10, min_lr_ratio=0.1)
 OPTIMISERS = ["adamw", "muon"]
@@ -138,3 +138,46 @@ def test_beta2_decides_how_far_past_gradients_count(tiny_config):
     usual, again, other = map(weights_after_three_updates, (0.98, 0.98, 0.5))
     assert all(torch.equal(a, b) for a, b in zip(usual, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(usual, other, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_a_step_together_is_a_step_of_each(optimizer, tiny_config):
+    """Models of different rates, in different updates, one with parameters that got no gradient."""
+
+    def fresh() -> list[tuple[torch.nn.Module, Optimiser]]:
+        made = []
+        for seed, rate in enumerate((0.1, 0.1, 0.02)):
+            torch.manual_seed(seed)
+            model = build_model(tiny_config())
+            settings = {"learning_rate": rate, "muon_learning_rate": 2 * rate, "weight_decay": 0.1 * seed}
+            made.append((model, Optimiser(model, TrainConfig(optimizer=optimizer, **settings))))
+        return made
+
+    def give_gradients(model: torch.nn.Module, seed: int, update: int) -> None:
+        rng = torch.Generator().manual_seed(10 * update + seed)
+        for name, parameter in model.named_parameters():
+            if seed != 1 or update != 1 or not name.startswith("encoder."):
+                parameter.grad = torch.randn(parameter.shape, generator=rng)
+
+    each, together = fresh(), fresh()
+    for update in range(3):
+        # The first model joins late.
+        factors = [0.5 + 0.1 * seed for seed in range(3)]
+        for seed in range(update == 0, 3):
+            for model, _ in (each[seed], together[seed]):
+                give_gradients(model, seed, update)
+            each[seed][1].step(factors[seed])
+        joined = range(update == 0, 3)
+        step_together([together[seed][1] for seed in joined], [factors[seed] for seed in joined])
+    for (_, mine), (model, theirs) in zip(each, together, strict=True):
+        assert all(parameter.grad is None for parameter in model.parameters())
+        one, other = mine.tensors(), theirs.tensors()
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], msg=name)
+    for (mine, _), (theirs, _) in zip(each, together, strict=True):
+        for (name, x), y in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+            # Batched products in bf16 may round otherwise.
+            torch.testing.assert_close(
+                x, y, rtol=1e-5, atol=2e-3 if block_matrix(name, x) else 1e-6, msg=name
+            )
