@@ -149,3 +149,26 @@ def test_a_token_is_the_normed_sum_of_its_fields_embeddings():
     step = steps_with(row=3, column=1, previous_action=2, previous_reward=1, first=1)
     expected = embed.norm(rows[3] + columns[1] + actions[2] + rewards[1] + firsts[1])
     torch.testing.assert_close(embed(step)[0, 0], expected)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("latents", [0, 3])
+def test_a_single_step_without_modules_has_the_modules_numbers(norm, latents, tiny_config, loud_model):
+    """Roll-outs step in eval mode; without dropout training mode, which calls the modules, is the same."""
+    kind = "compressed_ad" if latents else "ad"
+    decoder = loud_model(tiny_config(kind, model={"norm": norm, "dropout": 0.0})).decoder
+    rng = torch.Generator().manual_seed(0)
+    before = torch.randn(5, latents + 2, 16, generator=rng)
+    caches, outputs = [decoder.new_cache(5) for _ in range(2)], []
+    with torch.inference_mode():
+        for training, cache in zip((False, True), caches, strict=True):
+            decoder.train(training)
+            steps = torch.Generator().manual_seed(1)
+            logits = [decoder.extend(before, cache)]
+            logits += [decoder.extend(torch.randn(5, 1, 16, generator=steps), cache) for _ in range(4)]
+            outputs.append(torch.stack(logits))
+    assert torch.equal(*outputs)
+    lengths = {cache.length for cache in caches}
+    assert lengths == {latents + 6}
+    filled = [cache.keys[..., : latents + 6, :] for cache in caches]
+    assert torch.equal(*filled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cad.models.blocks.transformer import Blocks, KeyValueCache, input_norm, prefix_mask
+from cad.models.blocks.transformer import Block, Blocks, KeyValueCache, PlainBlock, input_norm, prefix_mask
 from cad.models.config import TransformerConfig
 
 
@@ -40,18 +40,36 @@ class Decoder(nn.Module):
         logits: Tensor = self.head(self.output_norm(x))
         return logits
 
-    def new_cache(self, batch: int) -> KeyValueCache:
+    def new_cache(self, batch: int) -> DecoderCache:
         """An empty cache for ``batch`` roll-outs."""
-        return KeyValueCache(self.config, batch, self.positions.shape[0], self.positions)
+        return DecoderCache(self, batch)
 
-    def extend(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+    def extend(self, x: Tensor, cache: DecoderCache) -> Tensor:
         """Append embedded tokens (B, t, n_embd) to the cache; logits (B, actions) of the last one.
 
         The result is that of :meth:`forward` on the whole sequence so far.  ``t`` above one needs
         an empty cache or latents only, as in :meth:`forward`'s mask.
         """
+        if x.shape[1] == 1 and not self.training:
+            return self._step(x[:, 0], cache)
         start, end = cache.length, cache.length + x.shape[1]
         # A single token sees everything that is in the cache: no mask.
         mask = None if end - start == 1 else self.mask[start:end, :end]
         x = self.input_norm(x + self.positions[start:end])
         return self._logits(self.blocks(x, mask, 1, cache))[:, 0]
+
+    def _step(self, x: Tensor, cache: DecoderCache) -> Tensor:
+        """:meth:`extend` by one token (B, n_embd), with the same numbers."""
+        x = self.input_norm(x + self.positions[cache.length])
+        for layer, block in enumerate(cache.blocks):
+            x = block(x, cache, layer)
+        cache.advance(1)
+        return self._logits(x)
+
+
+class DecoderCache(KeyValueCache):
+    """A decoder's cache, with its blocks as single steps call them."""
+
+    def __init__(self, decoder: Decoder, batch: int) -> None:
+        super().__init__(decoder.config, batch, decoder.positions.shape[0], decoder.positions)
+        self.blocks = [PlainBlock(block) for block in decoder.blocks.layers if isinstance(block, Block)]

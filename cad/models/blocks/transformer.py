@@ -6,6 +6,7 @@ Attention has no dropout: on a CPU, dropout inside attention forces it off the f
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,16 @@ class KeyValueCache:
         shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.values = torch.empty_like(self.keys)
+        self._layers = [(self.keys[i], self.values[i]) for i in range(config.n_layer)]
         self.length = 0
+
+    def append_one(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`append` of one position, (B, n_head, head width)."""
+        all_keys, all_values = self._layers[layer]
+        all_keys.select(2, self.length).copy_(keys)
+        all_values.select(2, self.length).copy_(values)
+        end = self.length + 1
+        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, n_head, t, head width) at the end; return all of the layer's keys and values."""
@@ -110,6 +120,53 @@ class Block(nn.Module):
         hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
         out: Tensor = x + self.dropout(self.contract(hidden))
         return out
+
+
+class Linear(NamedTuple):
+    """What a linear layer, or a norm, computes with."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class PlainBlock:
+    """A block in eval mode, for one position at a time: the same operations without calls of modules.
+
+    In a roll-out of a few tasks a step is dozens of small operations; calling modules would take as long.
+    """
+
+    def __init__(self, block: Block) -> None:
+        attention = block.attention
+        self._post, self._heads = block._post, attention.n_head
+        self._norms = [(_numbers(n), n.eps) for n in (block.attention_norm, block.feed_forward_norm)]
+        self._qkv, self._out = _numbers(attention.qkv), _numbers(attention.out)
+        self._expand, self._contract = _numbers(block.expand), _numbers(block.contract)
+
+    def __call__(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """(B, n_embd) to (B, n_embd) at the position after the cache's, which it takes in."""
+        if self._post:
+            x = self._norm(0, x + self._attend(x, cache, layer))
+            return self._norm(1, x + self._feed_forward(x))
+        x = x + self._attend(self._norm(0, x), cache, layer)
+        return x + self._feed_forward(self._norm(1, x))
+
+    def _norm(self, which: int, x: Tensor) -> Tensor:
+        (weight, bias), eps = self._norms[which]
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+    def _attend(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        B, C = x.shape
+        q, k, v = F.linear(x, *self._qkv).view(B, 3, self._heads, C // self._heads).unbind(1)
+        k, v = cache.append_one(layer, k, v)
+        y = F.scaled_dot_product_attention(q.unsqueeze(2), k, v)
+        return F.linear(y.reshape(B, C), *self._out)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.gelu(F.linear(x, *self._expand)), *self._contract)
+
+
+def _numbers(module: nn.Linear | nn.LayerNorm) -> Linear:
+    return Linear(module.weight, module.bias)
 
 
 class Blocks(nn.Module):
