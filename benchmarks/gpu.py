@@ -284,7 +284,7 @@ def engine_rank(plan: Plan, device: str, settings: dict[str, Any], folder: str) 
         engine = start_engine(config.train, learner.trained, ranks, where)
         took = []
         for update in range(plan.updates_a_lap * (plan.laps + 1)):
-            batch = learner.sampler.batch(update).to(where)
+            batch = learner.sampler.batch(update, device=where)
             synchronise(where)
             begun = time.perf_counter()
             loss = float(engine.update([batch], learner.objective, 1.0).columns[0])

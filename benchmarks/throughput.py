@@ -30,7 +30,7 @@ from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.evaluation.rollout import roll_out
 from cad.histories.batch import Batch
-from cad.histories.sampler import HistoryArrays, WindowSampler
+from cad.histories.sampler import CPU, HistoryArrays, WindowSampler
 from cad.histories.source import learn
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.process import prepare_process
@@ -235,9 +235,9 @@ class CountingSampler:
     def __init__(self, sampler: WindowSampler) -> None:
         self.sampler, self.actions_drawn = sampler, 0
 
-    def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
+    def batch(self, update: int, part: int = 0, parts: int = 1, device: torch.device = CPU) -> Batch:
         """Draw a batch and count its actions."""
-        batch = self.sampler.batch(update, part, parts)
+        batch = self.sampler.batch(update, part, parts, device)
         self.actions_drawn += batch.actions.numel()
         return batch
 

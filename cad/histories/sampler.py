@@ -8,13 +8,14 @@ several ranks can each take their share of one global batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, write_sealed
 from cad.envs.arrays import BoolArray
@@ -27,6 +28,7 @@ from cad.storage import atomic_dir, sha256_file
 
 # Separates the sampler's random numbers from other uses of the same seed.
 _STREAM = 0x5A
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,38 @@ class HistoryArrays:
     horizon: int
     n_actions: int
     ends: npt.NDArray[np.uint8] | None = None
+    in_memory: bool = True
+    """Whether they are held in memory; else they are mapped from a file, and stay where they are."""
+    _placed: dict[torch.device, _Flat] = field(default_factory=dict, repr=False, compare=False)
+
+    def on(self, device: torch.device) -> _Flat:
+        """All steps in a row, on a device: put there once, for all who draw from them."""
+        if not self.in_memory:
+            device = CPU
+        if device not in self._placed:
+            flat = [
+                torch.from_numpy(np.ascontiguousarray(part)).to(device)
+                for part in (
+                    self.observations.reshape(-1, self.observations.shape[-1]),
+                    self.actions.reshape(-1),
+                    self.rewards.reshape(-1),
+                )
+            ]
+            self._placed[device] = _Flat(*flat)
+        return self._placed[device]
+
+
+class _Flat(NamedTuple):
+    """Observations (steps, fields), actions (steps,) and rewards (steps,), history after history."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.actions.device
 
 
 def read_arrays(file: Histories, family: AnyFamily, task_ids: Sequence[int]) -> HistoryArrays:
@@ -73,7 +107,9 @@ def stream_arrays(
                 _copy(file, task_ids, name, temporary / f"{name}.npy")
             sums = {name: sha256_file(temporary / f"{name}.npy") for name in _copied(family)}
             write_sealed(temporary / _NOTE, sums)
-    return _arrays({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _copied(family)}, family)
+    # Copy on write: torch wants arrays that it might write to.
+    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in _copied(family)}
+    return _arrays(mapped, family, in_memory=False)
 
 
 def _copied(family: AnyFamily) -> tuple[str, ...]:
@@ -81,7 +117,9 @@ def _copied(family: AnyFamily) -> tuple[str, ...]:
     return ("states", "actions", "rewards", *(["episode_ends"] if family.ends_early else []))
 
 
-def _arrays(arrays: Mapping[str, npt.NDArray[Any]], family: AnyFamily) -> HistoryArrays:
+def _arrays(
+    arrays: Mapping[str, npt.NDArray[Any]], family: AnyFamily, *, in_memory: bool = True
+) -> HistoryArrays:
     rewards, spaces = arrays["rewards"], family.spaces
     return HistoryArrays(
         arrays["states"],
@@ -90,6 +128,7 @@ def _arrays(arrays: Mapping[str, npt.NDArray[Any]], family: AnyFamily) -> Histor
         family.horizon,
         family.spaces.n_actions,
         arrays.get("episode_ends"),
+        in_memory,
     )
 
 
@@ -117,9 +156,15 @@ def _copy(file: Histories, task_ids: Sequence[int], name: str, target: Path) -> 
     copy.flush()
 
 
-def _as_input(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _as_input(values: Tensor) -> Tensor:
     """Whole numbers as int64; floats as they are."""
-    return values if values.dtype == np.float32 else values.astype(np.int64)
+    return values if values.dtype == torch.float32 else values.long()
+
+
+def _send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Copy to a device, without waiting for the copy."""
+    tensor = torch.from_numpy(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 class WindowSampler:
@@ -141,32 +186,29 @@ class WindowSampler:
         self._seed = seed
         self._batch = batch_size
         self._tasks, self._streams, self._steps = arrays.actions.shape
-        # Flat views: a window is one gather with computed indices.
-        self._observations = np.ascontiguousarray(arrays.observations).reshape(
-            -1, arrays.observations.shape[-1]
-        )
-        self._actions = np.ascontiguousarray(arrays.actions).reshape(-1)
-        self._rewards = np.ascontiguousarray(arrays.rewards).reshape(-1)
         self._index = None
         if arrays.ends is not None:
             ends = np.ascontiguousarray(arrays.ends).reshape(-1, self._steps)
             self._first, self._index = first_steps(ends), EpisodeIndex(ends, max_gap)
 
-    def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
+    def batch(self, update: int, part: int = 0, parts: int = 1, device: torch.device = CPU) -> Batch:
         """The batch of an update (counted from 0), or the ``part``-th of its ``parts`` equal parts.
 
-        All parts are of one draw: put together in their order they are the whole batch.
+        All parts are of one draw: put together in their order they are the whole batch.  Which steps are in
+        it is drawn on the CPU, the same for every ``device``; they are gathered where the histories are.
         """
+        flat = self._arrays.on(device)
         rng = np.random.default_rng([self._seed, _STREAM, update])
         size = self._batch // parts
         share = slice(part * size, (part + 1) * size)
         shape = self._windows.draw_shape(rng, update)
         history = rng.integers(0, self._tasks * self._streams, self._batch)
         if self._index is not None:
-            return self._gather(history[share], *self._varying(history, rng, shape, share), shape)
+            drawn = self._varying(history, rng, shape, share)
+            return self._gather(flat, history[share], *drawn, shape).to(device)
         starts = self._windows.draw_starts(rng, self._batch, shape)
         starts = WindowStarts(*(drawn[share] for drawn in starts))
-        return self._gather(history[share], *self._regular(starts, shape), shape)
+        return self._gather(flat, history[share], *self._regular(starts, shape), shape).to(device)
 
     def _regular(self, starts: WindowStarts, shape: WindowShape) -> tuple[IntArray, BoolArray, IntArray]:
         """Steps (B, window) within histories whose episodes have one length, which of them begin an episode,
@@ -197,28 +239,35 @@ class WindowSampler:
         return step, self._first[history[share][:, None], step], before
 
     def _gather(
-        self, history: IntArray, step: IntArray, first: BoolArray, before: IntArray, shape: WindowShape
+        self,
+        flat: _Flat,
+        history: IntArray,
+        step: IntArray,
+        first: BoolArray,
+        before: IntArray,
+        shape: WindowShape,
     ) -> Batch:
-        none, kept = self._arrays.n_actions, shape.kept
-        flat = history[:, None] * self._steps + step
-
-        actions = self._actions[flat].astype(np.int64)
-        rewards = _as_input(self._rewards[flat])
-        previous_action = np.full_like(actions, none)
+        """One gather with computed indices, on the device of ``flat``."""
+        none, kept, device = self._arrays.n_actions, shape.kept, flat.device
+        there = _send(history[:, None] * self._steps + step, device)
+        actions = flat.actions[there].long()
+        rewards = _as_input(flat.rewards[there])
+        previous_action = torch.full_like(actions, none)
         previous_action[:, 1:] = actions[:, :-1]
-        previous_reward = np.zeros_like(rewards)
+        previous_reward = torch.zeros_like(rewards)
         previous_reward[:, 1:] = rewards[:, :-1]
         if self._windows.shows_previous:
             # The step before the first one after those kept, where the history has it (else what is kept goes
             # before).
             known = before >= 0
-            there = (history * self._steps + before)[known]
-            previous_action[known, kept] = self._actions[there]
-            previous_reward[known, kept] = self._rewards[there]
+            rows = _send(np.flatnonzero(known), device)
+            earlier = _send((history * self._steps + before)[known], device)
+            previous_action[rows, kept] = flat.actions[earlier].long()
+            previous_reward[rows, kept] = _as_input(flat.rewards[earlier])
         steps = Steps(
-            observation=torch.from_numpy(_as_input(self._observations[flat])),
-            previous_action=torch.from_numpy(previous_action),
-            previous_reward=torch.from_numpy(previous_reward),
-            first=torch.from_numpy(first.astype(np.int64)),
+            observation=_as_input(flat.observations[there]),
+            previous_action=previous_action,
+            previous_reward=previous_reward,
+            first=_send(first.astype(np.int64), device),
         )
-        return Batch(steps, torch.from_numpy(actions), shape.segment_length, shape.burn_in, shape.last_length)
+        return Batch(steps, actions, shape.segment_length, shape.burn_in, shape.last_length)

@@ -194,7 +194,7 @@ class Training:
         """This rank's share of the next update's batch, in ``gradient_accumulation`` parts."""
         parts, ranks = self.settings.gradient_accumulation, self.ranks
         return [
-            self._sampler.batch(self.step, ranks.rank * parts + part, ranks.size * parts).to(self.device)
+            self._sampler.batch(self.step, ranks.rank * parts + part, ranks.size * parts, self.device)
             for part in range(parts)
         ]
 

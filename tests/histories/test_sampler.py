@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import mmap
 
 import numpy as np
 import pytest
@@ -102,7 +101,10 @@ def test_streamed_histories_are_those_in_memory(collected, tmp_path):
     sampler = training_sampler(config, streamed)
     assert equal(sampler.batch(3), training_sampler(config, held).batch(3))
     # Windows come from the file: nothing was copied into memory.
-    assert isinstance(sampler._actions.base.base, np.memmap | mmap.mmap)
+    assert isinstance(streamed.observations, np.memmap) and not streamed.in_memory
+    for device in (torch.device("cpu"), torch.device("meta")):
+        flat = streamed.on(device)
+        assert np.shares_memory(flat.observations.numpy(), streamed.observations)
 
 
 def test_a_window_never_mixes_two_histories(sampler):
