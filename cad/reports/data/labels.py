@@ -24,6 +24,19 @@ def interval_phrase(low: float, high: float, n_seeds: int) -> str:
     return f" [{low:+.3f}, {high:+.3f} over {over}]"
 
 
+def intervals_over(study: Study) -> str:
+    """What a study's 95% intervals cover, for captions: ``tasks; one training seed does not show ...``."""
+    seeds = max((len(model.done) for model in study.scored), default=0)
+    if any(len(model.task_scores) < 2 for model in study.scored):
+        return "tasks; one task does not show how tasks vary, and has none"
+    if seeds > FEW_SEEDS:
+        every = all(len(model.done) > FEW_SEEDS for model in study.scored)
+        return "tasks and training seeds" if every else "tasks and, where there are more than three, seeds"
+    if seeds > 1:
+        return f"tasks, with the {seeds} training seeds fixed"
+    return "tasks; one training seed does not show how training varies"
+
+
 def goal_text(goal: tuple[int, ...]) -> str:
     """A goal as people write it: (4, 2)."""
     return "(" + ", ".join(str(int(part)) for part in goal) + ")"

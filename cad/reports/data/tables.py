@@ -68,6 +68,7 @@ class ShownTable:
     caption: str
     headers: tuple[str, ...]
     rows: Sequence[tuple[Shown, ...]]
+    folded: bool = False  # on the page it opens at a click
 
 
 def text_cell(text: str) -> Shown:

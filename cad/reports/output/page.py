@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cad.reports.data import Provenance, ShownTable, Study, differing_keys, own_settings, text_cell
 from cad.reports.output.provenance_section import Fact, costs_table, facts, provenance_notices
@@ -82,4 +83,9 @@ def page_html(content: Content) -> str:
     )
     # Only our own drawings pass unescaped; matplotlib escapes the names inside them.
     environment.filters["drawing"] = lambda drawing: Markup(drawing.screen.svg)
-    return environment.get_template("report.html.j2").render(vars(content))
+    # Long keys such as ``train.batch_size`` may break after a dot or an underscore.
+    environment.filters["breakable"] = lambda text: Markup(
+        re.sub(r"([._])(?=[a-z])", r"\1<wbr>", str(escape(text)))
+    )
+    headed = bool(content.answer)
+    return environment.get_template("report.html.j2").render(vars(content) | {"headed": headed})

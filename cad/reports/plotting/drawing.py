@@ -82,9 +82,8 @@ def render(figure: Figure, name: str, hover: Hover) -> tuple[Screen, Prints | No
 
 
 def _for_page(svg: str, name: str, inches: float) -> str:
-    """SVG that can be part of an HTML page: no prologue, own ids, the page's colours, shrinking with it."""
-    width = f"max-width: {_PIXELS_PER_INCH * inches:.0f}px"
-    attributes = f'style="{width}" aria-hidden="true" focusable="false"'
+    """SVG that can be part of an HTML page: no prologue, own ids, the page's colours, its width as drawn."""
+    attributes = f'style="--drawn: {_PIXELS_PER_INCH * inches:.0f}px" aria-hidden="true" focusable="false"'
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)  # comments repeat every text unescaped
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

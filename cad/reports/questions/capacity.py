@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cad.reports.data import Curve, Study, capacity_curves, capacity_tables, finite, plural
+from cad.reports.data import Curve, Study, capacity_curves, capacity_tables, finite, intervals_over, plural
 from cad.reports.plotting import (
     DASHES,
     LEGEND_WIDTH,
@@ -76,7 +76,8 @@ def _draw(study: Study) -> Drawing | None:
         "capacity",
         "Return by bits to remember",
         "Return over the optimum of a model's own tasks, mean over roll-outs, tasks and seeds; lines: 95% "
-        "intervals. In the legend: the state of one roll-out. Models on one curve differ in their tasks only."
+        f"intervals over {intervals_over(study)}. In the legend: the state of one roll-out. Models on one "
+        "curve differ in their tasks only."
         + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves"),
         "Line chart of return over optimum by bits to remember. " + sentence(study),
         ("capacity",),

@@ -18,11 +18,13 @@ from cad.reports.data import (
     grid_tables,
     interval_cell,
     interval_note,
+    intervals_over,
     is_long,
     last_episodes,
     marginal_tables,
     marginals,
     number_cell,
+    plural,
     shared_seeds,
     text_cell,
     unclaimed,
@@ -120,7 +122,10 @@ def _panel_in_words(panel: Panel) -> str:
     """All numbers of a heat map, row by row."""
     rows = [
         f"depth {depth}: "
-        + ", ".join(f"{_score_in_words(panel.spots.get((depth, n)))} with {n} latents" for n in panel.latents)
+        + ", ".join(
+            f"{_score_in_words(panel.spots.get((depth, n)))} with {plural(n, 'latent')}"
+            for n in panel.latents
+        )
         for depth in panel.depths
     ]
     return f"{panel.title}: {'; '.join(rows)}."
@@ -151,20 +156,16 @@ def _draw_marginals(study: Study) -> Drawing | None:
             ax.yaxis.set_tick_params(labelleft=True)
             ax.set_title(wrap(panel.title, 44), fontsize=TEXT, fontweight="normal")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4)
-    few = max(len(shared_seeds(panel)) for panel in panels) <= FEW_SEEDS
+    few = 1 < max(len(shared_seeds(panel)) for panel in panels) <= FEW_SEEDS
     tasks = len(study.scored[0].task_scores)
     return Drawing(
         "marginals",
         "Depth alone, latents alone",
         "Points: mean over the other axis and the seeds that all cells of the grid have; "
-        + (
-            f"bars: 95% bootstrap intervals over {'tasks' if few else 'seeds and tasks'}; "
-            if tasks > 1
-            else ""
-        )
         + "thin lines: rows, columns of the grid"
         + ("; ticks: single seeds" if few else "")
         + ("; dashed: the best AD." if reference is not None else ".")
+        + (f" Bars: 95% bootstrap intervals over {intervals_over(study)}." if tasks > 1 else "")
         + left_out(len(every) - len(panels), f"The first {_MOST_PANELS} grids"),
         "Line charts of return by compression depth and by latents. " + sentence(study),
         ("marginals", "depth_latents"),
@@ -185,7 +186,7 @@ def _draw_axis(ax: Axes, hover: Hover, panel: Panel, means: list[Marginal]) -> N
             for spot, model in sorted(panel.spots.items())
             if spot[1 - axis] == other
         ]
-        name = f"depth {other}" if axis else f"{other} latents"
+        name = f"depth {other}" if axis else plural(other, "latent")
         x, y = zip(*line, strict=True)
         ax.plot(x, y, color=PALETTE[k % len(PALETTE)], linewidth=0.7, label=name)
         hover.points(ax, x, y, name=name, x_words=[str(values[i]) for i in x], **names)
@@ -235,7 +236,7 @@ def _table(study: Study) -> ShownTable | None:
         if few:
             cells.append(Shown(" ".join(f"{score:.3f}" for score in model.seed_scores) or "-", model.score))
         rows.append(tuple(cells))
-    caption = "Normalised return over the last episodes, all models"
+    caption = f"Normalised return over the last episodes; intervals are over {intervals_over(study)}"
     return ShownTable("results", caption, headers, rows) if rows else None
 
 

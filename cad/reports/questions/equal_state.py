@@ -10,6 +10,7 @@ from cad.reports.data import (
     equal_state_tables,
     interval_cell,
     interval_phrase,
+    intervals_over,
     number_cell,
     text_cell,
 )
@@ -83,7 +84,7 @@ def _draw(study: Study) -> Drawing | None:
         "equal-state",
         "Return at equal state",
         "The best compressed model, and all models of other kinds whose roll-outs keep 0.90 to 1.01 times "
-        "as many bytes. Lines: 95% intervals; ticks below: single seeds.",
+        f"as many bytes. Ticks below: single seeds. Lines: 95% intervals over {intervals_over(study)}.",
         "Dot chart of return over optimum for models of equal state. " + sentence(study),
         ("equal_state",),
         *render(figure, "equal-state", hover),
@@ -113,7 +114,12 @@ def _table(study: Study) -> ShownTable | None:
         )
     headers = ("model", "state, KiB a roll-out", "return / optimum", "95% interval",
                f"minus {group.lead.label}", "95% interval of that", "seeds")  # fmt: skip
-    return ShownTable("equal-state-table", "Models of equal state", headers, rows)
+    return ShownTable(
+        "equal-state-table",
+        f"Models of equal state; intervals are over {intervals_over(study)}",
+        headers,
+        rows,
+    )
 
 
 SECTION = Section(

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 
 from cad.reports.data import (
     ChosenRollout,
+    Shown,
     ShownTable,
     Study,
     chosen_rollouts,
@@ -44,6 +46,7 @@ from cad.reports.questions.section import Section, left_out
 
 _WEAK = 0.6  # share of the optimum below which a goal is called weak
 _MOST_ROWS = 30  # of the heat table
+_MOST_OPEN = 12  # goals of a table that is not folded
 _MOST_MAPS = 6
 _MOST_CURVES = 6
 _WORST = 3
@@ -189,6 +192,7 @@ def _draw_first_rewards(study: Study) -> Drawing | None:
     last = [int(np.argmax(share == share[-1])) + 1 for share in shares]
     end = max(2, min(max(map(len, shares)), round(1.2 * max(last))))  # nothing changes after it
     ax.set_xlim(1, end)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(0, 1.02)
     for model, share in zip(models, shares, strict=True):
         episodes, style = np.arange(1, len(share) + 1), styles[model.label]
@@ -223,7 +227,7 @@ def _draw_rollouts(study: Study) -> Drawing | None:
         f"{chosen[0].model.label}, seed {chosen[0].seed}, the best cell: paths on the grid in some episodes "
         "(bars in full colour), and the return of every episode. Of each task's roll-outs the median one by "
         "its last episodes. Each path is drawn drifting to the lower right, so that moves to and fro, and "
-        "waiting, can be told apart. `cad watch-rollout` draws any other roll-out.",
+        "waiting, can be told apart. The command cad watch-rollout draws any other roll-out.",
         "Maps of paths by episode above bars of the return. " + " ".join(map(_first_reward, chosen)),
         ("rollouts",),
         *render(figure, "rollouts", hover),
@@ -241,16 +245,28 @@ def _first_reward(chosen: ChosenRollout) -> str:
 
 
 def _table(study: Study) -> ShownTable | None:
-    """Models x evaluated tasks; None where nothing can be compared."""
+    """Evaluated tasks and models, a row each of what there is more; None where nothing can be compared."""
     if not study.scored or not study.comparable:
         return None
     tasks = study.scored[0].task_scores
-    rows = []
-    for model in study.scored:
-        scores = {task.task_id: task.normalised_last10 for task in model.task_scores}
-        rows.append((text_cell(model.label), *(number_cell(scores[task.task_id]) for task in tasks)))
+    by_model = [{task.task_id: task.normalised_last10 for task in m.task_scores} for m in study.scored]
+    caption = f"Normalised return on each {study.task_kind} goal; beside the goal its optimum, a return"
+    labels = [model.label for model in study.scored]
+    if len(tasks) > len(labels):
+        rows = [
+            (
+                Shown(goal_text(task.goal).replace(" ", "\u00a0"), task.task_id),
+                number_cell(task.optimum, "g"),
+                *(number_cell(scores[task.task_id]) for scores in by_model),
+            )
+            for task in tasks
+        ]
+        return ShownTable("goals-table", caption, ("goal", "optimum", *labels), rows, len(rows) > _MOST_OPEN)
     goals = (goal_text(task.goal).replace(" ", "\u00a0") + f" {task.optimum:g}" for task in tasks)
-    caption = f"Normalised return on each {study.task_kind} goal; beside the goal its optimum"
+    rows = [
+        (text_cell(label), *(number_cell(scores[task.task_id]) for task in tasks))
+        for label, scores in zip(labels, by_model, strict=True)
+    ]
     return ShownTable("goals-table", caption, ("model", *goals), rows)
 
 

@@ -16,6 +16,7 @@ from cad.reports.data import (
     Study,
     describe,
     interval_note,
+    intervals_over,
     last_episodes,
     learning_tables,
     profile,
@@ -39,7 +40,7 @@ from cad.reports.plotting import (
     spread,
     wrap,
 )
-from cad.reports.questions.section import Section, left_out
+from cad.reports.questions.section import Section, banded, bands_of, left_out
 
 _ONE_PANEL = 6  # models that one panel of curves can hold and still be read
 _MOST_PANELS = 24
@@ -80,19 +81,20 @@ def _band_words(study: Study) -> str:
     seeds = max((len(model.done) for model in study.scored), default=0)
     if study.scored and len(study.scored[0].task_scores) < 2:
         return "One task does not show how tasks vary: there are no bands. No significance is claimed."
-    text = "Bands: 95% bootstrap intervals over tasks"
-    if seeds > FEW_SEEDS:
-        return text + ", and over training seeds where there are more than three."
-    if seeds > 1:
-        return text + ", with the seeds fixed; thin lines are single seeds. No significance is claimed."
-    return text + "; with one training seed they do not show how training varies. No significance is claimed."
+    models = study.scored if len(study.scored) <= _ONE_PANEL else ()
+    text = f"{bands_of(models)}: 95% bootstrap intervals over {intervals_over(study)}"
+    if 1 < seeds <= FEW_SEEDS:
+        text += "; thin lines are single seeds"
+    return text + (". No significance is claimed." if seeds <= FEW_SEEDS else ".")
 
 
-def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle) -> None:
+def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle, *, band: bool) -> None:
+    """A model's mean; with its ``band`` and, of few seeds, their own lines."""
     curve, (low, high) = model.returns.curve, model.returns.band
     episodes = np.arange(1, len(curve) + 1)
-    ax.fill_between(episodes, low, high, color=style.colour, alpha=0.14, linewidth=0)
-    if 1 < len(model.done) <= FEW_SEEDS:
+    if band:
+        ax.fill_between(episodes, low, high, color=style.colour, alpha=0.14, linewidth=0)
+    if band and 1 < len(model.done) <= FEW_SEEDS:
         for seed, seed_curve in zip(model.seeds, model.returns.seed_curves, strict=True):
             ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.55, alpha=0.7)
             hover.points(ax, episodes, seed_curve, name=f"{model.label}, seed {seed}", **_AXES)
@@ -205,8 +207,9 @@ def _one_panel(study: Study, hover: Hover, n_episodes: int, top: float) -> Figur
     figure = new_figure(_HEIGHT)
     ax = figure.subplots()
     labels = _draw_levels(ax, hover, study, n_episodes)
+    shaded = banded(study, study.scored)
     for model in study.scored:
-        _draw_curve(ax, hover, model, styles[model.label])
+        _draw_curve(ax, hover, model, styles[model.label], band=model in shaded)
         end = float(model.returns.curve[:n_episodes][-1])
         labels.append((end, model.label, styles[model.label].colour))
     _limit(ax, n_episodes, top)
@@ -229,7 +232,7 @@ def _many_panels(study: Study, hover: Hover, n_episodes: int, top: float) -> Fig
         if reference is not None and model is not reference:
             curve = reference.returns.curve
             ax.plot(np.arange(1, len(curve) + 1), curve, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
-        _draw_curve(ax, hover, model, styles[model.label])
+        _draw_curve(ax, hover, model, styles[model.label], band=True)
         _limit(ax, n_episodes, top)
         ax.set_title(wrap(model.label, 28), fontsize=6.2, fontweight="normal")
     for i, ax in enumerate(axes.flat):
@@ -246,14 +249,14 @@ def _draw_profile(study: Study) -> Drawing | None:
     if not models or not study.comparable:
         return None
     styles = featured_styles(study, models)
-    banded = (study.lead, study.references[-1] if study.references else None)
+    shaded = banded(study, models)
     figure, hover = new_figure(3.1), Hover()
     ax = figure.subplots()
     x_name, y_name = "return / optimum, last episodes", "share of seeds x tasks\nthat reach at least that"
     for model in models:
         share, low, high = profile(model)
         style = styles[model.label]
-        if model in banded:  # more than two bands would hide each other
+        if model in shaded:
             ax.fill_between(THRESHOLDS, low, high, step="post", color=style.colour, alpha=0.13, linewidth=0)
         ax.step(
             THRESHOLDS, share, where="post", color=style.colour, linestyle=style.dash,
@@ -271,7 +274,7 @@ def _draw_profile(study: Study) -> Drawing | None:
         "Performance profile",
         f"Each pair of training seed and {study.task_kind} task counts once, its roll-outs averaged. A curve "
         "further up and to the right is better; where curves cross, a single mean hides part of the result. "
-        "Bands, of the best model and the reference: 95% bootstrap intervals, point by point."
+        f"{bands_of(models)}: 95% bootstrap intervals, point by point, over {intervals_over(study)}."
         + left_out(len(study.scored) - len(models), "References and best models"),
         "Step chart of the share of seeds and tasks above each return. " + _profile_sentence(study),
         ("profile",),

@@ -17,6 +17,7 @@ from cad.reports.data import (
     compressing,
     compression_tables,
     depth_row,
+    intervals_over,
     is_long,
     mean_by_compressions,
     plural,
@@ -37,7 +38,7 @@ from cad.reports.plotting import (
     tile,
     wrap,
 )
-from cad.reports.questions.section import Section, left_out
+from cad.reports.questions.section import Section, banded, bands_of, left_out
 
 _MOST_MODELS = 6
 _MOST_ROWS = 16
@@ -90,6 +91,7 @@ def _draw(study: Study) -> Drawing | None:
         f"Return by episode, means over blocks of {_BLOCK} episodes in long roll-outs; the shaded part "
         "is beyond the end of a source history, which training never saw, and the scale is chosen for it; "
         "triangles: how many episodes one training window shows. "
+        f"{bands_of(featured)}: 95% intervals over {intervals_over(study)}. "
     )
     by_compressions = (
         "Return of an episode by the number of compressions before it, means over roll-outs, then tasks, "
@@ -121,7 +123,7 @@ def _panels(
         ax.set_ylabel("return / optimum")
     if long:
         axes[0].set_ylim(_lowest(models), top)
-        _draw_episodes(axes[0], hover, models, styles)
+        _draw_episodes(axes[0], hover, models, styles, banded(study, models))
     if counted:
         _draw_compressions(axes[-1], hover, counted, styles)
     handles = [
@@ -149,7 +151,11 @@ def _lowest(models: tuple[ModelResult, ...]) -> float:
 
 
 def _draw_episodes(
-    ax: Axes, hover: Hover, models: tuple[ModelResult, ...], styles: dict[str, LineStyle]
+    ax: Axes,
+    hover: Hover,
+    models: tuple[ModelResult, ...],
+    styles: dict[str, LineStyle],
+    shaded: tuple[ModelResult, ...],
 ) -> None:
     n_episodes = max(model.returns.n_episodes for model in models)
     history = min(model.returns.history for model in models)
@@ -161,7 +167,8 @@ def _draw_episodes(
         n = _BLOCK if len(curve) >= _LONG else 1
         at, means = _blocks(curve, n)
         low, high = (_blocks(end, n)[1] for end in model.returns.band)
-        ax.fill_between(at, low, high, color=style.colour, alpha=0.10, linewidth=0)
+        if model in shaded:
+            ax.fill_between(at, low, high, color=style.colour, alpha=0.12, linewidth=0)
         ax.plot(at, means, color=style.colour, linestyle=style.dash, linewidth=1.1)
         window = model.facts.training_window / model.config.env.steps_per_episode
         ax.plot(window, _lowest(models), "^", color=style.colour, markersize=4.7, clip_on=False)

@@ -15,6 +15,7 @@ from cad.reports.data import (
     difference_tables,
     interval_cell,
     interval_text,
+    intervals_over,
     number_cell,
     text_cell,
     unclaimed,
@@ -127,8 +128,8 @@ def _draw(study: Study) -> Drawing | None:
         + (
             ""
             if tasks < 2
-            else "Lines: 95% intervals of a joint bootstrap of "
-            + ("tasks, with the seeds fixed; ticks below: single seeds. " if few else "seeds and tasks. ")
+            else f"Lines: 95% intervals of a joint bootstrap over {intervals_over(study)}. "
+            + ("Ticks below: single seeds. " if any(len(model.done) > 1 for model in study.scored) else "")
         )
         + (
             "One task: there are no intervals, and no significance is claimed."
@@ -159,7 +160,10 @@ def _table(study: Study) -> ShownTable | None:
         for d in all_differences(study)
     ]
     headers = ("model", "minus", "difference", "95% interval", "p (Holm)", "seeds", "by seed")
-    caption = "Paired differences in return / optimum, on the seeds and tasks that both have"
+    caption = (
+        "Paired differences in return / optimum, on the seeds and tasks that both have; intervals are over "
+        f"{intervals_over(study)}"
+    )
     return ShownTable("differences-table", caption, headers, rows) if rows else None
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cad.reports.data import ShownTable, Study, Table
+from cad.reports.data import ModelResult, ShownTable, Study, Table
 from cad.reports.plotting import Drawing
 
 
@@ -40,6 +40,25 @@ class Answer:
     sentence: str
     drawings: tuple[Drawing, ...]
     tables: tuple[ShownTable, ...]
+
+
+_MOST_BANDS = 3
+
+
+def banded(study: Study, models: Sequence[ModelResult]) -> tuple[ModelResult, ...]:
+    """The models whose intervals a figure of several curves shades: more would hide each other.
+
+    All of up to three, else the best one and the reference; the page tells the others' values at the pointer.
+    """
+    if len(models) <= _MOST_BANDS:
+        return tuple(models)
+    chosen = (study.lead, study.references[-1] if study.references else None)
+    return tuple(model for model in models if model in chosen)
+
+
+def bands_of(models: Sequence[ModelResult]) -> str:
+    """``Bands``, with whose they are where not every model has one."""
+    return "Bands" if len(models) <= _MOST_BANDS else "Bands, of the best model and the reference"
 
 
 def left_out(count: int, shown: str) -> str:

@@ -8,6 +8,7 @@ from cad.reports.data import (
     experiments,
     interval_cell,
     interval_text,
+    intervals_over,
     number_cell,
     plural,
     shared_model_tables,
@@ -82,7 +83,7 @@ def _draw(study: Study) -> Drawing | None:
         "side_by_side",
         "The same models in each experiment",
         "Models with one name in several experiments; the table at the end shows which of their settings "
-        "differ. Lines: 95% bootstrap intervals."
+        f"differ. Lines: 95% bootstrap intervals over {intervals_over(study)}."
         + left_out(len(every) - len(shared), f"The first {_MOST_ROWS} models"),
         "Dot chart of return by model and experiment. " + sentence(study),
         ("side_by_side",),
@@ -106,7 +107,10 @@ def _table(study: Study) -> ShownTable | None:
     ]
     headers = ("model", "experiment", "return / optimum", "95% interval", "seeds", "minus the first",
                "95% interval, low", "high")  # fmt: skip
-    caption = "Models that several experiments share, paired on the seeds and tasks that both have"
+    caption = (
+        "Models that several experiments share, paired on the seeds and tasks that both have; intervals are "
+        f"over {intervals_over(study)}"
+    )
     return ShownTable("side-by-side-table", caption, headers, rows) if rows else None
 
 

@@ -17,6 +17,7 @@ from cad.reports import CellResult, Provenance, SourceCurve, write_report
 from cad.schema import ReportConfig
 
 Chromium = Any  # of this folder's conftest.py
+PICTURES = Path(__file__).parents[3] / "build/screenshots"
 MARKUP = '</style></script><img src=x onerror="window.stolen=1"><b onclick=y> \'"&amp; ${1} </td>'
 
 
@@ -148,6 +149,47 @@ def test_both_colour_schemes(browser: Chromium, page: Path, tmp_path: Path) -> N
     assert brightness["light"] > 0.9 and brightness["dark"] < 0.2
 
 
+@pytest.mark.parametrize(("size", "width"), [("phone", 390), ("laptop", 1280), ("paper", 718)])
+def test_it_reads_at_three_sizes(browser: Chromium, page: Path, size: str, width: int) -> None:
+    """Pictures for people, light and dark, stay in build/screenshots; here is what a program can see."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    shape = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": size == "phone"}
+    browser.call("Emulation.setDeviceMetricsOverride", **shape)
+    try:
+        for scheme in ("light",) if size == "paper" else ("light", "dark"):
+            browser.open(page.as_uri(), scheme)
+            if size == "paper":
+                browser.call("Emulation.setEmulatedMedia", media="print")
+                browser.js("dispatchEvent(new Event('beforeprint'))")
+                assert browser.js("document.querySelectorAll('details:not([open])').length") == 0
+            (PICTURES / f"report-{size}-{scheme}.png").write_bytes(browser.picture())
+            assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+            assert min(browser.js(TYPE_SIZES)) >= 9.5
+            assert browser.js(BROKEN_WORDS) == []
+            # What explains a table or a figure stays in view when that scrolls.
+            explained = "[...document.querySelectorAll('.caption, figcaption')]"
+            assert browser.js(f"{explained}.every(e => e.getBoundingClientRect().right <= innerWidth)")
+            assert browser.js(f"{explained}.every(e => !e.closest('.scroll, .canvas'))")
+            if size == "laptop":  # the main table is seen whole
+                assert browser.js("(e => e.scrollWidth <= e.clientWidth)(document.querySelector('.scroll'))")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
+        browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+# Pixels of a figure's common type, 7.4 points in its own coordinates, by figure.
+TYPE_SIZES = """[...document.querySelectorAll("figure svg")].map(svg =>
+  7.4 * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
+# Words of tables' row headings that stand on more than one line; very long ones have to.
+BROKEN_WORDS = """[...document.querySelectorAll("th[scope=row]")].flatMap(head => {
+  const text = head.firstChild, range = document.createRange();
+  return [...text.data.matchAll(/\\S{1,16}(?!\\S)/g)].filter(found => {
+    if (found.index && /\\S/.test(text.data[found.index - 1])) return false;
+    range.setStart(text, found.index);
+    range.setEnd(text, found.index + found[0].length);
+    return new Set([...range.getClientRects()].map(box => box.top)).size > 1;
+  }).map(found => found[0]);
+})"""
 # WCAG contrast of text against what lies behind it, by kind of text.
 CONTRASTS = """(() => {
   const light = text => {
