@@ -19,7 +19,7 @@ from cad.experiments.run.local_run import run_cell
 from cad.schema import Config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ("frozen_lake_maps", "poles")
+NAMES = ("frozen_lake_maps", "poles", "popgym_bandit")
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,8 @@ def test_poles_differ_in_what_they_say():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs_with_a_small_budget(name, tmp_path):
+    if name.startswith("popgym"):
+        pytest.importorskip("popgym", reason="pip install popgym (`make test` does)")
     settings = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8"))
     base = settings["base"]
     base["env"] |= {"tasks": base["env"]["tasks"][:4], "n_heldout": 1, "n_validation": 1}
