@@ -142,7 +142,9 @@ def test_a_pack_of_three_is_three_trainings(kind, tiny_config, toy_histories, tm
 @pytest.mark.parametrize("kind", MODELS)
 def test_over_200_updates(kind, optimizer, tiny_config, toy_histories, tmp_path):
     tolerance = {"adamw": {}, "muon": {"losses": 1e-2, "weights": 1.0}}[optimizer]
-    configs = variants(tiny_config, kind, n_updates=200, log_every=25, optimizer=optimizer)
+    configs = variants(
+        tiny_config, kind, n_updates=200, log_every=50, checkpoint_every=100, optimizer=optimizer
+    )
     compare(configs, toy_histories, tmp_path, **tolerance)
 
 
