@@ -45,6 +45,7 @@ def run(
     root: str | Path = "runs",
     workers: int | None = None,
     device: str = "auto",
+    pack: int = 1,
     progress: bool = True,
     report: bool = True,
 ) -> Results:
@@ -56,6 +57,7 @@ def run(
         root: folder of all runs.
         workers: processes at a time; default: one a core.
         device: cpu, cuda, cuda:N or auto.
+        pack: most trainings of one shape that a process works on together.
         progress: show a bar.
         report: write the report too, ``<root>/<name>/report/report.html``.
 
@@ -69,7 +71,7 @@ def run(
     cores = usable_cores() if workers is None else workers
     console = Console(file=sys.stderr, quiet=not progress)
     run_experiment(
-        opened, resources=Resources(workers=cores, device=device), inline=False, console=console,
+        opened, resources=Resources(workers=cores, device=device, pack=pack), inline=False, console=console,
         report=report, display=progress_bar,
     )  # fmt: skip
     return Results(opened)

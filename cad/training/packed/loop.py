@@ -31,13 +31,15 @@ def train_together(
 
     Raises :class:`~cad.interrupt.InterruptedRun`, after all were saved, when ``stop`` is set.
     """
-    with contextlib.ExitStack() as files:
+    with contextlib.ExitStack() as all_files:
+        files: dict[int, contextlib.ExitStack] = {}
         live: list[Training] = []
         states: list[dict[str, Tensor]] = []
         for training in trainings:
             try:
                 states.append(training.resume())
-                files.enter_context(training.recording())
+                files[id(training)] = all_files.enter_context(contextlib.ExitStack())
+                files[id(training)].enter_context(training.recording())
             except CadError as error:
                 del states[len(live) :]
                 yield training, error
@@ -56,6 +58,7 @@ def train_together(
                 stack.keep(going)
                 live = [live[number] for number in going]
                 for training in ended:
+                    files[id(training)].close()
                     yield training, training.summary
                 continue
             batches = [training.batches() for training in live]
@@ -78,9 +81,11 @@ def train_together(
                 stack.keep(going)
                 live = [live[number] for number in going]
                 for number, why in failed.items():
+                    files[id(left[number])].close()
                     yield left[number], why
             if stopping and any(not training.finished for training in live):
                 ended = [training for training in live if training.finished]
                 for training in ended:
+                    files[id(training)].close()
                     yield training, training.summary
                 stop.raise_if_set(f"training of {len(live) - len(ended)} models together")
