@@ -59,7 +59,6 @@ LONG_FILES = (
     "experiments/reporting/test_report_commands.py",
     "training/engines/test_rendezvous.py",
     "test_benchmarks.py",
-    "training/test_pack.py::test_over_200_updates",
 )
 # Tests that one of pytest's workers runs, beside those of one file: a cluster each.
 GROUPS = {
@@ -128,6 +127,8 @@ EXHAUSTIVE = (
     "test_benchmarks.py",
     "training/engines/test_engines.py",
     "training/test_pack.py::test_over_200_updates",
+    "training/test_pack.py::test_ways_of_training[reconstruction]",
+    "training/test_pack.py::test_ways_of_training[curriculum]",
 )
 
 
