@@ -36,10 +36,10 @@ class DisturbedSampler:
     def __init__(self, sampler, at, disturb):
         self.sampler, self.at, self.disturb = sampler, at, disturb
 
-    def batch(self, update: int, part: int = 0, parts: int = 1) -> Batch:
+    def batch(self, update: int, *where) -> Batch:
         if update == self.at:
             self.disturb()
-        return self.sampler.batch(update, part, parts)
+        return self.sampler.batch(update, *where)
 
 
 def run(

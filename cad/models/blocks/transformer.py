@@ -26,12 +26,11 @@ class KeyValueCache:
         shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.values = torch.empty_like(self.keys)
-        self._layers = [(self.keys[i], self.values[i]) for i in range(config.n_layer)]
         self.length = 0
 
     def append_one(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`append` of one position, (B, n_head, head width)."""
-        all_keys, all_values = self._layers[layer]
+        all_keys, all_values = self.keys[layer], self.values[layer]
         all_keys.select(2, self.length).copy_(keys)
         all_values.select(2, self.length).copy_(values)
         end = self.length + 1
