@@ -110,6 +110,7 @@ SLOW = (
     "reports/plotting/test_rollout_drawing.py",
     "test_doctor.py",
     "test_fuzz.py",
+    "test_wheel.py",
 )
 
 
@@ -125,6 +126,7 @@ EXHAUSTIVE = (
     "experiments/test_documented_commands.py::test_documented_commands_run",
     "experiments/test_nothing_changed.py::test_every_kind_and_way_of_training_gives_the_recorded_numbers",
     "test_benchmarks.py",
+    "test_wheel.py",
     "training/engines/test_engines.py",
     "training/test_pack.py::test_over_200_updates",
     "training/test_pack.py::test_ways_of_training[reconstruction]",

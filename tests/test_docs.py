@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+import cad
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -26,6 +29,24 @@ def test_every_page_of_docs_is_linked() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"{page.name})" not in text]
     assert missing == []
+
+
+def test_the_version_is_one() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\d\S+)", changes, re.M)[0] == cad.__version__
+    assert re.findall(r"^version: (\S+)$", citation, re.M) == [cad.__version__]
+
+
+def test_hooks_and_templates_can_be_read() -> None:
+    """Hooks are the environment's own tools, those of `make check` in its order."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    commands = [hook["entry"].replace(".venv", "$(BIN)").replace("$(BIN)/bin", "$(BIN)") for hook in hooks]
+    made = (ROOT / "Makefile").read_text().partition("\ncheck:")[2].partition("\n\n")[0]
+    steps = [line.strip().removesuffix(" .") for line in made.splitlines()[1:]]
+    assert commands[:3] == steps[:3] and commands[3] == "make test-fast"
+    templates = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").iterdir()]
+    assert len(templates) == 3 and all({"name", "description", "body"} <= set(one) for one in templates)
 
 
 def test_readme_is_short() -> None:
