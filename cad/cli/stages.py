@@ -62,7 +62,7 @@ def evaluate(
 ) -> None:
     """Evaluate one model on the held-out tasks; train it first if that is not done yet.
 
-    Example: cad evaluate configs/model/ad.yaml evaluation.n_episodes=500
+    Example: cad evaluate configs/model/ad.yaml evaluation.n_episodes=50
     """
     if model is None:
         if out is not None:
