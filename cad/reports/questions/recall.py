@@ -15,11 +15,12 @@ from cad.reports.plotting import (
 from cad.reports.questions.section import Section, left_out
 
 _MOST_CURVES = 6
+_FEWEST_EPISODES = 30  # of an age that is drawn and told; the CSV file has all
 
 
 def _repeated(model: ModelResult) -> list[Recall]:
-    """What is known of facts that the roll-out has met before."""
-    return [item for item in mean_recall(model) if item.low]
+    """What is known, from enough episodes, of facts that the roll-out has met before."""
+    return [item for item in mean_recall(model) if item.low and item.episodes >= _FEWEST_EPISODES]
 
 
 def sentence(study: Study) -> str:
@@ -31,7 +32,7 @@ def sentence(study: Study) -> str:
     text = (
         f"{describe(study.lead)} returns {young.mean:.2f} of the optimum where the fact that an episode "
         f"needs was needed {young.ages} episode{'s' * (young.high > 1)} before, and {old.mean:.2f} after "
-        f"{old.ages} episodes"
+        f"{old.ages} episodes ({old.episodes:,} episodes show that)"
     )
     return text + (f"; {first[0]:.2f} where it meets a fact for the first time." if first else ".")
 
@@ -69,7 +70,8 @@ def _draw(study: Study) -> Drawing | None:
         "Return by age of the fact",
         "Return over the optimum of the episode, in the second half of the roll-outs' episodes, by the "
         "number of episodes since the episode's fact was last needed. Means over roll-outs and episodes, "
-        "then tasks, then seeds." + left_out(len(every) - len(models), "References and best models"),
+        f"then tasks, then seeds. Ages that fewer than {_FEWEST_EPISODES} episodes have are left out."
+        + left_out(len(every) - len(models), "References and best models"),
         "Line chart of return over optimum by age of the fact. " + sentence(study),
         ("recall",),
         *render(figure, "recall", hover),

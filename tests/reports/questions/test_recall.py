@@ -39,6 +39,7 @@ def test_the_section_says_how_long_a_fact_is_remembered(cell, origin, tmp_path):
     own = [row["episodes"] for row in rows if row["label"] == rows[0]["label"] and row["seed"] == 0]
     assert sum(own) == 8 * 8 * 30
     assert "returns 1.00 of the optimum where the fact that an episode needs was needed 1 episode" in page
+    assert "episodes show that)" in page
     assert "recall" in {figure["name"] for figure in written["figures"]}
 
 
