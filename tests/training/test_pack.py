@@ -30,10 +30,10 @@ class StoppingSampler:
     def __init__(self, sampler, at: int, stop: StopFlag) -> None:
         self.sampler, self.at, self.stop = sampler, at, stop
 
-    def batch(self, update: int, part: int = 0, parts: int = 1):
+    def batch(self, update: int, *where):
         if update == self.at:
             self.stop.request()
-        return self.sampler.batch(update, part, parts)
+        return self.sampler.batch(update, *where)
 
 
 def alone(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, **options) -> None:

@@ -28,10 +28,10 @@ class StoppingSampler:
     def __init__(self, sampler, at=-1):
         self.sampler, self.at, self.stop = sampler, at, StopFlag()
 
-    def batch(self, update, part=0, parts=1):
+    def batch(self, update, *where):
         if update == self.at:
             self.stop.request()
-        return self.sampler.batch(update, part, parts)
+        return self.sampler.batch(update, *where)
 
 
 def fit(learner, folder, at=-1):

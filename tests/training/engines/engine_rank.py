@@ -30,10 +30,10 @@ class StoppingSampler:
     def __init__(self, sampler: WindowSampler, at: int, stop: StopFlag) -> None:
         self.sampler, self.at, self.stop = sampler, at, stop
 
-    def batch(self, update, part=0, parts=1):
+    def batch(self, update, *where):
         if update == self.at:
             self.stop.request()
-        return self.sampler.batch(update, part, parts)
+        return self.sampler.batch(update, *where)
 
 
 def weight_sum(model: torch.nn.Module) -> float:
