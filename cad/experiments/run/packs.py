@@ -7,6 +7,7 @@ lock, checkpoints and outcome, and one that began alone goes on in a pack or the
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from cad.training.learner import Learner
 from cad.training.packed.loop import train_together
 from cad.training.packed.shape import pack_key
 from cad.training.training import PrunedError, Training
+
+log = logging.getLogger(__name__)
 
 
 def key_of(stage: Stage) -> str | None:
@@ -133,9 +136,9 @@ def _begin(
 
 
 @contextlib.contextmanager
-def _recorded(directory: StageDirectory) -> Iterator[list[CadError]]:
-    """A failure within the block is recorded in the stage's directory; the list then holds it."""
-    failed: list[CadError] = []
+def _recorded(directory: StageDirectory) -> Iterator[list[Exception]]:
+    """A failure within the block is logged and recorded in the stage's directory; the list then holds it."""
+    failed: list[Exception] = []
     try:
         yield failed
     except InterruptedRun:
@@ -143,6 +146,8 @@ def _recorded(directory: StageDirectory) -> Iterator[list[CadError]]:
     except PrunedError as error:
         directory.record_pruned(str(error))
         failed.append(error)
-    except CadError as error:
+    except Exception as error:
+        # Of an error that is a bug the log has all there is to know.
+        log.error("%s: %s", directory.name, error, exc_info=not isinstance(error, CadError))
         directory.record_error(error)
         failed.append(error)

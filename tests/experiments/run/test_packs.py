@@ -17,6 +17,7 @@ from cad.experiments.run.local_run import dry_run_text
 from cad.experiments.run.packs import run_pack
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.runner import Run
+from cad.experiments.run.training_stages import prepare_training
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.locks import folder_lock
 from cad.training.metrics import read_metrics
@@ -108,6 +109,23 @@ def test_a_pack_is_stopped_and_its_stages_go_on(seeds, collected):
         assert directory.record()["attempts"] == 2
         assert directory.progress()["done"] == 12
         assert [line["step"] for line in read_metrics(directory.path / "metrics.jsonl")] == [0, 5, 10, 12]
+
+
+def test_a_stage_that_cannot_begin_leaves_the_others(seeds, collected, monkeypatch):
+    stages = [cell.training for cell in good_cells(seeds, collected).cells[:3]]
+
+    def prepare(attempt, arrays):
+        if attempt.stage is stages[1]:
+            raise ValueError("a bug")
+        return prepare_training(attempt, arrays)
+
+    monkeypatch.setattr("cad.experiments.run.packs.prepare_training", prepare)
+    assert run_pack(collected, stages, Resources(), StopFlag()) == []
+    directories = [StageDirectory(collected, stage.name) for stage in stages]
+    assert [(directory.done, directory.failure()) for directory in directories] == [
+        (True, None), (False, "ValueError: a bug"), (True, None),
+    ]  # fmt: skip
+    assert not any(directory.locked() for directory in directories)
 
 
 def test_ready_trainings_of_one_shape_are_shared_by_the_workers(seeds, collected):
