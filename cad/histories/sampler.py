@@ -50,7 +50,7 @@ class HistoryArrays:
     ends: npt.NDArray[np.uint8] | None = None
     in_memory: bool = True
     """Whether they are held in memory; else they are mapped from a file, and stay where they are."""
-    _placed: dict[torch.device, _Flat] = field(default_factory=dict, repr=False, compare=False)
+    _placed: dict[torch.device, _Flat] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def on(self, device: torch.device) -> _Flat:
         """All steps in a row, on a device: put there once, for all who draw from them."""

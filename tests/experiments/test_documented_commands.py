@@ -112,7 +112,8 @@ def words_of(line: str) -> list[str]:
     """The words, with what may be left out, and examples in the place of placeholders."""
     words = [word if "=[" in word else word.strip("[]") for word in shlex.split(line)]
     words = [PLACEHOLDERS.get(word, word) for word in words]
-    named_alone = words[0] in WHOLE and not any(word.endswith(".yaml") for word in words)
+    own = "--model" in words or any(word.endswith(".yaml") and "profiles" not in word for word in words)
+    named_alone = words[0] in WHOLE and not own
     return [words[0], "experiments/quickstart.yaml", *words[1:]] if named_alone else words
 
 
@@ -145,10 +146,10 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
     name, arguments = parsed(words_of(line))
     words = (arguments.get("words") or []) + (arguments.get("overrides") or [])
     words += [f"env.name={family}"] if (family := arguments.get("family")) else []
-    if name.startswith(WHOLE):
+    if name.startswith(WHOLE) and not arguments.get("model"):
         others, overrides = split_files(words)
         files = [Path(file) for file in others if not file.name.isdecimal()]
-        for file in (arguments["experiment"], *files):
+        for file in (Path(arguments["experiment"]), *files):
             cells = open_experiment(file, overrides, Path("runs")).cells
             require_ranks_of_cells(cells, arguments.get("ranks", 1))
     elif not arguments.get("model"):

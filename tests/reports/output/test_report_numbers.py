@@ -126,7 +126,7 @@ def test_missing_and_failed_cells_enter_no_mean_even_with_returns(cell: Make) ->
     assert model.score == study.cells[0].normalised_last10
     assert [c.status for c in model.cells] == ["done", "failed: out of memory", "missing"]
     assert notices(study) == [
-        "2 of 3 cells are missing or failed and in no mean:",
+        "2 of 3 cells are missing, failed or pruned and in no mean:",
         "CompressedAD, depth 3, 16 latents, seed 1: failed: out of memory",
         "CompressedAD, depth 3, 16 latents, seed 2: missing",
     ]
