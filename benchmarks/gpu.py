@@ -98,23 +98,24 @@ def synchronise(device: torch.device) -> None:
 # --- trainings -------------------------------------------------------------------------------
 
 
-def trained(configs: Sequence[Config], device: torch.device, tick: Callable[[], None]) -> list[Path]:
-    """Train as one pack; ``tick`` is called at every metrics line of the first one; the folders."""
-    folder = Path(tempfile.mkdtemp(dir=trained.folder))  # type: ignore[attr-defined]
-    trainings = []
-    for number, config in enumerate(configs):
-        arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
-        learner = build_training(config, arrays)
-        learner.trained.to(device)
-        tell = (lambda _step, _values: tick()) if number == 0 else None
-        place = folder / str(number)
-        place.mkdir()
-        trainings.append(learner.training(place, run_id=str(number), device=device, progress=tell))
-    vmapped = configs[0].spec.stacks
-    for _, outcome in train_together(trainings, StopFlag(), vmapped=vmapped):
-        if isinstance(outcome, Exception):
-            raise outcome
-    return [folder / str(number) for number in range(len(configs))]
+def trained(
+    configs: Sequence[Config], device: torch.device, tick: Callable[[], None] = lambda: None
+) -> list[list[float]]:
+    """Train as one pack; the losses of each.  ``tick`` is called at every metrics line of the first one."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainings, folders = [], [Path(folder) / str(number) for number in range(len(configs))]
+        for place, config in zip(folders, configs, strict=True):
+            arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
+            learner = build_training(config, arrays)
+            learner.trained.to(device)
+            tell = (lambda _step, _values: tick()) if place is folders[0] else None
+            place.mkdir()
+            trainings.append(learner.training(place, run_id=place.name, device=device, progress=tell))
+        for _, outcome in train_together(trainings, StopFlag(), vmapped=configs[0].spec.stacks):
+            if isinstance(outcome, Exception):
+                raise outcome
+        records = [read_metrics(place / "metrics.jsonl") for place in folders]
+    return [[record["loss"] for record in own if "loss" in record] for own in records]
 
 
 def seconds_an_update(configs: Sequence[Config], device: torch.device, plan: Plan) -> float:
@@ -175,11 +176,6 @@ def measure_ablation(plan: Plan, device: torch.device) -> dict[str, Any]:
 # --- equality --------------------------------------------------------------------------------
 
 
-def losses(folder: Path) -> list[float]:
-    """The loss at every metrics line."""
-    return [record["loss"] for record in read_metrics(folder / "metrics.jsonl") if "loss" in record]
-
-
 def largest_difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The largest relative one."""
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
@@ -191,9 +187,9 @@ def measure_equality(plan: Plan, device: torch.device) -> dict[str, Any]:
     loop = {"n_updates": n, "log_every": max(1, n // 20), "checkpoint_every": n, "num_warmup_steps": 1}
     configs = [config_of(plan, seed, **loop) for seed in range(3)]
     configs = [c.model_copy(update={"model": c.model.model_copy(update={"dropout": 0.0})}) for c in configs]
-    together = [losses(folder) for folder in trained(configs, device, lambda: None)]
-    alone = [losses(trained([config], device, lambda: None)[0]) for config in configs]
-    on_cpu = losses(trained(configs[:1], CPU, lambda: None)[0])
+    together = trained(configs, device)
+    alone = [trained([config], device)[0] for config in configs]
+    on_cpu = trained(configs[:1], CPU)[0]
     ours, theirs = (rolled_out(configs[0], 32, plan.equal_episodes, where) for where in (device, CPU))
     return {
         "updates": n,
@@ -367,21 +363,19 @@ def main() -> None:
         "seconds": {},
     }
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        trained.folder = folder  # type: ignore[attr-defined]
-        for part in given.parts:
-            if time.perf_counter() - begun > 60 * given.minutes:
-                results[part] = {"skipped": f"{given.minutes:g} minutes had passed"}
-                continue
-            started = time.perf_counter()
-            try:
-                results[part] = PARTS[part](plan, device)
-            except Exception as error:  # the others are worth having
-                results[part] = {"error": f"{type(error).__name__}: {error}"}
-            results["seconds"][part] = time.perf_counter() - started
-            console.print(part, results[part])
-            if given.json:
-                write_json(given.json, results)  # what is measured is kept, whatever comes
+    for part in given.parts:
+        if time.perf_counter() - begun > 60 * given.minutes:
+            results[part] = {"skipped": f"{given.minutes:g} minutes had passed"}
+            continue
+        started = time.perf_counter()
+        try:
+            results[part] = PARTS[part](plan, device)
+        except Exception as error:  # the others are worth having
+            results[part] = {"error": f"{type(error).__name__}: {error}"}
+        results["seconds"][part] = time.perf_counter() - started
+        console.print(part, results[part])
+        if given.json:
+            write_json(given.json, results)  # what is measured is kept, whatever comes
     if given.figure:
         with contextlib.suppress(KeyError):
             draw(results, given.figure)
