@@ -52,6 +52,9 @@ def cell_statuses(experiment: Experiment) -> tuple[CellStatus, ...]:
     names = [stage.name for stage in distinct_stages(experiment.cells)]
     statuses = stage_statuses(experiment.root, names)
     for stage in distinct_stages(experiment.cells):
+        if statuses[stage.name].state == "pruned" and experiment.config.prune is None:
+            # Another experiment ended it, or this one before its rule was taken out: it goes on.
+            statuses[stage.name] = replace(statuses[stage.name], state="waiting")
         statuses[stage.name] = _behind(statuses[stage.name], [statuses[one.name] for one in stage.inputs])
     return tuple(
         CellStatus(number, cell.label, cell.config.seed, tuple(statuses[stage.name] for stage in cell.stages))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from later_stop import LaterStop
 
 from cad.errors import CadError
 from cad.evaluation.results import load_results
@@ -29,20 +30,6 @@ def test_what_fails_while_stopping_is_no_failure(tmp_path):
     with pytest.raises(InterruptedRun):
         run_or_record(tmp_path, training, Resources(), stop)
     assert not marker.exists()
-
-
-class LaterStop(StopFlag):
-    """Asks for a stop when it has been asked so often."""
-
-    def __init__(self, asked: int) -> None:
-        super().__init__()
-        self._left = asked
-
-    def __call__(self) -> bool:
-        self._left -= 1
-        if self._left <= 0:
-            self.request()
-        return super().__call__()
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(copy, small):

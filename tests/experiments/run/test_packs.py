@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from later_stop import LaterStop
 
 from cad.evaluation.results import load_results
 from cad.experiments.plan.directory import StageDirectory
@@ -73,20 +74,6 @@ def test_a_packed_run_has_the_results_of_a_single_one(cad, seeds, with_histories
         ]
         assert np.mean(returns[0]) == pytest.approx(np.mean(returns[1]), abs=0.5)
     assert [status.partition(":")[0] for status in statuses(packed)] == ["done"] * 3 + ["failed", "done"]
-
-
-class LaterStop(StopFlag):
-    """Asks for a stop when it has been asked so often."""
-
-    def __init__(self, asked: int) -> None:
-        super().__init__()
-        self._left = asked
-
-    def __call__(self) -> bool:
-        self._left -= 1
-        if self._left <= 0:
-            self.request()
-        return super().__call__()
 
 
 def good_cells(seeds: Path, root: Path) -> Experiment:

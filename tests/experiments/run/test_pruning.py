@@ -87,6 +87,7 @@ def test_pruned_named_left_alone_and_taken_up_again(cad, behind, copy, finished)
     cells = cell_statuses(experiment)
     assert exit_code(cells) == 0
     assert [line.partition(":")[0] for line in problems(cells)] == [f"{worst} pruned"]
+    assert exit_code(cell_statuses(open_experiment(file, ["prune=null"], copy))) == 3  # still to come
     again = cad("run", file, "--root", copy, "--inline", "--no-report")
     assert again.returncode == 0 and directory.saved_update() == 60
     # Without the rule it goes on from what it saved, to the same model.
