@@ -69,6 +69,18 @@ def test_report_benchmark_writes_a_sweep_and_measures_its_report(tmp_path: Path)
     assert [cell["status"] for cell in report["cells"]] == ["done", "done"]
 
 
+def test_the_adapter_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    words = [sys.executable, str(SCRIPT.with_name("adapter.py")), "--quick", "--check", "--json", str(file)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert file.exists(), run.stderr
+    numbers = json.loads(file.read_text())
+    rows = numbers["results"]
+    assert [row["env"] for row in rows] == ["FrozenLake-v1", "CartPole-v1", "Acrobot-v1", "Pendulum-v1"]
+    assert all(row["cost"] == pytest.approx(row["plain"] / row["ours"]) for row in rows)
+    assert run.returncode == int(any(row["cost"] > 1.5 for row in rows)) == int(not numbers["ok"])
+
+
 def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     file, figure = tmp_path / "numbers.json", tmp_path / "figure.png"
     words = [sys.executable, str(SCRIPT.with_name("gpu.py")), "--quick", "--json", str(file)]
