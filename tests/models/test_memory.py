@@ -80,6 +80,7 @@ CASES = [
     ("compressed_ad", {"encoder_n_layer": 1, "n_layer": 1}),
     ("compressed_ad", {"n_latent": 8, "latent_groups": [2, 2, 2, 2], "max_compression_depth": 5}),
     ("compressed_ad", {"n_latent": 7, "latent_groups": [4, 2, 1], "max_compression_depth": 4}),
+    ("compressed_ad", {"n_latent": 5, "kept_steps": 3}),
     ("gru", {"n_hidden": 11}),
     ("gru", {"norm": "post"}),
     ("linear_attention", {"head_width": 5}),

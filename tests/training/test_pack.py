@@ -156,7 +156,11 @@ ALIKE = {"min_compress_length": 6, "max_compress_length": 6}
     [
         ("compressed_ad", {}, {"optimizer": "muon", "burn_in": 2, "gradient_accumulation": 2}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5, "burn_in": 2}),
-        ("compressed_ad", {**ALIKE, "norm": "post"}, {"depth_curriculum": 0.8}),
+        (
+            "compressed_ad",
+            {**ALIKE, "norm": "post", "n_latent": 4, "kept_steps": 2},
+            {"depth_curriculum": 0.8},
+        ),
         ("ad", {"step_embedding": "cell", "n_sink": 2}, {"loss_on": "last"}),
     ],
     ids=["lengths", "reconstruction", "curriculum", "sinks"],

@@ -20,12 +20,21 @@ class Encoder(nn.Module):
     its own.  One group is overwritten every time (the default).  Several of one size accumulate summaries, as
     AutoCompressors do (arXiv:2305.14788, section 3); shrinking ones keep older history at lower resolution,
     as Compressive Transformers do (arXiv:1911.05507, section 3).
+
+    With ``kept_steps`` the last ones of the latents are no summaries but steps as they are, in their order:
+    those with the highest score, a linear function of a step that is learned, among the steps kept so far and
+    the new ones.
     """
 
-    def __init__(self, config: LatentModelConfig, groups: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, config: LatentModelConfig, groups: Sequence[int] | None = None, kept_steps: int = 0
+    ) -> None:
         super().__init__()
-        self.groups = list(groups or (config.n_latent,))
-        self.queries = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
+        self.groups = list(groups or (config.n_latent - kept_steps,))
+        self.kept_steps = kept_steps
+        if kept_steps:
+            self.score = nn.Linear(config.n_embd, 1)
+        self.queries = nn.Parameter(torch.zeros(config.n_latent - kept_steps, config.n_embd))
         self.positions = nn.Parameter(torch.zeros(config.n_latent + config.n_transit, config.n_embd))
         self.input_norm = input_norm(config)
         self.blocks = Blocks(config, config.encoder_n_layer)
@@ -37,6 +46,10 @@ class Encoder(nn.Module):
         context = context + self.positions[: context.shape[1]]
         queries = torch.split(self.queries, self.groups)
         new = self._compress(context, queries[0])
+        if self.kept_steps:
+            return torch.cat(
+                [new, self._keep(torch.cat([latents[:, self.groups[0] :], steps], dim=1))], dim=1
+            )
         if len(self.groups) == 1:
             return new
         # Latents as they are and with their positions, by group.
@@ -48,6 +61,23 @@ class Encoder(nn.Module):
         ]
         oldest = self._compress(torch.cat(placed[-3:-1], dim=1), queries[-1])
         return torch.cat([new, *moved, oldest], dim=1)
+
+    def _keep(self, steps: Tensor) -> Tensor:
+        """Those of ``steps`` (B, T, n_embd) that score highest, in their order: (B, kept_steps, n_embd).
+
+        Of steps that are all alike the last one counts: the others would tell nothing that it does not.
+        """
+        scores = self.score(steps)
+        alike = (steps[:, :, None] == steps[:, None]).all(dim=-1)
+        repeated = alike.triu(diagonal=1).any(dim=2)
+        ranks = scores[..., 0].masked_fill(repeated, -torch.inf)
+        order = ranks.argsort(dim=1, descending=True, stable=True)
+        chosen = order[:, : self.kept_steps].sort(dim=1).values[..., None]
+        # As they are, and yet the scores get a gradient: that of scaling a step by its score's sigmoid.
+        marks = scores.sigmoid()
+        scaled = steps + steps * (marks - marks.detach())
+        kept: Tensor = scaled.gather(1, chosen.expand(-1, -1, steps.shape[2]))
+        return kept
 
     def _compress(self, context: Tensor, queries: Tensor) -> Tensor:
         """What ``queries`` (n, n_embd) make of ``context`` (B, T, n_embd): (B, n, n_embd)."""

@@ -27,7 +27,7 @@ _ENCODER_SETTINGS = frozenset(
     (
         "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
         "encoder_n_layer", "min_compress_length", "max_compress_length", "step_embedding",
-        "embedding_norm", "norm", "latent_groups",
+        "embedding_norm", "norm", "latent_groups", "kept_steps",
     )
 )  # fmt: skip
 
@@ -113,8 +113,8 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
 
     def identity(self, config: CompressedADConfig) -> dict[str, Any]:
         """See :meth:`ModelSpec.identity`."""
-        unset = {"min_uncompressed_length": None, "max_uncompressed_length": None, "latent_groups": None}
-        return without_defaults(super().identity(config), unset)
+        unset = dict.fromkeys(("min_uncompressed_length", "max_uncompressed_length", "latent_groups"))
+        return without_defaults(super().identity(config), {**unset, "kept_steps": 0})
 
     def training_window(self, config: CompressedADConfig) -> int:
         """See :meth:`ModelSpec.training_window`."""
@@ -186,7 +186,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         """A token through the cache, and its share of a compression."""
         longest = config.compress_lengths[1]
         step = blocks_work(config, config.n_layer, 1, config.n_transit + config.n_latent)
-        encoded = encoder_work(config, longest, config.latent_groups) / longest
+        encoded = encoder_work(config, longest, config.groups) / longest
         return step + (encoded if config.max_compression_depth else 0.0)
 
     def state_bytes(self, config: CompressedADConfig) -> int:
@@ -226,7 +226,7 @@ def _mean_segment(config: CompressedADConfig) -> float:
 
 
 def _encoding_work(config: CompressedADConfig) -> float:
-    once = encoder_work(config, _mean_segment(config), config.latent_groups)
+    once = encoder_work(config, _mean_segment(config), config.groups)
     return config.max_compression_depth * once
 
 

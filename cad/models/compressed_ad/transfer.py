@@ -29,10 +29,12 @@ def _pick_encoder(
     return {name: tensors.get(name) for name in own if name.startswith(ENCODER_WEIGHTS)}
 
 
-def _other_groups(ours: ModelConfig, theirs: ModelConfig) -> str | None:
-    own, donor = (getattr(config, "latent_groups", None) for config in (ours, theirs))
-    if own != donor:
-        return f"model.latent_groups is {donor} there, {own} here"
+def _other_latents(ours: ModelConfig, theirs: ModelConfig) -> str | None:
+    """Latents that are something else there."""
+    for key, default in (("latent_groups", None), ("kept_steps", 0)):
+        own, donor = (getattr(config, key, default) for config in (ours, theirs))
+        if own != donor:
+            return f"model.{key} is {donor} there, {own} here"
     return None
 
 
@@ -61,6 +63,6 @@ def _pick_decoder(
 
 
 ENCODER_TRANSFER = WeightTransfer(
-    (*_WIDTHS, "n_transit", "n_latent", "encoder_n_layer"), _no_encoder, _other_groups, _pick_encoder
+    (*_WIDTHS, "n_transit", "n_latent", "encoder_n_layer"), _no_encoder, _other_latents, _pick_encoder
 )
 DECODER_TRANSFER = WeightTransfer((*_WIDTHS, "n_layer"), _no_ad, _too_short, _pick_decoder)
