@@ -19,6 +19,11 @@ class EvaluationConfig(Section):
         "heldout",
         description="heldout: for claims; validation: for choosing settings, held-out tasks unseen.",
     )
+    env: dict[str, int] | None = Field(
+        None,
+        description="Settings of the environment that differ in roll-outs, such as {horizon: 40}, or "
+        "{corridor: 10000} of T-mazes: a model of short ones is put into long ones. Default: none.",
+    )
     n_episodes: PositiveInt = Field(50, description="Episodes a roll-out; memory is kept across them.")
     n_rollouts: PositiveInt = Field(8, description="Roll-outs a task.")
     temperature: Temperature = Field(1.0, description="Softmax temperature of sampled actions.")

@@ -20,6 +20,9 @@ class EnvConfig(Section):
     DEFAULT_TASKS: ClassVar[int | None] = None
     """Tasks in use unless ``n_tasks`` says how many, where the family has more; None: all of them."""
 
+    EVALUATED: ClassVar[tuple[str, ...]] = ("horizon",)
+    """Settings that ``evaluation.env`` may change: they change neither tasks nor spaces."""
+
     name: str
     horizon: PositiveInt | None = Field(None, description="Steps an episode.")
     n_tasks: PositiveInt | None = Field(

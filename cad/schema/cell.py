@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cad.config import apply_overrides
 from cad.config.evaluation import EvaluationConfig
 from cad.config.section import Section, TrainingSeed
 from cad.config.source import DEFAULT_SOURCE, SOURCES, AnySourceConfig, LearnerConfig, PPOConfig, SB3Config
 from cad.config.training import PretrainConfig, TrainConfig
-from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig, config_class
+from cad.envs.config import EnvConfig
+from cad.envs.registry import DEFAULT_ENV, FAMILIES, AnyEnvConfig, config_class, env_config
 from cad.envs.split import split_tasks
 from cad.models.registry import DEFAULT_MODEL, MODELS, AnyModelConfig, spec_of
 from cad.models.spec import AnySpec, Sections
@@ -52,6 +53,13 @@ class Config(Section):
         """The tasks that the evaluation puts the model into."""
         split = split_tasks(self.env)
         return split.validation if self.evaluation.tasks == "validation" else split.heldout
+
+    @property
+    def evaluated_env(self) -> AnyEnvConfig:
+        """``env`` with what ``evaluation.env`` changes: the tasks and the split are the same."""
+        if self.evaluation.env is None:
+            return self.env
+        return env_config({**self.env.model_dump(mode="json"), **self.evaluation.env})
 
     @property
     def freezes_encoder(self) -> bool:
@@ -94,11 +102,7 @@ class Config(Section):
                 f"source.steps_per_stream={self.source.steps_per_stream} is not a whole number of "
                 f"episodes of env.horizon={horizon} steps"
             )
-        if horizon < self.env.least_horizon:
-            raise ValueError(
-                f"env.horizon={horizon}: {self.env.in_words()} has tasks whose goal is "
-                f"{self.env.least_horizon} steps away: their optimum would be 0; make it at least that"
-            )
+        _require_horizon(self.env, "env")
         if isinstance(self.source, LearnerConfig):
             named, learners = self.source.learner, family.scripted_learners
             if not learners:
@@ -130,6 +134,26 @@ class Config(Section):
                 "or regions x compress_interval), but a history has "
                 f"source.steps_per_stream={self.source.steps_per_stream}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_env_fits(self) -> Config:
+        for key in self.evaluation.env or {}:
+            if key not in self.env.EVALUATED:
+                raise ValueError(
+                    f"evaluation.env.{key}: of env.name={self.env.name} only "
+                    f"{' and '.join(self.env.EVALUATED)} may differ in roll-outs"
+                )
+        try:
+            env = self.evaluated_env
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(
+                ": ".join(
+                    ["evaluation.env", *map(str, first["loc"]), first["msg"].removeprefix("Value error, ")]
+                )
+            ) from error
+        _require_horizon(env, "evaluation.env")
         return self
 
     @model_validator(mode="after")
@@ -201,6 +225,14 @@ class EnvOnly(Section):
     """A section ``env`` alone: the tasks of histories that are imported."""
 
     env: AnyEnvConfig = Field(DEFAULT_ENV, description="Tasks and their split.")
+
+
+def _require_horizon(env: EnvConfig, key: str) -> None:
+    if env.steps_per_episode < env.least_horizon:
+        raise ValueError(
+            f"{key}.horizon={env.steps_per_episode}: {env.in_words()} has tasks whose goal is "
+            f"{env.least_horizon} steps away: their optimum would be 0; make it at least that"
+        )
 
 
 def _chosen(settings: Mapping[str, object], section: str, tag: str) -> Any:

@@ -21,6 +21,8 @@ _CORRIDOR, _JUNCTION, _END = range(3)
 class TMazeConfig(EnvConfig):
     """Remember a cue to the end of a corridor, and what cues mean from episode to episode."""
 
+    EVALUATED = ("horizon", "corridor")
+
     name: Literal["t_maze"] = Field("t_maze", description="Task family.")
     corridor: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         9, description="Steps from the cue to the junction."

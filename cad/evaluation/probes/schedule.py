@@ -32,7 +32,7 @@ def window_length(config: Config) -> int:
 
 def probed_counts(config: Config) -> tuple[int, ...]:
     """Those of :data:`COUNTS` after which an evaluation still decodes a complete window."""
-    steps = config.evaluation.n_episodes * config.env.steps_per_episode
+    steps = config.evaluation.n_episodes * config.evaluated_env.steps_per_episode
     windows = steps // window_length(config)
     return tuple(count for count in COUNTS if count < windows)
 
@@ -40,4 +40,4 @@ def probed_counts(config: Config) -> tuple[int, ...]:
 def fit_episodes(config: Config) -> int:
     """Episodes of a roll-out that contain the last probed window."""
     needed = (probed_counts(config)[-1] + 1) * window_length(config)
-    return -(-needed // config.env.steps_per_episode)
+    return -(-needed // config.evaluated_env.steps_per_episode)

@@ -35,22 +35,21 @@ def draw_rollout(
     draw = DRAWN.get(out.suffix.lower())
     if draw is None:
         raise UsageError(f"--out {out}: the name must end in {' or '.join(DRAWN)}")
-    config = cell.config
-    if not task_family(config.env).can_be_drawn:
+    config, family = cell.config, task_family(cell.config.evaluated_env)
+    if not family.can_be_drawn:
         raise UsageError(
             f"env.name={config.env.name}: its tasks have no grid on which to draw a roll-out, or their "
             "episodes end early"
         )
     known = split_tasks(config.env)
-    if task not in task_family(config.env).task_ids:
+    if task not in family.task_ids:
         raise UsageError(
             f"--task {task}: not a task of {config.env.name} with these settings; held out are "
             f"{_some(known.heldout)}"
         )
     kind = "held out" if task in known.heldout else "validation" if task in known.validation else "training"
     title = (
-        f"{cell.label}, seed {config.seed}; task {task}, {task_family(config.env).describe(task)}, {kind}; "
-        f"roll-out {rollout}"
+        f"{cell.label}, seed {config.seed}; task {task}, {family.describe(task)}, {kind}; roll-out {rollout}"
     )
     watched, source = _stored(root, cell, task, rollout, n_episodes, title), "from the evaluation"
     if watched is None:
@@ -79,13 +78,13 @@ def _stored(
     result = load_results(directory.checked(StageFile.RETURNS), directory.name)
     if result.compression_steps is None:
         return None
-    steps = n_episodes * cell.config.env.steps_per_episode
+    steps = n_episodes * cell.config.evaluated_env.steps_per_episode
     actions = load_actions(file, [task], directory.name)[0, rollout - 1, :steps]
     compression_steps = result.compression_steps[result.task_ids.index(task), rollout - 1]
     return WatchedRollout(
         title,
         replay_actions(
-            task_family(cell.config.env),
+            task_family(cell.config.evaluated_env),
             [task],
             actions[None],
             rollout_keys(settings.seed, [task], 1, rollout - 1),
@@ -114,7 +113,7 @@ def _rolled_out(
         )
     prepare_process(1)
     model = load_trained(root, cell.training, config).eval()
-    family, settings = task_family(config.env), config.evaluation
+    family, settings = task_family(config.evaluated_env), config.evaluation
     # Earlier roll-outs run with it: the random numbers of each depend on its place among them.
     result = roll_out(
         model,

@@ -88,7 +88,7 @@ def evaluate_exported(
     """
     weights, config = _with_overrides(file, overrides)
     model = model_with(weights, config).to(pick_device(device)).eval()
-    settings, family = config.evaluation, task_family(config.env)
+    settings, family = config.evaluation, task_family(config.evaluated_env)
     with stop_on_signals() as stop:
         on_compress = (lambda event: trace(str(event))) if trace else None
         result = evaluate(model, config, stop, on_compress=on_compress)

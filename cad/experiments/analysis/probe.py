@@ -79,7 +79,7 @@ def _evaluated(
     tasks = stored.task_ids[:TEST_TASKS]
     actions = load_actions(actions_file, tasks, directory.name)
     paths = replay_actions(
-        task_family(config.env),
+        task_family(config.evaluated_env),
         np.repeat(tasks, actions.shape[1]),
         actions.reshape(-1, actions.shape[2]),
         rollout_keys(config.evaluation.seed, tasks, actions.shape[1]),
@@ -95,7 +95,7 @@ def _evaluated(
 
 def _rollouts_to_fit(config: Config, model: SequenceModel, stop: StopFlag) -> Trajectories:
     """Roll-outs in training tasks, with the evaluation's settings."""
-    family, settings = task_family(config.env), config.evaluation
+    family, settings = task_family(config.evaluated_env), config.evaluation
     tasks = split_tasks(config.env).train[:FIT_TASKS]
     result = roll_out(
         model,

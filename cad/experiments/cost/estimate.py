@@ -198,7 +198,7 @@ def steps_of(stage: Stage) -> int:
     if stage.kind == "pretrain":
         return config.pretrain.n_updates
     if stage.kind == "evaluate":
-        return config.evaluation.n_episodes * config.env.steps_per_episode
+        return config.evaluation.n_episodes * config.evaluated_env.steps_per_episode
     return config.env.total_tasks * config.source.n_streams * config.source.steps_per_stream
 
 

@@ -283,6 +283,10 @@ def _words(key: str, value: object) -> str:
         how = "frozen" if value.get("freeze") else "fine-tuned"
         rest = [f"{name} {value[name]}" for name in value if name not in ("enabled", "freeze")]
         return ", ".join([f"pre-trained, {how}" if value.get("enabled") else "from scratch", *rest])
+    if key == "evaluation.env" and value is None:
+        return "as trained"
+    if key == "evaluation.env" and isinstance(value, dict):
+        return ", ".join(f"{name} {number:,}" for name, number in value.items())
     if key == "model.n_latent" and value == 1:
         return "1 latent"
     return _IN_WORDS.get(key, key.rpartition(".")[2] + " {}").format(value)

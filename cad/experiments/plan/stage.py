@@ -98,7 +98,7 @@ def expected_steps(stage: Stage) -> int:
         return loop.n_updates * loop.batch_size * config.spec.training_window(config.model)
     if stage.kind == "evaluate":
         rollouts = config.n_evaluated * config.evaluation.n_rollouts
-        return rollouts * config.evaluation.n_episodes * config.env.steps_per_episode
+        return rollouts * config.evaluation.n_episodes * config.evaluated_env.steps_per_episode
     return config.env.total_tasks * config.source.n_streams * config.source.steps_per_stream
 
 
@@ -115,6 +115,8 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             del evaluation["tasks"]
         if evaluation["first_temperature"] is None:
             del evaluation["first_temperature"], evaluation["anneal_episodes"]
+        if evaluation["env"] is None:
+            del evaluation["env"]
         if evaluation["knock_out"] is None:
             del evaluation["knock_out"], evaluation["knock_out_episode"]
         return {"evaluation": evaluation}

@@ -28,7 +28,7 @@ from cad.training.metrics import read_metrics
 
 def gather_cell(root: Path, cell: Cell) -> CellResult:
     """What is stored of one cell, finished or not."""
-    family, tasks = task_family(cell.config.env), cell.config.evaluated_tasks
+    family, tasks = task_family(cell.config.evaluated_env), cell.config.evaluated_tasks
     training, evaluation = (
         StageDirectory(root, cell.training.name),
         StageDirectory(root, cell.evaluation.name),
@@ -139,6 +139,7 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
     same = all(
         c.histories.name == first.histories.name
         and c.config.env == first.config.env
+        and c.config.evaluation.env is None
         and c.config.evaluation.tasks == first.config.evaluation.tasks
         for c in cells
     )

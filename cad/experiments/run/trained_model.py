@@ -64,7 +64,7 @@ def evaluate(
     settings = config.evaluation
     return roll_out(
         model,
-        task_family(config.env),
+        task_family(config.evaluated_env),
         config.evaluated_tasks,
         n_rollouts=settings.n_rollouts,
         n_episodes=settings.n_episodes,

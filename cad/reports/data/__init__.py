@@ -58,6 +58,7 @@ from cad.reports.data.model_result import ModelResult
 from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
 from cad.reports.data.profile import THRESHOLDS, profile, profile_tables
+from cad.reports.data.reach import Reach, reach_tables, reaches
 from cad.reports.data.recall import Recall, ages_of_facts, mean_recall, recall_by_age, recall_tables
 from cad.reports.data.regret import (
     model_regret,
@@ -117,6 +118,7 @@ __all__ = [
     "Panel",
     "ProbedModel",
     "Provenance",
+    "Reach",
     "Recall",
     "SharedModel",
     "Shown",
@@ -192,6 +194,8 @@ __all__ = [
     "probed_models",
     "profile",
     "profile_tables",
+    "reach_tables",
+    "reaches",
     "recall_by_age",
     "recall_tables",
     "reference_regrets",

@@ -62,7 +62,7 @@ class CellSummary:
         n_tasks, n_rollouts, n_episodes = normalised.shape
         n, horizon, lengths = (
             n_tasks * n_rollouts,
-            self.result.config.env.steps_per_episode,
+            self.result.config.evaluated_env.steps_per_episode,
             self.result.lengths,
         )
         # A compression after step m comes before every episode that starts at step m or later.
@@ -105,7 +105,7 @@ def _defect(cell: CellResult) -> str | None:
             f"{len(bad)} returns are NaN or infinite; the first: task {cell.task_ids[task]}, "
             f"roll-out {rollout + 1}, episode {episode + 1}"
         )
-    base = task_family(cell.config.env).random_return
+    base = task_family(cell.config.evaluated_env).random_return
     for task_id, optimum in zip(cell.task_ids, cell.optimal, strict=True):
         if not (math.isfinite(optimum) and optimum > base):
             return f"the optimum of task {task_id} is {optimum}; returns cannot be normalised by it"
@@ -131,7 +131,7 @@ def summarise_cell(cell: CellResult) -> CellSummary:
         return CellSummary(cell, status, None, None, None, None, None, None, (), None, None)
     returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
     optima = np.asarray(cell.optimal)[:, None, None] if cell.optima is None else cell.optima
-    base = task_family(cell.config.env).random_return
+    base = task_family(cell.config.evaluated_env).random_return
     normalised = (returns - base) / (optima.astype(np.float64) - base)
     n_episodes = returns.shape[2]
     last = last_episodes(n_episodes)

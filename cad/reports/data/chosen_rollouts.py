@@ -62,7 +62,7 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
     keep its actions.
     """
     lead = study.lead
-    if lead is None or not study.comparable or not task_family(lead.config.env).can_be_drawn:
+    if lead is None or not study.comparable or not task_family(lead.config.evaluated_env).can_be_drawn:
         return []
     cell = max(lead.done, key=lambda cell: cell.normalised_last10 or 0.0)
     result = cell.result
@@ -70,7 +70,7 @@ def chosen_rollouts(study: Study) -> list[ChosenRollout]:
         return []
     last = last_episodes(cell.normalised.shape[2])
     scores = cell.normalised[:, :, -last:].mean(axis=2)  # (tasks, rollouts)
-    family = task_family(result.config.env)
+    family = task_family(result.config.evaluated_env)
     order = np.argsort(scores.mean(axis=1), kind="stable")
     rollouts = []
     for which, i in dict(zip(("best", "worst"), (int(order[-1]), int(order[0])), strict=True)).items():

@@ -64,7 +64,7 @@ def _cut(cell: CellResult, shared: set[_Task], n_episodes: int) -> CellResult:
     if "compressions" not in changes and cell.compressions is not None:
         changes["compressions"] = cell.compressions[kept]
     if cell.compression_steps is not None and cell.chosen is not None:
-        end = n_episodes * cell.config.env.steps_per_episode
+        end = n_episodes * cell.config.evaluated_env.steps_per_episode
         within = cell.compression_steps[kept] < end
         changes["compression_steps"] = np.where(within, cell.compression_steps[kept], -1)
         changes["chosen"] = cell.chosen[kept] & within

@@ -51,7 +51,7 @@ def reference_regrets(study: Study) -> tuple[Regret, ...]:
     assert cell.normalised is not None
     config, (_, n_rollouts, n_episodes) = cell.result.config, cell.normalised.shape
     return _played(
-        config.env,
+        config.evaluated_env,
         cell.result.task_ids,
         min(n_rollouts, _MOST_ROLLOUTS),
         n_episodes,

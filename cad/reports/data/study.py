@@ -38,8 +38,12 @@ class Study:
 
     @cached_property
     def intact(self) -> tuple[ModelResult, ...]:
-        """Models whose memory nobody replaced (``evaluation.knock_out``); only they are compared."""
-        return tuple(model for model in self.models if model.config.evaluation.knock_out is None)
+        """Models whose memory nobody replaced, in the environment of their training; only they are compared.
+
+        See ``evaluation.knock_out`` and ``evaluation.env``.
+        """
+        changes = ((model, model.config.evaluation) for model in self.models)
+        return tuple(model for model, each in changes if each.knock_out is None and each.env is None)
 
     @cached_property
     def scored(self) -> tuple[ModelResult, ...]:

@@ -80,7 +80,7 @@ def _draw_steps(ax: Axes, hover: Hover, model: ModelResult) -> None:
     rollouts = sum(
         cell.result.returns[:, :, 0].size for cell in model.done if cell.result.returns is not None
     )
-    end = min(model.returns.n_episodes, _MOST_EPISODES) * model.config.env.steps_per_episode
+    end = min(model.returns.n_episodes, _MOST_EPISODES) * model.config.evaluated_env.steps_per_episode
     counts = np.array([row for row in count_regions(regions, 0) if row[0] <= end], dtype=float).reshape(-1, 3)
     steps, chosen, full = counts[:, 0], counts[:, 1] / rollouts, counts[:, 2] / rollouts
     ax.vlines(steps, 0, chosen, color=_CHOSEN, linewidth=1.1)

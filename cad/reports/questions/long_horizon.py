@@ -170,7 +170,7 @@ def _draw_episodes(
         if model in shaded:
             ax.fill_between(at, low, high, color=style.colour, alpha=0.12, linewidth=0)
         ax.plot(at, means, color=style.colour, linestyle=style.dash, linewidth=1.1)
-        window = model.facts.training_window / model.config.env.steps_per_episode
+        window = model.facts.training_window / model.config.evaluated_env.steps_per_episode
         ax.plot(window, _lowest(models), "^", color=style.colour, markersize=4.7, clip_on=False)
         names = {"x_name": "episode in context", "y_name": "return / optimum"}
         hover.points(ax, at, means, name=model.label, **names)

@@ -15,10 +15,13 @@ from cad.reports.data import (
     equal_state_tables,
     knock_out_tables,
     make_study,
+    reach_tables,
+    reaches,
 )
 from cad.reports.questions import capacity as capacity_question
 from cad.reports.questions import equal_state as equal_state_question
 from cad.reports.questions import knock_out as knock_out_question
+from cad.reports.questions import reach as reach_question
 from cad.schema import ReportConfig
 
 SHAPE = (8, 8, 50)
@@ -76,6 +79,46 @@ def test_what_was_knocked_out_is_compared_with_nothing_else(cell):
     made = study([levels(cell, 0.5, optimal=(8.0,) * 8), better])
     assert made.best(ad=False).score == pytest.approx(0.5)
     assert [model.label for model in made.scored] == [made.models[0].label]
+
+
+def corridors(cell, arm, shares, **changes):
+    """A training of corridor 9, evaluated there and in longer ones."""
+    cells = []
+    for corridor, share in shares.items():
+        made = cell(**changes)
+        settings = {"env": {"name": "t_maze", "n_heldout": 8}, "source": {"kind": "learner"}}
+        label = f"{arm}, as trained"
+        if corridor != 9:
+            settings["evaluation.env"] = {"corridor": corridor}
+            label = f"{arm}, corridor {corridor:,}"
+        config = made.config.with_overrides(settings, "test")
+        cells.append(levels(cell, share, arm=arm, label=label, config=config, **changes))
+    return cells
+
+
+def test_reach_follows_one_training_to_where_its_return_falls(cell):
+    made = study(
+        [
+            *corridors(cell, "far", {9: 1.0, 1000: 0.97, 100_000: 0.9}),
+            *corridors(cell, "near", {1000: 0.5, 9: 0.94}, kind="ad", window=80),
+        ]
+    )
+    far, near = reaches(made)
+    assert (far.name, far.setting, far.trained_at) == ("far", "corridor", 9)
+    assert [value for value, _ in near.points] == [9, 1000]
+    assert (far.holds_to(0.95), far.holds_to(0.9), near.holds_to(0.95)) == (1000, 100_000, None)
+    text = reach_question.sentence(made)
+    assert "far: up to 1,000 (0.90 at 100,000); near: below it everywhere (0.94 at 9)" in text
+    assert "(training had 9)" in text
+    rows = [
+        dict(zip(reach_tables(made)["reach"].columns, row, strict=True))
+        for row in reach_tables(made)["reach"].rows
+    ]
+    assert [(row["model"], row["value"]) for row in rows][:3] == [("far", 9), ("far", 1000), ("far", 100_000)]
+    assert rows[2]["lowest_task"] == pytest.approx(0.9)
+    # Other sections compare models where they were trained.
+    assert [model.label for model in made.scored] == ["far, as trained", "near, as trained"]
+    assert reaches(study(equal_cells(cell))) == []
 
 
 def equal_cells(cell):
