@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from cad.envs.arrays import BoolArray
 from cad.histories.windows import IntArray
+
+if TYPE_CHECKING:
+    from cad.envs.family import AnyFamily
+    from cad.histories.file import Histories
 
 
 def first_steps(ends: npt.NDArray[np.uint8]) -> BoolArray:
@@ -26,6 +33,22 @@ def whole_episodes(rewards: npt.NDArray[np.generic], ends: npt.NDArray[np.uint8]
     total = np.cumsum(rewards, axis=1, dtype=np.float64)
     sums = np.array([row[at[:n]] for row, at in zip(total, last, strict=True)])
     return np.diff(sums, axis=1, prepend=0.0)
+
+
+def source_returns(file: Histories, family: AnyFamily, tasks: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Returns (tasks, streams, episodes) of the source agents, as many episodes as every stream has.
+
+    Of rewards as they were given, not of the numbers that models take of them.
+    """
+    found = []
+    for task in tasks:
+        rewards = file.dataset(task, "rewards")
+        if family.ends_early:
+            found.append(whole_episodes(rewards, file.dataset(task, "episode_ends")))
+        else:
+            found.append(rewards.reshape(len(rewards), -1, family.horizon).sum(axis=2, dtype=np.float64))
+    n = min(each.shape[1] for each in found)
+    return np.array([each[:, :n] for each in found])
 
 
 class EpisodeIndex:

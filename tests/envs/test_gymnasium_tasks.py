@@ -16,9 +16,11 @@ from cad.envs.check import check_family
 from cad.envs.noise import noise_keys
 from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
+from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError
 from cad.evaluation.rollout import RolloutResult, roll_out
 from cad.histories.audit import audit
+from cad.histories.episodes import source_returns
 from cad.histories.file import Provenance, open_histories, write_root, write_task
 from cad.histories.sampler import read_arrays
 from cad.histories.source import learn
@@ -191,6 +193,23 @@ def test_it_is_collected_audited_trained_and_rolled_out(settings: dict, tmp_path
         assert any(words in problem for problem in audit(path, env=config.env).problems), name
         with h5py.File(path, "r+") as file:
             file["task_00001"][name][place] = before
+
+
+def test_the_source_agents_returns_are_those_of_the_rewards_that_were_given(tmp_path: Path) -> None:
+    """Not of the numbers 0, 1, ... that models take of ``reward_values``."""
+    env = env_config({**LAKE, "reward_values": [-0.5, 4.0], "n_validation": 1})
+    config, family = Config(env=env), task_family(env)
+    rewards = np.array([[-0.5, 4.0, -0.5, -0.5, 4.0], [4.0, 4.0, 4.0, -0.5, -0.5]], dtype=np.float32)
+    ends = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 0, 1]], dtype=np.uint8)
+    none = np.zeros((2, 5), dtype=np.uint8)
+    history = Transitions(none[..., None], none, rewards, none[..., None], ends, none)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        write_root(file, Provenance(env, config.source, split_tasks(env), {}, "test"))
+        write_task(file, 2, family.goal(2), family.optimal_return(2), history)
+    with open_histories(path) as histories:
+        returns = source_returns(histories, family, [2])
+    assert returns.tolist() == [[[3.5, -1.0], [4.0, 8.0]]]
 
 
 def test_scores_lie_between_what_is_stated() -> None:

@@ -17,9 +17,8 @@ from cad.evaluation.probes.result import load_probe
 from cad.evaluation.results import load_results
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
-from cad.histories.episodes import whole_episodes
+from cad.histories.episodes import source_returns
 from cad.histories.file import open_histories
-from cad.histories.sampler import read_arrays
 from cad.histories.streams import episode_facts
 from cad.reports import CellResult, SourceCurve, TrainingPart
 from cad.training.checkpoint import newest_meta
@@ -150,13 +149,7 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
     if not same or unknown or not directory.done:
         return None
     with open_histories(directory.checked(StageFile.HISTORIES), directory.name) as file:
-        arrays = read_arrays(file, family, tasks)
-    if arrays.ends is None:
-        episodes = arrays.rewards.reshape(*arrays.rewards.shape[:2], -1, arrays.horizon)
-        returns = episodes.sum(axis=3, dtype=np.float64)
-    else:
-        whole = [whole_episodes(given, ends) for given, ends in zip(arrays.rewards, arrays.ends, strict=True)]
-        returns = np.array([each[:, : min(part.shape[1] for part in whole)] for each in whole])
+        returns = source_returns(file, family, tasks)
     if family.n_facts > 1:  # each episode has its own optimum
         source, n_episodes = first.config.source, returns.shape[2]
         for index, task in enumerate(tasks):
