@@ -65,6 +65,13 @@ def test_poles_differ_in_what_they_say():
     assert family.make(23).unwrapped.total_mass == pytest.approx(1.4)
 
 
+def test_the_template_family_has_an_experiment_of_its_own():
+    config = open_experiment(EXAMPLES / "ring.yaml", [], Path("runs")).cells[0].config
+    family, split = task_family(config.env), split_tasks(config.env)
+    assert len(family.task_ids) == 24 and (len(split.train), len(split.heldout)) == (16, 5)
+    assert max(family.horizon + 1 - family.optimal_return(task) for task in family.task_ids) == 12
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs_with_a_small_budget(name, tmp_path):
     if name.startswith("popgym"):
