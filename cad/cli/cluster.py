@@ -33,6 +33,10 @@ def submit(
         Path | None,
         typer.Option(help="Evaluate this file of `cad export` instead; only evaluation.* can be set."),
     ] = None,
+    pack: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings of one shape that a task works on together (pack: of train)."),
+    ] = None,
 ) -> None:
     """Submit an experiment's unfinished stages as Slurm job arrays, and return at once.
 
@@ -42,7 +46,7 @@ def submit(
     from cad.config import load
     from cad.experiments.plan.experiment import open_experiment
 
-    settings = load(Profile, [profile]).value
+    settings = load(Profile, [profile], [] if pack is None else [f"stages.train.pack={pack}"]).value
     if model is not None:
         from cad.experiments.analysis.exported import experiment_of
 
@@ -221,8 +225,9 @@ def _report(submission: Submission, words: str) -> None:
     from cad.cluster.dry_run import left_out
 
     for entry in submission.arrays:
-        n = len(entry.array.stages)
-        say(f"submitted {entry.array.kind}: job {entry.job_id} ({n} task{'s' if n > 1 else ''})")
+        n, trained = len(entry.array.tasks), len(entry.array.stages)
+        tasks = f"{n} task{'s' if n > 1 else ''}" + (f", packs of {trained} trainings" if trained > n else "")
+        say(f"submitted {entry.array.kind}: job {entry.job_id} ({tasks})")
     for line in left_out(submission.plan):
         say(line)
     if not submission.arrays:

@@ -1,13 +1,16 @@
 """Which stages go into which job array, and what each array waits for: pure decisions, no Slurm.
 
-Finished stages are left out.  Where a stage is queued or running, others depend on its job.
+Finished stages are left out.  Where a stage is queued or running, others depend on its job.  A task is one
+stage, or a pack of trainings.  As one of a pack can fail alone, what needs it waits until the pack has ended,
+however it did, and then looks whether its own inputs are done.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cad.experiments.plan.stage import Stage
 
@@ -21,7 +24,13 @@ class Planned:
 
 
 Dependency = Planned | str
-"""What must succeed first: a task of this submission, or the id of a job that Slurm already has."""
+"""What must end first: a task of this submission, or the id of a job that Slurm already has."""
+
+Task = tuple[Stage, ...]
+"""What one task of an array runs: a stage, or several as a pack."""
+
+Pack = Callable[[list[Stage]], list[list[Stage]]]
+"""Packs of two or more of some trainings; what is in none of them runs alone."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +43,31 @@ class ResourceMultiplier:
 
 @dataclass(frozen=True)
 class StageArray:
-    """Stages of one kind that become one job array.
+    """Stages of one kind that become one job array: its tasks are single stages, or all of them packs.
 
-    ``after`` lists what the whole array waits for.  ``pairwise`` is the number of an earlier array:
-    task i then waits for task i of that array only.  At most ``throttle`` tasks run at a time, once the
-    array with the number ``behind`` has ended.
+    The whole array waits until all in ``after`` have succeeded and all in ``ended`` have ended.  ``pairwise``
+    is the number of an earlier array: task i then waits for task i of that array only.  At most ``throttle``
+    tasks run at a time, once the array with the number ``behind`` has ended.
     """
 
     kind: str
-    stages: tuple[Stage, ...]
+    tasks: tuple[Task, ...]
     multiplier: ResourceMultiplier = ResourceMultiplier()
     after: tuple[Dependency, ...] = ()
+    ended: tuple[Dependency, ...] = ()
     pairwise: int | None = None
     throttle: int | None = None
     behind: int | None = None
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of all tasks."""
+        return tuple(stage for task in self.tasks for stage in task)
+
+    @property
+    def packed(self) -> bool:
+        """Whether its tasks are packs."""
+        return len(self.tasks[0]) > 1
 
 
 def plan_arrays(
@@ -55,13 +75,16 @@ def plan_arrays(
     alive: Mapping[str, str],
     max_size: int,
     multiplier: Callable[[Stage], ResourceMultiplier] = lambda _stage: ResourceMultiplier(),
+    pack: Pack = lambda _trainings: [],
+    packed_jobs: Collection[str] = (),
 ) -> tuple[StageArray, ...]:
     """Arrays for ``wanted``, the stages to submit, in the order of submission.
 
     ``alive`` gives the job ids of stages that are queued or running; an input that is neither
-    wanted nor alive counts as done.  No array has more than ``max_size`` tasks.
+    wanted nor alive counts as done; ``packed_jobs`` are those of the jobs that are packs.  No array has more
+    than ``max_size`` tasks.
     """
-    plan = _Plan(alive, max_size, multiplier)
+    plan = _Plan(alive, max_size, multiplier, pack, packed_jobs)
     needed = {stage.name for other in wanted for stage in other.inputs}
     # Tasks that others wait for come first, so that later arrays can depend on them pair by pair.
     todo = sorted(wanted, key=lambda stage: stage.name not in needed)
@@ -73,9 +96,21 @@ def plan_arrays(
     return tuple(plan.arrays)
 
 
-def fitting(wanted: tuple[Stage, ...], room: int | None) -> tuple[Stage, ...]:
-    """The first ``room`` of ``wanted``.  These come cell by cell, so only the last cell may be incomplete."""
-    return wanted if room is None else wanted[:room]
+def fitting(
+    wanted: tuple[Stage, ...], room: int | None, n_tasks: Callable[[tuple[Stage, ...]], int] = len
+) -> tuple[Stage, ...]:
+    """The first of ``wanted`` that make at most ``room`` tasks.
+
+    These come cell by cell, so only the last cell may be incomplete.
+    """
+    if room is None or n_tasks(wanted) <= room:
+        return wanted
+    # A stage is at most one task more: the most that fit are between these.
+    fits, too_many = min(room, len(wanted) - 1), len(wanted)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if n_tasks(wanted[:middle]) <= room else (fits, middle)
+    return wanted[:fits]
 
 
 def dependency(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> str | None:
@@ -84,7 +119,9 @@ def dependency(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[
     if array.pairwise is not None:
         conditions.append(f"aftercorr:{job_ids[array.pairwise]}")
     if array.after:
-        conditions.append("afterok:" + ":".join(_waited_for(array, arrays, job_ids)))
+        conditions.append("afterok:" + ":".join(_job_ids(array.after, arrays, job_ids)))
+    if array.ended:
+        conditions.append("afterany:" + ":".join(_job_ids(array.ended, arrays, job_ids)))
     if array.behind is not None:
         conditions.append(f"afterany:{job_ids[array.behind]}")
     return ",".join(conditions) or None
@@ -101,7 +138,7 @@ def share_throttle(arrays: tuple[StageArray, ...], throttle: Callable[[str], int
         numbers = [number for number, array in enumerate(arrays) if array.kind == kind]
         left, lanes = throttle(kind), min(len(numbers), throttle(kind))
         # The smallest first: what they do not need is for the larger ones.
-        size = {lane: max(len(arrays[n].stages) for n in numbers[lane::lanes]) for lane in range(lanes)}
+        size = {lane: max(len(arrays[n].tasks) for n in numbers[lane::lanes]) for lane in range(lanes)}
         for place, lane in enumerate(sorted(size, key=lambda lane: size[lane])):
             share = min(size[lane], left // (lanes - place))
             left -= share
@@ -112,14 +149,16 @@ def share_throttle(arrays: tuple[StageArray, ...], throttle: Callable[[str], int
     return tuple(shared)
 
 
-def _waited_for(array: StageArray, arrays: tuple[StageArray, ...], job_ids: list[str]) -> list[str]:
+def _job_ids(
+    dependencies: tuple[Dependency, ...], arrays: tuple[StageArray, ...], job_ids: list[str]
+) -> list[str]:
     words = []
-    for needed in array.after:
+    for needed in dependencies:
         if isinstance(needed, str):
             words.append(needed)
         else:
             # An array of one task is an ordinary job: it has no index.
-            index = f"_{needed.index}" if len(arrays[needed.array].stages) > 1 else ""
+            index = f"_{needed.index}" if len(arrays[needed.array].tasks) > 1 else ""
             words.append(f"{job_ids[needed.array]}{index}")
     return words
 
@@ -141,39 +180,83 @@ def _depth_in_kind(stage: Stage) -> int:
     return max((1 + _depth_in_kind(n) for n in stage.inputs if n.kind == stage.kind), default=0)
 
 
+class _Group(NamedTuple):
+    """What tasks of one array have in common."""
+
+    multiplier: ResourceMultiplier
+    after: tuple[Dependency, ...]
+    ended: tuple[Dependency, ...]
+    packed: bool
+
+
 class _Plan:
     def __init__(
-        self, alive: Mapping[str, str], max_size: int, multiplier: Callable[[Stage], ResourceMultiplier]
+        self,
+        alive: Mapping[str, str],
+        max_size: int,
+        multiplier: Callable[[Stage], ResourceMultiplier],
+        pack: Pack,
+        packed_jobs: Collection[str],
     ) -> None:
         self.arrays: list[StageArray] = []
         self._planned: dict[str, Planned] = {}
         self._alive = alive
         self._max_size = max_size
         self._multiplier = multiplier
+        self._pack, self._packed_jobs = pack, packed_jobs
 
     def add_kind(self, stages: list[Stage]) -> None:
         """Add the arrays of one kind; the arrays of the kinds that it needs exist already."""
-        groups: dict[tuple[ResourceMultiplier, tuple[Dependency, ...]], list[Stage]] = {}
-        for stage in stages:
-            groups.setdefault((self._multiplier(stage), self._dependencies(stage)), []).append(stage)
+        groups: dict[_Group, list[Task]] = {}
+        for task in self._tasks(stages):
+            groups.setdefault(self._group(task), []).append(task)
         for multiplier, earlier, paired in list(self._pairs(groups)):
-            self._add(StageArray(paired[0].kind, tuple(paired), multiplier, pairwise=earlier))
-            for stage in paired:
-                del groups[multiplier, self._dependencies(stage)]
-        for (multiplier, after), members in groups.items():
+            for task in paired:
+                del groups[self._group(task)]
+            self._add(StageArray(paired[0][0].kind, tuple(paired), multiplier, pairwise=earlier))
+        for group, members in groups.items():
             for start in range(0, len(members), self._max_size):
                 part = tuple(members[start : start + self._max_size])
-                self._add(StageArray(part[0].kind, part, multiplier, after))
+                self._add(StageArray(part[0][0].kind, part, group.multiplier, group.after, group.ended))
+
+    def _tasks(self, stages: list[Stage]) -> list[Task]:
+        """Packs, and what runs alone in the order of ``stages``."""
+        alike: dict[ResourceMultiplier, dict[tuple[Dependency, ...], list[Stage]]] = {}
+        for stage in stages:
+            waiting = alike.setdefault(self._multiplier(stage), {})
+            waiting.setdefault(self._dependencies(stage), []).append(stage)
+        # Those that wait for the same come together, where the packs allow it.
+        packs = [
+            tuple(pack)
+            for waiting in alike.values()
+            for pack in self._pack([stage for same in waiting.values() for stage in same])
+        ]
+        packed = {stage.name for pack in packs for stage in pack}
+        return [*packs, *((stage,) for stage in stages if stage.name not in packed)]
+
+    def _group(self, task: Task) -> _Group:
+        waited_for = [self._dependencies(stage) for stage in task]
+        each = tuple(dict.fromkeys(needed for some in waited_for for needed in some))
+        # What only some of a pack need may fail without the others.
+        all_need_all = len(set(waited_for)) == 1
+        after = tuple(needed for needed in each if all_need_all and not self._is_pack(needed))
+        ended = tuple(needed for needed in each if needed not in after)
+        return _Group(self._multiplier(task[0]), after, ended, len(task) > 1)
+
+    def _is_pack(self, needed: Dependency) -> bool:
+        if isinstance(needed, str):
+            return needed in self._packed_jobs
+        return self.arrays[needed.array].packed
 
     def _pairs(
-        self, groups: dict[tuple[ResourceMultiplier, tuple[Dependency, ...]], list[Stage]]
-    ) -> Iterator[tuple[ResourceMultiplier, int, list[Stage]]]:
+        self, groups: dict[_Group, list[Task]]
+    ) -> Iterator[tuple[ResourceMultiplier, int, list[Task]]]:
         """Two or more stages that wait, one each, for the tasks 0, 1, 2, ... of one array."""
-        for multiplier in dict.fromkeys(multiplier for multiplier, _ in groups):
+        for multiplier in dict.fromkeys(group.multiplier for group in groups):
             for number, array in enumerate(self.arrays):
                 paired = []
-                for index in range(len(array.stages)):
-                    waiting = groups.get((multiplier, (Planned(number, index),)), [])
+                for index in range(len(array.tasks)):
+                    waiting = groups.get(_Group(multiplier, (Planned(number, index),), (), False), [])
                     if len(waiting) != 1:
                         break
                     paired += waiting
@@ -191,8 +274,9 @@ class _Plan:
         return tuple(dependencies)
 
     def _add(self, array: StageArray) -> None:
-        for index, stage in enumerate(array.stages):
-            self._planned[stage.name] = Planned(len(self.arrays), index)
+        for index, task in enumerate(array.tasks):
+            for stage in task:
+                self._planned[stage.name] = Planned(len(self.arrays), index)
         self.arrays.append(array)
 
 

@@ -18,19 +18,27 @@ def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path
 
     Assumes a free cluster: as many tasks of a kind run at a time as the throttle allows.  Hours are
     hours of the allocation, used or not; a stage with a GPU counts as GPU-hours.
+
+    A pack takes the sum of what its trainings take.  Where finished trainings were packed, their rates are
+    shares of a pack, so that the sum has its gain; until then none is assumed.
     """
-    given = {
-        stage.name: allocation(profile, array.kind, pool=array.kind)
-        for array in arrays
-        for stage in array.stages
-    }
+    limits = {array.kind: profile.for_stage(array.kind).throttle for array in arrays}
+    given = {}
+    for kind, throttle in list(limits.items()):
+        of_kind = [array for array in arrays if array.kind == kind]
+        tasks = [task for array in of_kind for task in array.tasks]
+        packed = any(array.packed for array in of_kind)
+        for number, task in enumerate(tasks):
+            # Those of a pack are as one after the other: tasks go to lanes of one at a time.
+            pool = f"{kind} {number % throttle}" if packed else kind
+            limits[pool] = 1 if packed else throttle
+            given |= {stage.name: allocation(profile, kind, pool) for stage in task}
     stages = tuple(stage for array in arrays for stage in array.stages)
 
     def allocation_of(stage: Stage) -> Allocation:
         return given[stage.name]
 
     rates = measured_rates(root, stages, lambda stage: given[stage.name].device)
-    limits = {array.kind: profile.for_stage(array.kind).throttle for array in arrays}
     return estimate(stages, allocation_of, rates, limits)
 
 

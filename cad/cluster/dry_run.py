@@ -33,7 +33,7 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
             job_script, profile, array.kind, job_name(experiment, array.kind), paths, array.multiplier
         )
         label = f"{number + 1}-{array.kind}"
-        make = functools.partial(make, n=len(array.stages), label=label, throttle=array.throttle)
+        make = functools.partial(make, n=len(array.tasks), label=label, throttle=array.throttle)
         text = make(depends=dependency(array, plan.arrays, ids))
         file = paths.folder / f"{label}.sh"
         write_text(file, text)
@@ -46,9 +46,13 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
                 verdict = "refused"
         lines += [f"{ids[number]}: {file}", *(f"    {line}" for line in text.splitlines())]
         lines.append(f"sbatch --test-only: {verdict}")
-        for index, stage in enumerate(array.stages):
-            cell = labels[stage.name]
-            lines.append(f"  task {index}: {stage.name}  {cell.label}, seed {cell.config.seed}")
+        for index, task in enumerate(array.tasks):
+            if array.packed:
+                lines.append(f"  task {index}: a pack of {len(task)}")
+            for stage in task:
+                cell = labels[stage.name]
+                place = "   " if array.packed else f"task {index}:"
+                lines.append(f"  {place} {stage.name}  {cell.label}, seed {cell.config.seed}")
     return "\n".join([*lines, *left_out(plan)]), [
         f"sbatch refuses the jobs of {', '.join(dict.fromkeys(kinds))}: {why}"
         for why, kinds in refused.items()

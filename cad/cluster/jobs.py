@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
+
+CANCELLED = "cancelled; its pack went on without it"
 
 _ASK_SLURM_EVERY = 10.0
 
@@ -70,23 +72,38 @@ def follow(log: Log, write: Callable[[str], None], every: float = 0.5) -> str:
 def cancel(experiment: Experiment, numbers: list[int]) -> tuple[list[str], list[str]]:
     """Cancel the queued and running jobs of some cells, or of all.
 
-    Returns the ids of the cancelled jobs, and those left alone because another experiment submitted
-    them, or because cells that are not cancelled need them.
+    Returns the ids of the cancelled jobs (of a training that leaves a pack which goes on: its stage's name),
+    and those left alone because another experiment submitted them, or because cells that are not cancelled
+    need them.
     """
     adopt_lost(experiment.root)
     chosen = [pick_cell(experiment, number) for number in numbers] or list(experiment.cells)
     others = [cell for cell in experiment.cells if cell not in chosen]
     shared = {stage.name for stage in distinct_stages(tuple(others))}
     stages = [stage.name for stage in distinct_stages(tuple(chosen))]
-    own: list[str] = []
-    foreign: list[str] = []
+    own: dict[str, str] = {}
+    foreign: dict[str, str] = {}
     for name, status in stage_statuses(experiment.root, stages).items():
         note = StageDirectory(experiment.root, name).job()
         if status.alive and status.job_id and note is not None:
             mine = note.experiment == experiment.config.name and name not in shared
-            (own if mine else foreign).append(status.job_id)
-    cancel_jobs(own)
-    return own, foreign
+            (own if mine else foreign)[name] = status.job_id
+    others_need = _jobs_of_others(experiment.root, own)
+    leaving = [name for name, job_id in own.items() if job_id in others_need]
+    cancel_jobs(set(own.values()) - others_need)
+    for name in leaving:
+        # Its pack finds this, saves the training and goes on without it.
+        StageDirectory(experiment.root, name).record_failure(CANCELLED, expected=True)
+    gone = dict.fromkeys(name if name in leaving else job_id for name, job_id in own.items())
+    return list(gone), list(dict.fromkeys(foreign.values()))
+
+
+def _jobs_of_others(root: Path, cancelled: Mapping[str, str]) -> set[str]:
+    """Those of the jobs of ``cancelled`` stages that also work on another one, as packs do."""
+    notes = [StageDirectory(root, name).job() for name in cancelled]
+    others = {member for note in notes if note is not None for member in note.pack} - set(cancelled)
+    left = stage_statuses(root, sorted(others)).values()
+    return {status.job_id for status in left if status.alive and status.job_id} & set(cancelled.values())
 
 
 def cell_numbers(words: list[str]) -> list[int]:

@@ -93,6 +93,11 @@ class AllocationRequest(Section):
         64,
         description="Tasks of one kind of stage that run at the same time, over all arrays of a submission.",
     )
+    pack: PositiveInt = Field(
+        1,
+        description="Trainings of one shape that one task works on together, at most; memory_gb and minutes "
+        "are the task's. Other stages take no notice of it.",
+    )
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {},
         description="Further sbatch options without their dashes (exclude, nodelist, licenses, reservation, "
@@ -200,6 +205,16 @@ class Profile(Section):
                     f"stages of kind {kind} are one process: nodes and tasks_per_node cannot be above 1; "
                     "set these under stages: train: (and pretrain:), not under resources:"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_pack_is_one_process(self) -> Profile:
+        train = self.for_stage("train")
+        if train.pack > 1 and train.ranks > 1:
+            raise ValueError(
+                f"stages.train: a pack ({train.pack}) is one process: nodes and tasks_per_node have to be 1; "
+                "pack small models, or share one model between ranks"
+            )
         return self
 
     @model_validator(mode="after")

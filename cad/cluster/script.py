@@ -27,6 +27,8 @@ from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX, STARTED
 SAVED = 75
 # "Ended early": no failure, but what waits for it must not start.
 PRUNED = 76
+# "An input is not done": no failure of its own.
+NOT_READY = 77
 # A signal that came before the worker handled it; nothing is lost.
 _BY_USR2, _BY_TERM = 128 + signal.SIGUSR2, 128 + signal.SIGTERM
 
@@ -282,6 +284,8 @@ elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM}
     again saved
 elif [ "$code" = {PRUNED} ]; then
     note pruned
+elif [ "$code" = {NOT_READY} ]; then
+    note not-ready
 elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
     if [ "$shortages" -lt {retries} ]; then
         again out-of-memory {field}="${{more_memory[$shortages]}}"

@@ -40,7 +40,8 @@ class Sending:
     script: Path
     comment: str
     kind: str
-    stages: tuple[str, ...]
+    tasks: tuple[tuple[str, ...], ...]
+    """The names of the stages that each task runs."""
     note: JobNote
 
     @property
@@ -48,11 +49,18 @@ class Sending:
         """Where it is written down until the stages have their notes."""
         return self.script.with_name(f"pending-{self.script.stem}.json")
 
-    def job_ids(self, job_id: str) -> list[str]:
-        """The job id of each stage."""
-        if len(self.stages) == 1:
-            return [job_id]
-        return [f"{job_id}_{index}" for index in range(len(self.stages))]
+    def notes(self, job_id: str) -> dict[str, JobNote]:
+        """What each stage notes once Slurm has given the array its number."""
+        alone = len(self.tasks) == 1
+        return {
+            stage: replace(
+                self.note,
+                job_id=job_id if alone else f"{job_id}_{index}",
+                pack=task if len(task) > 1 else (),
+            )
+            for index, task in enumerate(self.tasks)
+            for stage in task
+        }
 
 
 def send(sending: Sending, root: Path) -> str:
@@ -61,6 +69,9 @@ def send(sending: Sending, root: Path) -> str:
     Raises :class:`CadError` when Slurm refuses, or does not answer for longer than it is waited for.
     """
     write_json(sending.file, asdict(sending) | {"script": str(sending.script)})
+    for stage in (stage for task in sending.tasks if len(task) > 1 for stage in task):
+        # A pack that is requeued leaves out who failed in it: what is known from before must not count.
+        StageDirectory(root, stage).clear_failure()
     try:
         job_id = _sbatch(sending)
     except KeyboardInterrupt:
@@ -101,7 +112,8 @@ def _read(file: Path) -> Sending | None:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
         note = job_note(read["note"])
-        return Sending(Path(read["script"]), read["comment"], read["kind"], tuple(read["stages"]), note)
+        tasks = tuple(tuple(task) for task in read["tasks"])
+        return Sending(Path(read["script"]), read["comment"], read["kind"], tasks, note)
     except (OSError, ValueError, TypeError, KeyError):
         log.warning("%s is damaged or from another version of cad; its jobs are not looked for", file)
         return None
@@ -143,7 +155,7 @@ def _adopt(sending: Sending, root: Path) -> bool:
     if not found:
         return False
     job_id = _only(found)
-    notes = [StageDirectory(root, stage).job() for stage in sending.stages]
+    notes = [StageDirectory(root, stage).job() for task in sending.tasks for stage in task]
     if any(note is not None and note.submitted > sending.note.submitted for note in notes):
         log.warning("job %s (%s) was submitted again meanwhile: it is cancelled", job_id, sending.kind)
         cancel_jobs([job_id])
@@ -162,6 +174,6 @@ def _only(found: Sequence[str]) -> str:
 
 
 def _note(sending: Sending, root: Path, job_id: str) -> None:
-    for stage, job in zip(sending.stages, sending.job_ids(job_id), strict=True):
-        StageDirectory(root, stage).note_job(replace(sending.note, job_id=job))
+    for stage, note in sending.notes(job_id).items():
+        StageDirectory(root, stage).note_job(note)
     sending.file.unlink(missing_ok=True)

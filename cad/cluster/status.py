@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cad.cluster.queue import QueuedJob, ended_jobs, has_slurm, queued_jobs
 from cad.experiments.plan.directory import StageDirectory
-from cad.experiments.plan.job_records import BAD_NODE, STARTED, AttemptEvent, JobNote
+from cad.experiments.plan.job_records import BAD_NODE, STARTED, AttemptEvent, JobNote, is_shortage
 
 State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown", "pruned"]
 
@@ -27,6 +27,7 @@ _EVENTS = {
     "too-many-crashes": "killed too often without reporting an error",
     "too-many-node-failures": "its node failed too often; see the log",
     "failed": "its job failed; see the log",
+    "not-ready": "a stage that it needs is not done",
     "image-changed": "its image was changed after the submission; submit again",
     "image-version": "its image holds another version of cad or cannot be run; see the log",
     "image-missing": "its image is missing or not readable on the node",
@@ -67,6 +68,7 @@ class StageStatus:
     latest: dict[str, float] = field(default_factory=dict)
     log: str | None = None
     avoids: tuple[str, ...] = ()  # nodes on which it was killed soon after its start
+    pack: int = 1  # trainings that its job works on together
 
     @property
     def alive(self) -> bool:
@@ -76,7 +78,7 @@ class StageStatus:
     @property
     def out_of_memory(self) -> bool:
         """Whether more memory would help."""
-        return not self.alive and (_OUT_OF_MEMORY in self.reason or "MemoryError" in self.reason)
+        return not self.alive and is_shortage(self.reason)
 
     @property
     def timed_out(self) -> bool:
@@ -114,15 +116,7 @@ def stage_status(
     """Where a stage that is not done stands; ``queue`` is None where there is no Slurm to ask."""
     log = None if note is None else str(note.log(stage.root))
     if note is not None and (job := _job(note, queue)) is not None:
-        bad = (event.node for event in note.attempts(stage.root) if event.event == BAD_NODE)
-        avoids = tuple(dict.fromkeys(bad))
-        if job.state in _RUNNING:
-            return replace(_running(stage, job, log), avoids=avoids)
-        reason = "" if job.reason == "None" else job.reason
-        share = _share(stage.progress())
-        return StageStatus(
-            stage.name, stage.kind, "queued", reason, job.job_id, done_share=share, log=log, avoids=avoids
-        )
+        return _left_its_pack(stage, note, log) or _in_queue(stage, note, job, log)
     if stage.locked():
         return _running(stage, None, log)
     failure = stage.failure()
@@ -143,6 +137,38 @@ def stage_status(
     if log is not None and not Path(log).exists():
         log = None
     return StageStatus(stage.name, stage.kind, state, reason, note.job_id, node, log=log)
+
+
+def _in_queue(stage: StageDirectory, note: JobNote, job: QueuedJob, log: str | None) -> StageStatus:
+    """The status of a stage whose job is queued or running."""
+    bad = (event.node for event in note.attempts(stage.root) if event.event == BAD_NODE)
+    avoids, pack = tuple(dict.fromkeys(bad)), max(1, len(note.pack))
+    if job.state in _RUNNING:
+        return replace(_running(stage, job, log), avoids=avoids, pack=pack)
+    return StageStatus(
+        stage.name,
+        stage.kind,
+        "queued",
+        "" if job.reason == "None" else job.reason,
+        job.job_id,
+        done_share=_share(stage.progress()),
+        log=log,
+        avoids=avoids,
+        pack=pack,
+    )
+
+
+def _left_its_pack(stage: StageDirectory, note: JobNote, log: str | None) -> StageStatus | None:
+    """The status of a training whose job goes on, with others of its pack, without it."""
+    if not note.pack:
+        return None
+    if (pruned := stage.pruned()) is not None:
+        return StageStatus(stage.name, stage.kind, "pruned", pruned, note.job_id)
+    failure = stage.failure()
+    # Out of memory, the job may start again with more of it.
+    if failure is None or is_shortage(failure):
+        return None
+    return StageStatus(stage.name, stage.kind, "failed", failure, note.job_id, log=log)
 
 
 def _job(note: JobNote, queue: Mapping[str, QueuedJob] | None) -> QueuedJob | None:

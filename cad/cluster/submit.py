@@ -17,6 +17,7 @@ from submitit.core.utils import DelayedSubmission
 
 import cad
 from cad.cluster.arrays import (
+    Pack,
     ResourceMultiplier,
     StageArray,
     dependency,
@@ -38,6 +39,7 @@ from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
+from cad.experiments.run.packs import planned_packs
 from cad.experiments.run.pruning import pruned_stages, pruning_of
 from cad.experiments.run.resources import Resources, engine_settings
 from cad.locks import folder_lock_in_turn
@@ -118,15 +120,24 @@ def plan_submission(
         image = try_image(profile)
         size = max_array_size()
         room = submit_room(profile.for_stage(kind) for kind in {stage.kind for stage in wanted})
-    now = fitting(wanted, room)
+    alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
+    packed_jobs = {status.job_id for status in statuses.values() if status.job_id and status.pack > 1}
+
+    def arrays_of(stages: tuple[Stage, ...]) -> tuple[StageArray, ...]:
+        return plan_arrays(
+            stages, alive, size, lambda stage: multiplier(stage, statuses), packs_of(profile), packed_jobs
+        )
+
+    def n_tasks(stages: tuple[Stage, ...]) -> int:
+        return sum(len(array.tasks) for array in arrays_of(stages))
+
+    now = fitting(wanted, room, n_tasks)
     if wanted and not now:
         raise CadError(
             f"your limit of jobs in the queue (MaxSubmitJobs) is reached: none of {len(wanted)} stages can "
             "be submitted; submit again when some jobs have ended"
         )
-    alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
-    arrays = plan_arrays(now, alive, size, lambda stage: multiplier(stage, statuses))
-    arrays = share_throttle(arrays, lambda kind: profile.for_stage(kind).throttle)
+    arrays = share_throttle(arrays_of(now), lambda kind: profile.for_stage(kind).throttle)
     return Plan(arrays, statuses, wanted[len(now) :], image)
 
 
@@ -180,6 +191,16 @@ def submit(
             submitted.append(SubmittedArray(array, job_id))
             _write_arrays(paths, submitted)
     return Submission(paths.folder, tuple(submitted), plan)
+
+
+def packs_of(profile: Profile) -> Pack:
+    """The packs that the profile asks for."""
+
+    def packs(trainings: list[Stage]) -> list[list[Stage]]:
+        size = profile.for_stage("train").pack
+        return planned_packs(trainings, size) if size > 1 else []
+
+    return packs
 
 
 def job_name(experiment: Experiment, kind: str) -> str:
@@ -249,10 +270,10 @@ def _submit_array(
         provenance=provenance,
     )
     make_dirs(paths.folder / "tasks")
-    for index, stage in enumerate(array.stages):
-        DelayedSubmission(slurm_task, experiment.root, stage, resources).dump(paths.task(label, index))
+    for index, task in enumerate(array.tasks):
+        DelayedSubmission(slurm_task, experiment.root, task, resources).dump(paths.task(label, index))
     script = paths.folder / f"{label}.sh"
-    n = len(array.stages)
+    n = len(array.tasks)
     text = job_script(profile, array.kind, name, paths, array.multiplier, depends, n, label, array.throttle)
     write_text(script, text)
     note = JobNote(
@@ -265,15 +286,20 @@ def _submit_array(
         minutes=array.multiplier.minutes,
         memory=array.multiplier.memory,
     )
-    stages = tuple(stage.name for stage in array.stages)
-    return send(Sending(script, paths.comment(label), array.kind, stages, note), experiment.root)
+    tasks = tuple(tuple(stage.name for stage in task) for task in array.tasks)
+    return send(Sending(script, paths.comment(label), array.kind, tasks, note), experiment.root)
 
 
 def _write_arrays(paths: SubmissionPaths, submitted: Iterable[SubmittedArray]) -> None:
     write_json(
         paths.folder / "arrays.json",
         [
-            {"job": entry.job_id, "kind": entry.array.kind, "stages": [s.name for s in entry.array.stages]}
+            {
+                "job": entry.job_id,
+                "kind": entry.array.kind,
+                "tasks": len(entry.array.tasks),
+                "stages": [stage.name for stage in entry.array.stages],
+            }
             for entry in submitted
         ],
     )

@@ -67,7 +67,7 @@ def _behind(status: StageStatus, inputs: list[StageStatus]) -> StageStatus:
     pruned = next((one for one in inputs if one.state == "pruned"), None)
     if pruned is not None and status.state in ("dead", "waiting"):
         return replace(status, state="pruned", reason=f"{_BEHIND} {pruned.state} {pruned.stage}")
-    if status.state != "dead" or status.log is not None:
+    if status.state != "dead":
         return status
     cause = next((one for one in inputs if one.state in ("failed", "dead")), None)
     return status if cause is None else replace(status, reason=f"{_BEHIND} {cause.state} {cause.stage}")
@@ -162,7 +162,7 @@ def _in_words(stage: StageStatus) -> Text:
     if stage.seconds_left is not None:
         words.append(f"{clock_time(stage.seconds_left)} left")
     if stage.alive and stage.job_id:
-        words.append(f"job {stage.job_id}")
+        words.append(f"job {stage.job_id}{f' (pack of {stage.pack})' if stage.pack > 1 else ''}")
     if stage.node and stage.state == "running":
         words.append(f"on {stage.node}")
     if stage.avoids:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -13,18 +14,21 @@ from typing import NoReturn
 import submitit
 
 import cad
-from cad.cluster.script import PRUNED, SAVED
+from cad.cluster.script import NOT_READY, PRUNED, SAVED
+from cad.errors import CadError
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.job_records import is_shortage
 from cad.experiments.plan.stage import Stage
 from cad.experiments.run.attempt import PROGRESS_LOG
-from cad.experiments.run.job import stage_job
+from cad.experiments.run.job import pack_job, stage_job
 from cad.experiments.run.resources import Resources
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
 from cad.training.ranks import PeerLostError, RankAssignment
 from cad.training.training import PrunedError
 
 
-def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
-    """Run a stage; exit with :data:`SAVED` when a signal stopped it.
+def slurm_task(root: Path, task: Sequence[Stage], resources: Resources) -> None:
+    """Run a stage, or several as a pack; exit with :data:`SAVED` when a signal stopped it.
 
     It exits because submitit would record an exception as the job's final result.
     """
@@ -36,7 +40,12 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     logging.getLogger(PROGRESS_LOG).setLevel(logging.INFO)
     sys.stdout.write(f"cad {cad.__version__} from {Path(cad.__file__).parent}\n")
     try:
-        stage_job(root, stage, resources, None, rank_assignment_of_task())
+        if len(task) > 1:
+            _run_pack(root, task, resources)
+        elif _ready(root, task[0]):
+            stage_job(root, task[0], resources, None, rank_assignment_of_task())
+        else:
+            _end_not_ready()
     except InterruptedRun as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
         sys.exit(SAVED)
@@ -50,6 +59,37 @@ def slurm_task(root: Path, stage: Stage, resources: Resources) -> None:
     # The stage is done; a signal during exit must not turn it into a failure.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _run_pack(root: Path, pack: Sequence[Stage], resources: Resources) -> None:
+    """Train those of a pack that can be trained; :class:`CadError` in the end where some failed."""
+    ready = [stage for stage in pack if _ready(root, stage)]
+    if not ready:
+        _end_not_ready()
+    going = [stage for stage in ready if not _has_left(StageDirectory(root, stage.name), resources)]
+    if going:
+        pack_job(root, going, resources, None)
+    failed = [stage.name for stage in ready if StageDirectory(root, stage.name).failure() is not None]
+    if failed:
+        raise CadError(f"{len(failed)} of {len(pack)} trainings of this pack failed: {' '.join(failed)}")
+
+
+def _ready(root: Path, stage: Stage) -> bool:
+    """Whether its inputs are done: a task that waits for a pack begins whatever came of them."""
+    return all(StageDirectory(root, needed.name).done for needed in stage.inputs)
+
+
+def _end_not_ready() -> NoReturn:
+    logging.getLogger(__name__).warning("not begun: a stage that is needed is not done")
+    sys.exit(NOT_READY)
+
+
+def _has_left(directory: StageDirectory, resources: Resources) -> bool:
+    """Whether a training ended in an earlier attempt of this job, or was cancelled before the first one."""
+    if resources.pruning is not None and directory.pruned() is not None:
+        return True
+    failure = directory.failure()
+    return failure is not None and not is_shortage(failure)
 
 
 def _start_again(_number: int, _frame: FrameType | None) -> NoReturn:

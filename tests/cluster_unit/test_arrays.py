@@ -22,6 +22,18 @@ def of_kind(stages, kind):
     return [stage for stage in stages if stage.kind == kind]
 
 
+def by_two(trainings):
+    """Packs of two, as they come."""
+    packs = [trainings[at : at + 2] for at in range(0, len(trainings), 2)]
+    return [pack for pack in packs if pack[0].kind == "train" and len(pack) == 2]
+
+
+def waiting(arrays):
+    """Kind, sizes of the tasks, and `--dependency`, of every array."""
+    ids = [str(10 + number) for number in range(len(arrays))]
+    return [(a.kind, [len(task) for task in a.tasks], dependency(a, arrays, ids)) for a in arrays]
+
+
 def shape(arrays):
     return [(a.kind, len(a.stages), a.after, a.pairwise) for a in arrays]
 
@@ -148,3 +160,72 @@ def test_an_array_waits_for_the_one_whose_place_it_takes(stages):
         None, "afterok:10", "afterok:10,afterany:11", "afterok:10,afterany:12",
         "aftercorr:11", "aftercorr:12,afterany:14", "afterok:13,afterany:15",
     ]  # fmt: skip
+
+
+def test_packs_are_tasks_and_what_needs_one_of_a_pack_waits_for_its_end(stages):
+    arrays = plan_arrays(stages, {}, 100, pack=by_two)
+    assert waiting(arrays) == [
+        ("histories", [1], None),
+        ("train", [2, 2], "afterok:10"),
+        ("train", [1], "afterok:10"),
+        ("evaluate", [1, 1], "afterany:11_0"),
+        ("evaluate", [1, 1], "afterany:11_1"),
+        ("evaluate", [1], "afterok:12"),
+    ]
+    for evaluate, task in zip(arrays[3:5], arrays[1].tasks, strict=True):
+        assert [stage.inputs[0].name for stage in evaluate.stages] == [stage.name for stage in task]
+
+
+def test_one_pack_is_a_job_without_an_index(stages):
+    train = of_kind(stages, "train")
+    wanted = (*train[:2], *of_kind(stages, "evaluate")[:2])
+    assert waiting(plan_arrays(wanted, {}, 100, pack=by_two)) == [
+        ("train", [2], None), ("evaluate", [1, 1], "afterany:10"),
+    ]  # fmt: skip
+
+
+def test_a_pack_that_slurm_has_already_is_waited_for_like_one_of_this_submission(stages):
+    wanted = tuple(of_kind(stages, "evaluate"))
+    ids = dict(
+        zip((stage.name for stage in of_kind(stages, "train")), ["7", "7", "8", "9", "9"], strict=True)
+    )
+    arrays = plan_arrays(wanted, ids, 100, packed_jobs={"7", "9"})
+    assert sorted(dependency(array, arrays, []) for array in arrays) == [
+        "afterany:7", "afterany:9", "afterok:8",
+    ]  # fmt: skip
+
+
+def test_packs_are_of_equal_resources(stages):
+    hungry = of_kind(stages, "train")[0].name
+    arrays = plan_arrays(
+        stages, {}, 100, lambda stage: ResourceMultiplier(2.0 if stage.name == hungry else 1.0), by_two
+    )
+    train = [(a.multiplier.memory, [len(task) for task in a.tasks]) for a in arrays if a.kind == "train"]
+    assert train == [(1.0, [2, 2]), (2.0, [1])]
+
+
+def test_a_pack_of_trainings_that_wait_for_different_stages_leaves_out_what_is_not_ready():
+    arms = [{"name": "a", "set": {"train.init_from_ad": "stage"}, "grid": {"model.n_latent": [1, 2]}}]
+    data = {"name": "e", "arms": arms, "seeds": [0, 1]}
+    wanted = distinct_stages(expand(from_mapping(ExperimentConfig, data, "e"), "e"))
+    begun = [stage for stage in wanted if stage.kind == "train" and stage.inputs[-1].kind == "histories"]
+    assert len(begun) == 2  # a seed each
+
+    def all_later(trainings):
+        return [] if trainings[0].kind != "train" or trainings[0] in begun else [trainings]
+
+    assert waiting(plan_arrays(wanted, {}, 100, pack=all_later)) == [
+        ("histories", [1], None),
+        ("train", [1, 1], "afterok:10"),
+        ("train", [4], "afterany:11_0:11_1"),
+        ("evaluate", [1, 1, 1, 1], "afterany:12"),
+    ]
+
+
+def test_a_limit_of_jobs_counts_packs_not_trainings(stages):
+    def n_tasks(some):
+        return sum(len(array.tasks) for array in plan_arrays(some, {}, 100, pack=by_two))
+
+    for room in range(n_tasks(stages) + 1):
+        now = fitting(stages, room, n_tasks)
+        assert n_tasks(now) <= room and (now == stages or n_tasks(stages[: len(now) + 1]) > room)

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,28 @@ def test_queued_wins_over_an_old_failure(folder):
     assert (stands.state, stands.reason) == ("queued", "Dependency")
 
 
+PACKED = replace(NOTE, pack=("train-0123456789ab", "train-ba9876543210"))
+
+
+def test_a_training_that_left_its_pack_has_failed_while_the_job_goes_on(folder):
+    stands = status(folder, PACKED, {"12_3": JOB})
+    assert (stands.state, stands.pack, stands.job_id) == ("running", 2, "12_3")
+    (folder / "FAILED").write_text('{"message": "training diverged"}')
+    for job in (JOB, replace(JOB, state="PENDING")):  # requeued, it is left out
+        stands = status(folder, PACKED, {"12_3": job})
+        assert (stands.state, stands.reason, stands.alive) == ("failed", "training diverged", False)
+    # With more memory the job may try it again.
+    (folder / "FAILED").write_text('{"message": "MemoryError: "}')
+    assert status(folder, PACKED, {"12_3": JOB}).state == "running"
+
+
+def test_a_note_of_an_earlier_version_is_of_a_job_of_one_stage(folder):
+    note = asdict(NOTE)
+    del note["pack"]
+    (folder / "job.json").write_text(json.dumps(note))
+    assert StageDirectory(folder.parents[1], folder.name).job() == NOTE
+
+
 def test_failed_by_its_marker(folder):
     (folder / "FAILED").write_text('{"message": "training diverged"}')
     assert (status(folder).state, status(folder).reason) == ("failed", "training diverged")
@@ -73,6 +95,7 @@ def test_failed_by_its_marker(folder):
         (("started", "saved", "started", "ended"), "cancelled"),
         (("started", "out-of-memory"), "out of memory"),
         (("started", "too-many-requeues"), "time limit"),
+        (("started", "not-ready"), "a stage that it needs is not done"),
     ],
 )
 def test_dead_without_accounting(folder, events, words):

@@ -36,8 +36,9 @@ def exit_code_of(work: Callable[[int], None], number: int) -> int:
             for each in (signal.SIGTERM, signal.SIGUSR2):
                 signal.signal(each, lambda *_: os._exit(1))
             worker.rank_assignment_of_task = lambda: None
+            worker._ready = lambda *_: True
             worker.stage_job = lambda *_: work(number)
-            worker.slurm_task(Path(), None, None)
+            worker.slurm_task(Path(), (None,), None)
         finally:
             os._exit(2)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

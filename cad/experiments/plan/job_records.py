@@ -21,6 +21,11 @@ STARTED, OUT_OF_MEMORY, BAD_NODE = "started", "out-of-memory", "bad-node"
 """Events: an attempt began; it ran out of memory; its node is avoided from then on."""
 
 
+def is_shortage(reason: str) -> bool:
+    """Whether a failure's reason is that memory ran out."""
+    return "out of memory" in reason or "MemoryError" in reason
+
+
 class AttemptEvent(NamedTuple):
     """One line that the job script noted, such as ``started`` or ``out-of-memory``."""
 
@@ -42,6 +47,8 @@ class JobNote:
     minutes: float
     memory: float
     """Factors on the profile's time limit and memory (1 unless retried with more)."""
+    pack: tuple[str, ...] = ()
+    """The stages that the job works on together, where it is a pack."""
 
     def log(self, root: Path) -> Path:
         """The log of all attempts."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,23 @@ class _Member:
     held: contextlib.ExitStack
 
 
+_ASK_EVERY_SECONDS = 5.0
+
+
+class _Cancelled:
+    """Why a training of a pack is to leave: what `cad cancel` left in its directory, if anything."""
+
+    def __init__(self, members: Mapping[int, _Member]) -> None:
+        self._members, self._asked = members, {number: time.monotonic() for number in members}
+
+    def __call__(self, training: Training) -> str | None:
+        now = time.monotonic()
+        if now < self._asked[id(training)] + _ASK_EVERY_SECONDS:
+            return None
+        self._asked[id(training)] = now
+        return self._members[id(training)].attempt.directory.failure()
+
+
 def run_pack(root: Path, stages: Sequence[Stage], resources: Resources, stop: StopFlag) -> list[Stage]:
     """Train the stages that are not done together; those that another process works on, which are left out.
 
@@ -96,7 +114,10 @@ def run_pack(root: Path, stages: Sequence[Stage], resources: Resources, stop: St
         left = {id(member.training): member for member in members}
         vmapped = all(member.attempt.stage.config.spec.stacks for member in members)
         try:
-            for training, outcome in train_together([m.training for m in members], stop, vmapped=vmapped):
+            trained = train_together(
+                [member.training for member in members], stop, vmapped=vmapped, leaves=_Cancelled(left)
+            )
+            for training, outcome in trained:
                 member = left.pop(id(training))
                 with _recorded(member.attempt.directory):
                     if isinstance(outcome, CadError):

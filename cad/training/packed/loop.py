@@ -7,7 +7,7 @@ from the other's checkpoints.  Its numbers differ from those of a training alone
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -21,13 +21,18 @@ Outcome = TrainingSummary | CadError
 
 
 def train_together(
-    trainings: Sequence[Training], stop: StopFlag, *, vmapped: bool = True
+    trainings: Sequence[Training],
+    stop: StopFlag,
+    *,
+    vmapped: bool = True,
+    leaves: Callable[[Training], str | None] = lambda _training: None,
 ) -> Iterator[tuple[Training, Outcome]]:
     """Train in place, resuming from each training's folder; gives each training as it ends, and its outcome.
 
     Models and batches have equal shapes (:func:`~cad.training.packed.shape.pack_key`).  A training that
     fails, as one that diverges or whose watchdog objects, leaves the pack with its error; the others go on.
-    ``vmapped`` is False for networks that ``torch.vmap`` cannot run.
+    ``vmapped`` is False for networks that ``torch.vmap`` cannot run.  ``leaves`` is asked after every update
+    whether, and why, a training is to leave: it is saved, and ends with a :class:`CadError`.
 
     Raises :class:`~cad.interrupt.InterruptedRun`, after all were saved, when ``stop`` is set.
     """
@@ -64,15 +69,18 @@ def train_together(
             batches = [training.batches() for training in live]
             updates = stack.update(batches)
             stopping = stop()
-            failed = {}
+            failed: dict[int, CadError] = {}
             for number, training in enumerate(live):
                 training.add(updates[number], batches[number])
                 training.pass_time(shared_by=len(live))
                 try:
                     training.report(lambda: None)
-                    if training.is_due_to_save or stopping:
+                    why = leaves(training)
+                    if training.is_due_to_save or stopping or why is not None:
                         training.save(stack.optimiser_state(number))
                         training.require_going_on()
+                    if why is not None and not training.finished:
+                        raise CadError(why)
                 except CadError as error:
                     failed[number] = error
             if failed:
@@ -80,9 +88,9 @@ def train_together(
                 going = [number for number in range(len(live)) if number not in failed]
                 stack.keep(going)
                 live = [live[number] for number in going]
-                for number, why in failed.items():
+                for number, error in failed.items():
                     files[id(left[number])].close()
-                    yield left[number], why
+                    yield left[number], error
             if stopping and any(not training.finished for training in live):
                 ended = [training for training in live if training.finished]
                 for training in ended:

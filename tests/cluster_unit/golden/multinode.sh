@@ -105,6 +105,8 @@ elif [ "$code" = 75 ] || [ "$code" = 140 ] || [ "$code" = 143 ]; then
     again saved
 elif [ "$code" = 76 ]; then
     note pruned
+elif [ "$code" = 77 ]; then
+    note not-ready
 elif tail -c "+$((log_start + 1))" "$log" | grep -qiE "$memory"; then
     if [ "$shortages" -lt 0 ]; then
         again out-of-memory MinMemoryNode="${more_memory[$shortages]}"

@@ -10,6 +10,10 @@ import pytest
 import yaml
 from later_stop import LaterStop
 
+from cad.cluster import worker
+from cad.cluster.jobs import CANCELLED
+from cad.cluster.script import NOT_READY
+from cad.errors import CadError
 from cad.evaluation.results import load_results
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment, open_experiment
@@ -113,6 +117,50 @@ def test_a_stage_that_cannot_begin_leaves_the_others(seeds, collected, monkeypat
         (True, None), (False, "ValueError: a bug"), (True, None),
     ]  # fmt: skip
     assert not any(directory.locked() for directory in directories)
+
+
+class Cancels(StopFlag):
+    """Does to a stage what `cad cancel` does, when it is asked for the n-th time."""
+
+    def __init__(self, directory: StageDirectory, after: int) -> None:
+        super().__init__()
+        self._directory, self._left = directory, after
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        if self._left == 0:
+            self._directory.record_failure(CANCELLED, expected=True)
+        return super().__call__()
+
+
+def test_a_stage_that_is_cancelled_is_saved_and_leaves_its_pack(seeds, collected, monkeypatch):
+    monkeypatch.setattr("cad.experiments.run.packs._ASK_EVERY_SECONDS", 0.0)
+    stages = [cell.training for cell in good_cells(seeds, collected).cells[:3]]
+    directories = [StageDirectory(collected, stage.name) for stage in stages]
+    run_pack(collected, stages, Resources(), Cancels(directories[1], 7))
+    assert [directory.done for directory in directories] == [True, False, True]
+    assert directories[1].failure() == CANCELLED and directories[1].saved_update() == 7
+    assert not directories[1].locked()
+
+
+def test_a_slurm_task_leaves_out_who_failed_before_and_who_cannot_begin(seeds, collected, tmp_path):
+    stages = [cell.training for cell in good_cells(seeds, collected).cells[:4]]
+    wild = stages[3]
+    directories = [StageDirectory(collected, stage.name) for stage in stages]
+    for _requeued in (False, True):
+        with pytest.raises(CadError, match=f"1 of 4 trainings of this pack failed: {wild.name}"):
+            worker._run_pack(collected, stages, Resources())
+        assert [directory.done for directory in directories] == [True, True, True, False]
+        assert {directory.progress()["attempt"] for directory in directories[:3]} == {1}
+        assert "diverged" in directories[3].failure()
+    # Memory is another matter: the next attempt may have more.
+    directories[3].record_failure("MemoryError: ", expected=False)
+    with pytest.raises(CadError, match=wild.name):
+        worker._run_pack(collected, stages, Resources())
+    assert "diverged" in directories[3].failure()
+    with pytest.raises(SystemExit) as ended:
+        worker._run_pack(tmp_path / "without histories", stages, Resources())
+    assert ended.value.code == NOT_READY
 
 
 def test_ready_trainings_of_one_shape_are_shared_by_the_workers(seeds, collected):
