@@ -23,7 +23,7 @@ def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path
     shares of a pack, so that the sum has its gain; until then none is assumed.
     """
     limits = {array.kind: profile.for_stage(array.kind).throttle for array in arrays}
-    given = {}
+    given: dict[str, Allocation] = {}
     for kind, throttle in list(limits.items()):
         of_kind = [array for array in arrays if array.kind == kind]
         tasks = [task for array in of_kind for task in array.tasks]

@@ -88,9 +88,9 @@ def train_together(
                 going = [number for number in range(len(live)) if number not in failed]
                 stack.keep(going)
                 live = [live[number] for number in going]
-                for number, error in failed.items():
+                for number, outcome in failed.items():
                     files[id(left[number])].close()
-                    yield left[number], error
+                    yield left[number], outcome
             if stopping and any(not training.finished for training in live):
                 ended = [training for training in live if training.finished]
                 for training in ended:
