@@ -11,6 +11,7 @@ from cad.api.results import Results
 from cad.config import load
 from cad.experiments.plan.experiment import Experiment, open_experiment
 from cad.experiments.run.local_run import run_experiment
+from cad.experiments.run.pack_size import PackSize, local_limit
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.table import progress_bar
 from cad.schema import Config
@@ -45,7 +46,7 @@ def run(
     root: str | Path = "runs",
     workers: int | None = None,
     device: str = "auto",
-    pack: int = 1,
+    pack: PackSize = 1,
     progress: bool = True,
     report: bool = True,
 ) -> Results:
@@ -57,7 +58,7 @@ def run(
         root: folder of all runs.
         workers: processes at a time; default: one a core.
         device: cpu, cuda, cuda:N or auto.
-        pack: most trainings of one shape that a process works on together.
+        pack: most trainings of one shape that a process works on together; ``"auto"``: by memory.
         progress: show a bar.
         report: write the report too, ``<root>/<name>/report/report.html``.
 
@@ -70,10 +71,11 @@ def run(
     opened = _open(experiment, overrides, root)
     cores = usable_cores() if workers is None else workers
     console = Console(file=sys.stderr, quiet=not progress)
+    most, memory = local_limit(pack, device, cores)
+    resources = Resources(workers=cores, device=device, pack=most, pack_memory=memory)
     run_experiment(
-        opened, resources=Resources(workers=cores, device=device, pack=pack), inline=False, console=console,
-        report=report, display=progress_bar,
-    )  # fmt: skip
+        opened, resources=resources, inline=False, console=console, report=report, display=progress_bar
+    )
     return Results(opened)
 
 

@@ -34,8 +34,10 @@ def submit(
         typer.Option(help="Evaluate this file of `cad export` instead; only evaluation.* can be set."),
     ] = None,
     pack: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings of one shape that a task works on together (pack: of train)."),
+        str | None,
+        typer.Option(
+            help="Trainings of one shape that a task works on together; auto: by memory (pack: of a profile)."
+        ),
     ] = None,
 ) -> None:
     """Submit an experiment's unfinished stages as Slurm job arrays, and return at once.

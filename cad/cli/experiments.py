@@ -35,9 +35,11 @@ def run(
     device: Device = "auto",
     ranks: Ranks = 1,
     pack: Annotated[
-        int,
-        typer.Option("--pack", min=1, help="Trainings of one shape that a process works on together."),
-    ] = 1,
+        str,
+        typer.Option(
+            "--pack", help="Trainings of one shape that a process works on together; auto: by memory."
+        ),
+    ] = "1",
     inline: Annotated[
         bool, typer.Option("--inline", help="One stage after the other, in this process.")
     ] = False,
@@ -61,19 +63,21 @@ def run(
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.plan.stage import STAGE_KINDS
     from cad.experiments.run.local_run import dry_run_text, run_experiment
+    from cad.experiments.run.pack_size import local_limit, pack_size
     from cad.experiments.run.resources import Resources
 
     if STAGE_KINDS.index(first) > STAGE_KINDS.index(until):
         raise UsageError(f"--from {first} comes after --until {until}: nothing is left to run")
     opened = open_experiment(experiment, overrides or [], root)
+    most, memory = local_limit(pack_size(pack), device, 1 if inline else workers)
     if dry_run:
-        say(dry_run_text(opened, first, until, pack))
+        say(dry_run_text(opened, first, until, most, memory))
         if (cost := run_cost(opened, workers, device, first, until)) is not None:
             say(f"estimate: {cost}")
         return
     page = run_experiment(
         opened,
-        resources=Resources(workers=workers, device=device, ranks=ranks, pack=pack),
+        resources=Resources(workers=workers, device=device, ranks=ranks, pack=most, pack_memory=memory),
         inline=inline,
         console=console,
         first=first,

@@ -93,10 +93,10 @@ class AllocationRequest(Section):
         64,
         description="Tasks of one kind of stage that run at the same time, over all arrays of a submission.",
     )
-    pack: PositiveInt = Field(
+    pack: PositiveInt | Literal["auto"] = Field(
         1,
         description="Trainings of one shape that one task works on together, at most; memory_gb and minutes "
-        "are the task's. Other stages take no notice of it.",
+        "are the task's. auto: as many as its memory holds. Other stages take no notice of it.",
     )
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {},
@@ -108,6 +108,11 @@ class AllocationRequest(Section):
     def n_gpus(self) -> int:
         """GPUs per node."""
         return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
+
+    @property
+    def task_memory_gb(self) -> float | None:
+        """Memory of a task of one process, GiB; None: the cluster's default."""
+        return self.memory_gb if self.memory_per_cpu_gb is None else self.memory_per_cpu_gb * self.cpus
 
     @property
     def ranks(self) -> int:
@@ -210,10 +215,14 @@ class Profile(Section):
     @model_validator(mode="after")
     def _a_pack_is_one_process(self) -> Profile:
         train = self.for_stage("train")
-        if train.pack > 1 and train.ranks > 1:
+        if train.pack != 1 and train.ranks > 1:
             raise ValueError(
                 f"stages.train: a pack ({train.pack}) is one process: nodes and tasks_per_node have to be 1; "
                 "pack small models, or share one model between ranks"
+            )
+        if train.pack == "auto" and train.task_memory_gb is None:
+            raise ValueError(
+                "stages.train: pack: auto needs memory_gb (or memory_per_cpu_gb); or give a number"
             )
         return self
 

@@ -39,6 +39,7 @@ from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
+from cad.experiments.run.pack_size import MOST, PROCESS_BYTES
 from cad.experiments.run.packs import planned_packs
 from cad.experiments.run.pruning import pruned_stages, pruning_of
 from cad.experiments.run.resources import Resources, engine_settings
@@ -47,6 +48,9 @@ from cad.storage import make_dirs, write_json, write_text
 from cad.training.engines import require_ranks
 
 log = logging.getLogger(__name__)
+
+# For packs: what a cluster's GPU holds at least.
+_LEAST_GPU_BYTES = 8 * 2**30
 
 Choose = Callable[[StageStatus], bool]
 MultiplierFor = Callable[[Stage, Mapping[str, StageStatus]], ResourceMultiplier]
@@ -195,10 +199,17 @@ def submit(
 
 def packs_of(profile: Profile) -> Pack:
     """The packs that the profile asks for."""
+    request = profile.for_stage("train")
+    if request.pack != "auto":
+        most, memory = request.pack, None
+    else:
+        assert request.task_memory_gb is not None  # the profile's rules see to it
+        most, memory = MOST, max(0.0, request.task_memory_gb * 2**30 - PROCESS_BYTES)
+        if request.n_gpus:  # which memory it has is not known here
+            memory = min(memory, _LEAST_GPU_BYTES)
 
     def packs(trainings: list[Stage]) -> list[list[Stage]]:
-        size = profile.for_stage("train").pack
-        return planned_packs(trainings, size) if size > 1 else []
+        return planned_packs(trainings, most, memory) if most > 1 else []
 
     return packs
 

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cad.cluster.cost import allocation, require_approval
+from cad.cluster.arrays import plan_arrays
+from cad.cluster.cost import allocation, require_approval, submission_cost
 from cad.cluster.profile import Profile
-from cad.config import load
-from cad.errors import CadError
-from cad.experiments.cost.estimate import Allocation, Estimate
+from cad.cluster.submit import packs_of
+from cad.config import from_mapping, load
+from cad.errors import CadError, UsageError
+from cad.experiments.cost.estimate import Allocation, Estimate, Rate, Rates, rate_key, steps_of, work_of
+from cad.experiments.plan.cells import distinct_stages, expand
+from cad.experiments.run.pack_size import training_bytes
+from cad.schema import ExperimentConfig
 
 PROFILES = Path(__file__).parents[2] / "slurm" / "profiles"
 COST = Estimate({"train": 3.0}, {}, 60.0, ("finished",), {})
@@ -42,3 +47,41 @@ def test_without_a_terminal_the_answer_is_no():
     unknown = Estimate({}, {}, 0.0, (), {"train": 3})
     with pytest.raises(CadError, match="not known"):
         require_approval(unknown, 1000, None)
+
+
+@pytest.mark.parametrize(("pack", "throttle", "seconds"), [(1, 4, 20), (2, 4, 30), (4, 4, 50), (2, 1, 50)])
+def test_a_pack_takes_the_sum_of_its_trainings(pack, throttle, seconds, tmp_path, monkeypatch):
+    data = {"name": "e", "arms": [{"name": "a"}], "seeds": [0, 1, 2, 3]}
+    cells = expand(from_mapping(ExperimentConfig, data, "e"), "e")
+    stages = [stage for stage in distinct_stages(cells) if stage.kind in ("train", "evaluate")]
+    request = {"pack": pack, "throttle": throttle}
+    profile = from_mapping(Profile, {"stages": {"train": request, "evaluate": {"throttle": 4}}}, "p")
+    rates = Rates(
+        Rate(rate_key(stage, "cpu"), work_of(stage), steps_of(stage) / 10, "finished") for stage in stages
+    )
+    monkeypatch.setattr("cad.cluster.cost.measured_rates", lambda *_: rates)
+    cost = submission_cost(plan_arrays(tuple(stages), {}, 100, pack=packs_of(profile)), profile, tmp_path)
+    assert cost.core_hours["train"] == pytest.approx(4 * 10 / 3600)
+    assert cost.seconds == pytest.approx(seconds)
+
+
+def test_auto_packs_by_the_memory_of_a_task():
+    data = {"name": "e", "arms": [{"name": "a"}], "seeds": list(range(8))}
+    trainings = [cell.training for cell in expand(from_mapping(ExperimentConfig, data, "e"), "e")]
+
+    def sizes(**request):
+        profile = from_mapping(Profile, {"stages": {"train": {"pack": "auto", **request}}}, "p")
+        return [len(pack) for pack in packs_of(profile)(trainings)]
+
+    one = training_bytes(trainings[0].config) / 2**30
+    assert sizes(memory_gb=1.5 + 4.5 * one) == [4, 4]
+    assert sizes(memory_per_cpu_gb=(1.5 + 4.5 * one) / 2, cpus=2) == [4, 4]
+    assert sizes(memory_gb=1) == []
+    assert sizes(memory_gb=500) == [8]
+    for wrong, why in (
+        ({"memory_gb": None}, "pack: auto needs memory_gb"),
+        ({"tasks_per_node": 2}, "is one process"),
+        ({"pack": 0}, "pack"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            sizes(**wrong)

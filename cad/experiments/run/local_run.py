@@ -38,6 +38,7 @@ def dry_run_text(
     first: StageKind = "histories",
     last: StageKind = "evaluate",
     pack: int = 1,
+    pack_memory: float | None = None,
 ) -> str:
     """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done.
 
@@ -52,7 +53,7 @@ def dry_run_text(
     done = {stage.name for stage in stages if StageDirectory(experiment.root, stage.name).done}
     lines += [f"  {stage.name}  {'done' if stage.name in done else 'to do'}" for stage in stages]
     if pack > 1:
-        packs = planned_packs([stage for stage in stages if stage.name not in done], pack)
+        packs = planned_packs([stage for stage in stages if stage.name not in done], pack, pack_memory)
         lines.append(
             f"{len(packs)} packs of up to {pack} trainings of one shape, fewer where workers are idle"
         )

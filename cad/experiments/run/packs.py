@@ -19,6 +19,7 @@ from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.stage import Stage, expected_steps
 from cad.experiments.run.attempt import StageAttempt
+from cad.experiments.run.pack_size import size_within
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.stages import Meter, begin, finish
 from cad.experiments.run.training_stages import (
@@ -45,13 +46,19 @@ def key_of(stage: Stage) -> str | None:
     return pack_key(stage.config) if trains else None
 
 
-def planned_packs(stages: Sequence[Stage], size: int) -> list[list[Stage]]:
-    """Packs of two to ``size`` of the stages, the longest first, if all could begin at once."""
+def planned_packs(stages: Sequence[Stage], size: int, memory: float | None = None) -> list[list[Stage]]:
+    """Packs of two to ``size`` of the stages, the longest first, if all could begin at once.
+
+    With ``memory`` no pack has more than fit into so many bytes.
+    """
     alike: dict[str, list[Stage]] = defaultdict(list)
     for stage in sorted(stages, key=expected_steps, reverse=True):
         if (key := key_of(stage)) is not None:
             alike[key].append(stage)
-    packs = [same[at : at + size] for same in alike.values() for at in range(0, len(same), size)]
+    packs = []
+    for same in alike.values():
+        most = size_within(same[0].config, size, memory)
+        packs += [same[at : at + most] for at in range(0, len(same), most)]
     return [pack for pack in packs if len(pack) > 1]
 
 

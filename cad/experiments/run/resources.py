@@ -26,6 +26,8 @@ class Resources:
     """Processes that share one training, where its engine can."""
     pack: int = 1
     """Most trainings of one shape that a process works on together."""
+    pack_memory: float | None = None
+    """Bytes that they may take together; None: any."""
     trace: Callable[[str], None] | None = None
     """Called with a line for every compression of an evaluation."""
     pruning: Pruning | None = None

@@ -17,6 +17,7 @@ from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.stage import Stage, StageKind, expected_steps
 from cad.experiments.run.job import run_or_record, run_pack_or_record
+from cad.experiments.run.pack_size import size_within
 from cad.experiments.run.packs import key_of
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.stage_process import StageProcess, end_all, wait_for_any
@@ -78,8 +79,10 @@ class Run:
             )
         self.stages = {name: entry for name, entry in self.stages.items() if name in until}
 
-    def next_pack(self, size: int, workers: int = 1) -> list[StageState]:
+    def next_pack(self, size: int, workers: int = 1, memory: float | None = None) -> list[StageState]:
         """The longest waiting stage whose inputs are done, and up to ``size`` - 1 that can be packed with it.
+
+        With ``memory`` no more than fit into so many bytes.
 
         Longest first, so that workers do not idle at the end while one of them runs a long stage; for the
         same reason ``workers`` that are free share what is ready.  Stages that need a failed one become
@@ -92,7 +95,8 @@ class Run:
         if key is None:
             return ready[:1]
         same = [entry for entry in ready if entry.pack_key == key]
-        return same[: min(size, -(-len(same) // workers))]
+        most = size_within(ready[0].stage.config, size, memory)
+        return same[: min(most, -(-len(same) // workers))]
 
     def _ready(self) -> list[StageState]:
         ready = []
@@ -152,7 +156,7 @@ Show = Callable[[Run], None]
 
 def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> None:
     """Run the stages one after the other in this process."""
-    while pack := run.next_pack(resources.pack):
+    while pack := run.next_pack(resources.pack, memory=resources.pack_memory):
         for entry in pack:
             entry.state, entry.started = "running", time.time()
         show(run)
@@ -193,7 +197,7 @@ def run_in_processes(
             while (
                 len(running) < workers
                 and not stop()
-                and (ready := run.next_pack(resources.pack, workers - len(running)))
+                and (ready := run.next_pack(resources.pack, workers - len(running), resources.pack_memory))
             ):
                 if running and any(
                     _runs_alone(other) for other in (ready[0], *(e[0] for e, _ in running.values()))

@@ -13,18 +13,20 @@ from later_stop import LaterStop
 from cad.cluster import worker
 from cad.cluster.jobs import CANCELLED
 from cad.cluster.script import NOT_READY
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
 from cad.evaluation.results import load_results
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment, open_experiment
 from cad.experiments.run.job import run_or_record
 from cad.experiments.run.local_run import dry_run_text
-from cad.experiments.run.packs import run_pack
+from cad.experiments.run.pack_size import local_limit, pack_size, size_within, training_bytes
+from cad.experiments.run.packs import planned_packs, run_pack
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.runner import Run
 from cad.experiments.run.training_stages import prepare_training
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.locks import folder_lock
+from cad.training.learner import build_model
 from cad.training.metrics import read_metrics
 
 
@@ -178,3 +180,27 @@ def test_ready_trainings_of_one_shape_are_shared_by_the_workers(seeds, collected
     assert lines[-2] == "1 packs of up to 3 trainings of one shape, fewer where workers are idle"
     assert set(lines[-1].split()) < names and len(lines[-1].split()) == 3
     assert dry_run_text(opened).splitlines() == lines[:-2]
+
+
+def test_auto_packs_as_many_as_memory_holds(seeds, collected):
+    opened = good_cells(seeds, collected)
+    stages = [cell.training for cell in opened.cells]
+    one = training_bytes(stages[0].config)
+    model = build_model(stages[0].config)
+    assert one > 4 * 5 * sum(weight.numel() for weight in model.parameters())
+    assert [size_within(stages[0].config, 8, room * one) for room in (0.0, 1.0, 3.5, 100.0)] == [1, 1, 3, 8]
+    assert size_within(stages[0].config, 8, None) == 8
+    assert [len(pack) for pack in planned_packs(stages, 8, 2.5 * one)] == [2, 2]
+    assert planned_packs(stages, 8, one) == []
+    run = Run(collected, opened.cells)
+    run.next_pack(8)[0].state = "running"
+    assert len(run.next_pack(8, memory=3.5 * one)) == 3
+    most, memory = local_limit("auto", "cpu", 1)
+    assert most == 64 and memory is not None and memory >= 0
+    assert local_limit(3, "cpu", 1) == (3, None)
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "many", "2.5", ""])
+def test_a_size_that_is_none_is_refused(word):
+    with pytest.raises(UsageError, match=r"--pack .*: give a number from 1, or auto"):
+        pack_size(word)
