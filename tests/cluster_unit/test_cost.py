@@ -74,8 +74,8 @@ def test_auto_packs_by_the_memory_of_a_task():
         return [len(pack) for pack in packs_of(profile)(trainings)]
 
     one = training_bytes(trainings[0].config) / 2**30
-    assert sizes(memory_gb=1.5 + 4.5 * one) == [4, 4]
-    assert sizes(memory_per_cpu_gb=(1.5 + 4.5 * one) / 2, cpus=2) == [4, 4]
+    assert sizes(memory_gb=1 + 4.5 * one) == [4, 4]
+    assert sizes(memory_per_cpu_gb=(1 + 4.5 * one) / 2, cpus=2) == [4, 4]
     assert sizes(memory_gb=1) == []
     assert sizes(memory_gb=500) == [8]
     for wrong, why in (

@@ -16,14 +16,15 @@ PackSize = int | Literal["auto"]
 
 MOST = 64
 """Trainings of a pack whose size memory decides: more bring little, and a pack ends with its slowest one."""
-PROCESS_BYTES = 1.5 * 2**30
+PROCESS_BYTES = 2**30
 """What a process takes before its first model: Python, torch, the histories of small tasks."""
 
 # Weights, gradients, two moments, and the stack's copies of the weights and gradients.
 _COPIES_OF_WEIGHTS = 6
-# An element of an intermediate result takes at least so many multiply-accumulates: an attention head's width.
-# Beside it, another one is kept for the backward pass (norms, activations, masks).
-_WORK_OF_AN_ELEMENT, _ELEMENTS_KEPT = 16, 2
+# An element of a product's result takes between a head's width and the model's of multiply-accumulates;
+# beside it, another one is kept for the backward pass (norms, activations, masks).  With 24 the estimate is
+# 1.4 to 4.4 times what the models of benchmarks/packing.py were measured to add on a CPU.
+_WORK_OF_AN_ELEMENT, _ELEMENTS_KEPT = 24, 2
 _SHARE_OF_CPU, _SHARE_OF_GPU = 0.5, 0.8
 
 
