@@ -36,7 +36,7 @@ class SourceConfig(Section):
     METHOD: ClassVar[str]
     """What it is to learn from their histories, for the report."""
     IS_ALGORITHM: ClassVar[bool] = True
-    """Whether the agents learn, so that there is an algorithm to distil."""
+    """Whether the agents are known to learn, so that there is an algorithm to distil."""
     DRAWS: ClassVar[int] = 1
     """Raised when agents draw their random numbers in another way: histories of before are not reused."""
 
@@ -250,6 +250,7 @@ class FileConfig(SourceConfig):
     METHOD: ClassVar[str] = (
         "algorithm distillation of imported histories; what made them, and whether it learned, is not known"
     )
+    IS_ALGORITHM: ClassVar[bool] = False
     CONTENT: ClassVar[tuple[str, ...]] = ("sha256:", "minari:")
     """What begins a ``path`` that names a content, in what was made from a file."""
 

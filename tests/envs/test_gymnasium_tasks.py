@@ -325,5 +325,7 @@ def test_reports_say_what_returns_are_divided_by() -> None:
         return stated_optimum(Config.model_validate({"env": {**settings, "n_validation": 1}}))
 
     assert words({"name": "darkroom"}) is None
-    assert "is a stated reference_return of 1." in str(words(LAKE))
-    assert "shown as they are: the optimum is unknown" in str(words(POLES))
+    assert "returns are divided by a stated reference_return of 1." in str(words(LAKE))
+    assert "The optimum is not known: returns are divided by 1, that is, shown as they are" in str(
+        words(POLES)
+    )

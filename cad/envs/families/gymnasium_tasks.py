@@ -184,9 +184,7 @@ class GymnasiumTasks(TaskFamily[GymnasiumConfig]):
         """What is stated, or that nothing is."""
         reference, base = self.config.reference_return, self.config.random_return
         if reference is None:
-            return (
-                "1, that is, shown as they are: the optimum is unknown and no env.reference_return is stated"
-            )
+            return "1, that is, shown as they are, as no env.reference_return is stated"
         return f"a stated reference_return of {reference:g}" + (
             f", both counted from a random_return of {base:g}" if base else ""
         )

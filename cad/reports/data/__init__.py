@@ -54,6 +54,7 @@ from cad.reports.data.labels import (
 )
 from cad.reports.data.learning_curves import is_long, learning_tables, task_tables
 from cad.reports.data.marginals import Marginal, extremes, marginal_tables, marginals, shared_seeds
+from cad.reports.data.measure import Measure
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
@@ -113,6 +114,7 @@ __all__ = [
     "KnockOut",
     "Load",
     "Marginal",
+    "Measure",
     "MetricLines",
     "ModelResult",
     "Panel",

@@ -19,11 +19,11 @@ def goal_map_size(config: Config) -> int | None:
 
 
 def stated_optimum(config: Config) -> str | None:
-    """What a reader takes for the optimum where the family does not know it; None where it does."""
+    """What scores are where the family does not know the optimum; None where it does."""
     family = task_family(config.env)
     if family.has_rules:
         return None
-    return f"What is called the optimum here, by which returns are divided, is {family.score_in_words}."
+    return f"The optimum is not known: returns are divided by {family.score_in_words}."
 
 
 def source_agent(config: Config) -> str:

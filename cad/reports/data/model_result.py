@@ -10,6 +10,7 @@ import numpy as np
 
 from cad.errors import CadError
 from cad.reports.data.cells import CellSummary, TaskScore, history_episodes
+from cad.reports.data.measure import Measure, measure_of
 from cad.reports.data.model_facts import ModelFacts, model_facts
 from cad.reports.data.model_returns import ModelReturns
 from cad.reports.data.results import FloatArray
@@ -29,6 +30,11 @@ class ModelResult:
     def facts(self) -> ModelFacts:
         """Depth, latents, window and the like."""
         return model_facts(self.config)
+
+    @property
+    def measure(self) -> Measure:
+        """The words for its scores."""
+        return measure_of(self.config)
 
     @property
     def equal_state(self) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from cad.errors import CadError, UsageError
 from cad.reports.data.cells import CellSummary, summarise_cell
 from cad.reports.data.comparability import cut_to_shared, evaluated_on
+from cad.reports.data.measure import OPTIMUM, Measure, measure_of
 from cad.reports.data.model_result import ModelResult, model_results
 from cad.reports.data.results import CellResult, FloatArray, SourceCurve
 from cad.schema import Config
@@ -49,6 +50,11 @@ class Study:
     def scored(self) -> tuple[ModelResult, ...]:
         """Intact models with at least one done seed."""
         return tuple(model for model in self.intact if model.score is not None)
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The words for scores; those of the first cell, as others are not compared with it."""
+        return measure_of(self.cells[0].result.config) if self.cells else OPTIMUM
 
     @property
     def comparable(self) -> bool:

@@ -39,7 +39,7 @@ def _with_interval(value: float | None, low: float, high: float, sign: str = "")
 def _rows(study: Study) -> tuple[list[str], list[list[str]]]:
     reference = study.references[-1] if study.references else None
     against = {d.model: d for d in differences_from(study.scored, reference)} if reference else {}
-    headers = ["model", "window", "depth", "latents", "return / optimum (95% interval)", "IQM"]
+    headers = ["model", "window", "depth", "latents", f"{study.measure.name} (95% interval)", "IQM"]
     headers += [f"minus {reference.label}"] if reference else []
     headers += ["state, KiB", "core-hours", "seeds"]
 
@@ -67,7 +67,7 @@ def _rows(study: Study) -> tuple[list[str], list[list[str]]]:
 def _notes(study: Study) -> list[str]:
     """Notes under the table: what is averaged, and what is missing."""
     return [
-        f"Return divided by each task's optimum, mean over {last_words(study)}, roll-outs, "
+        f"Return {study.measure.divided}, mean over {last_words(study)}, roll-outs, "
         f"{study.task_kind} tasks and training seeds.",
         *notices(study),
     ]

@@ -43,14 +43,15 @@ def depth_and_latents(study: Study) -> str:
             f"{_change(at.from_narrow)}"
         )
     text = "; ".join(parts)
-    sentences = [f"{text[0].upper()}{text[1:]}, in shares of the optimum."] if text else []
+    shares = f", in shares{study.measure.of}" if study.measure.unit else ""
+    sentences = [f"{text[0].upper()}{text[1:]}{shares}."] if text else []
     alike = equal_state(study, at.model)
     if alike is not None:
         other = alike.others[0]
         paired = alike.differences.get(other.label)
         sentences.append(
             f"With as much state ({alike.lead_bytes / 1024:,.1f} KiB a roll-out), {describe(at.model)} "
-            f"returns {at.model.score:.2f} of the optimum and {other.label} {other.score:.2f}"
+            f"returns {at.model.score:.2f}{study.measure.of} and {other.label} {other.score:.2f}"
             + (f", a difference of {-paired.mean:+.3f}{_interval(paired, -1)}." if paired else ".")
         )
     return " ".join(sentences)
@@ -83,8 +84,8 @@ def headline(study: Study) -> str:
         return "No result yet."
     # describe() names the arm; "best" is only for a choice among several.
     choice = "Best " if sum(m.facts.is_ad == lead.facts.is_ad for m in study.scored) > 1 else ""
-    text = f"{choice}{describe(lead)} reaches {lead.score:.2f} of the optimum "
-    text += f"over {last_words(study)} on {tasks}"
+    text = f"{choice}{describe(lead)} reaches {lead.score:.2f}{study.measure.of}"
+    text += f" over {last_words(study)} on {tasks}"
     if best is not None and reference is not None:
         text += f"; {describe(reference)} reaches {reference.score:.2f}"
     return text + "."
@@ -156,8 +157,9 @@ def notices(study: Study) -> list[str]:
 
 def method(study: Study) -> str:
     """How the numbers were made, in words."""
+    divided = f"; it is divided by {study.measure.whole}" if study.measure.unit else ", given as it is"
     return (
-        "A return is the sum of rewards of one episode; it is divided by the optimum of its task. Means are "
+        f"A return is the sum of rewards of one episode{divided}. Means are "
         "taken over roll-outs first, then tasks, then training seeds. “Last episodes” means the last ten of "
         f"a roll-out, or all where there are fewer. Intervals are percentiles of {RESAMPLES:,} joint "
         f"bootstrap resamples of the {study.task_kind} tasks and, where there are more than three, of the "

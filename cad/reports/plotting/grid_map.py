@@ -62,7 +62,7 @@ def draw_grid_map(study: Study, panels: list[Panel], references: list[ModelResul
     bar = figure.colorbar(ScalarMappable(norm, HEAT_COLOURS), cax=axes[0, -1])
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=1.6, labelsize=6.2)
-    bar.set_label("return / optimum", fontsize=SMALL)
+    bar.set_label(study.measure.name, fontsize=SMALL)
     return figure
 
 
@@ -71,13 +71,13 @@ def _draw_spot(
 ) -> None:
     """One spot of a grid, with its score and how many seeds are in it."""
     if model is None:
-        tile(ax, hover, at, None, "not run", norm, size=7, name="")
+        tile(ax, hover, at, None, "not run", norm, size=7)
     elif model.score is None:
         states = [cell.status.partition(":")[0] for cell in model.cells]
         text = next((state for state in ("failed", "pruned") if state in states), "missing")
-        tile(ax, hover, at, None, text, norm, size=7, name="")
+        tile(ax, hover, at, None, text, norm, size=7)
     else:
         of = f" of {len(model.cells)}" if len(model.done) < len(model.cells) else ""
         text = f"{model.score:.3f}\nn = {len(model.done)}{of}"
         name = f"{model.label} {interval_note(*model.returns.score_interval)}".strip()
-        tile(ax, hover, at, model.score, text, norm, size=7, name=name)
+        tile(ax, hover, at, model.score, text, norm, size=7, name=name, measure=model.measure.name)

@@ -25,9 +25,12 @@ def bare_axes(ax: Axes, columns: int, rows: int) -> None:
 
 def tile(
     ax: Axes, hover: Hover, at: tuple[float, float], value: float | None, text: str, norm: Normalize, *,
-    size: float, name: str,
+    size: float, name: str = "", measure: str = "",
 ) -> None:  # fmt: skip
-    """One square at (column, row) with its number; hatched where there is no result."""
+    """One square at (column, row) with its number; hatched where there is no result.
+
+    ``name`` and ``measure``, what the value is called, are shown at the pointer.
+    """
     column, row = at
     if value is None:
         ax.add_patch(
@@ -40,7 +43,7 @@ def tile(
         return
     colour = HEAT_COLOURS(norm(value))
     ax.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor=SURFACE, linewidth=0.9))
-    hover.boxes(ax, [(column, row, 1, 1)], [(f"{name}\nreturn / optimum: {value:.4f}", "")])
+    hover.boxes(ax, [(column, row, 1, 1)], [(f"{name}\n{measure}: {value:.4f}", "")])
     luminance = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
     ax.text(
         column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size,

@@ -32,7 +32,7 @@ def sentence(study: Study) -> str:
         parts.append(f"{curve.name}: {reach} ({hardest.model.score:.2f} at {hardest.bits:.4g})")
     seeds = min(len(point.model.done) for curve in curves for point in curve.points)
     return (
-        f"Return at or above {_SHARE} of the optimum, by bits to remember: {'; '.join(parts)}. Each point "
+        f"Return at or above {_SHARE}{study.measure.of}, by bits to remember: {'; '.join(parts)}. Each point "
         f"is a training of its own, on {plural(seeds, 'seed')} at least."
     )
 
@@ -61,7 +61,7 @@ def _draw(study: Study) -> Drawing | None:
             if bottom is not None and top is not None:
                 ax.plot([at, at], [bottom, top], color=colour, linewidth=0.8)
         hover.points(
-            ax, x, y, name=curve.name, x_name="bits to remember", y_name="return / optimum",
+            ax, x, y, name=curve.name, x_name="bits to remember", y_name=study.measure.name,
             notes=[f"({_tasks(curve, k)})" for k in range(len(x))],
         )  # fmt: skip
     ax.set_xscale("log", base=2)
@@ -70,7 +70,7 @@ def _draw(study: Study) -> Drawing | None:
     ax.set_xticks([], minor=True)
     ax.set_ylim(0, 1.04)
     ax.set_xlabel("bits that a task makes an agent remember")
-    ax.set_ylabel("return / optimum, last episodes")
+    ax.set_ylabel(f"{study.measure.name}, last episodes")
     figure.legend(loc="outside lower center", ncols=3)
     return Drawing(
         "capacity",

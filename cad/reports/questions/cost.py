@@ -92,7 +92,7 @@ def _draw(study: Study) -> Drawing | None:
         ax.set_xscale("log")
         _plain_log_ticks(ax)
         ax.set_xlabel(cost.text)
-    axes[0].set_ylabel("return / optimum, last episodes")
+    axes[0].set_ylabel(f"{study.measure.name}, last episodes")
     handles = _legend_marks(study, styles)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     small = not crowded and any(len(model.done) > 1 for model in study.scored)
@@ -153,7 +153,7 @@ def _draw_model(
             *np.transpose(known),
             name=f"{model.label}, single seeds",
             x_name=cost.text,
-            y_name="return / optimum",
+            y_name=model.measure.name,
         )
     x, y = np.mean(known, axis=0).reshape(2, 1)
     if on_front:
@@ -162,7 +162,7 @@ def _draw_model(
         x, y, marker=style.marker, color=style.colour, markersize=7, markeredgecolor=SURFACE,
         markeredgewidth=0.6, linestyle="none",
     )  # fmt: skip
-    hover.points(ax, x, y, name=model.label, x_name=cost.text, y_name="return / optimum")
+    hover.points(ax, x, y, name=model.label, x_name=cost.text, y_name=model.measure.name)
 
 
 def _plain_log_ticks(ax: Axes) -> None:
@@ -198,7 +198,7 @@ def _table(study: Study) -> ShownTable | None:
         )
         for model in study.models
     ]
-    headers = ("model", "return / optimum", "parameters", "state, KiB a roll-out", "updates",
+    headers = ("model", study.measure.name, "parameters", "state, KiB a roll-out", "updates",
                "supervised actions, millions", "training, core-hours", "of it before its own training",
                "evaluation, steps / s", "compressions a roll-out")  # fmt: skip
     caption = "What each model costs, means over done seeds, including the pre-training or AD it starts from"

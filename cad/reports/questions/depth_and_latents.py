@@ -152,7 +152,7 @@ def _draw_marginals(study: Study) -> Drawing | None:
                 ax.axhline(reference.score, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
             _draw_axis(ax, hover, panel, means)
             ax.set_xlabel(("compression depth", "latents")[axis])
-            ax.set_ylabel("return / optimum")
+            ax.set_ylabel(study.measure.name)
             ax.yaxis.set_tick_params(labelleft=True)
             ax.set_title(wrap(panel.title, 44), fontsize=TEXT, fontweight="normal")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4)
@@ -179,7 +179,8 @@ def _draw_axis(ax: Axes, hover: Hover, panel: Panel, means: list[Marginal]) -> N
     values = [m.value for m in means]
     others = (panel.latents, panel.depths)[axis]
     seeds = shared_seeds(panel)
-    names = {"x_name": ("compression depth", "latents")[axis], "y_name": "return / optimum"}
+    measure = next(iter(panel.spots.values())).measure
+    names = {"x_name": ("compression depth", "latents")[axis], "y_name": measure.name}
     for k, other in enumerate(others):
         line = [
             (values.index(spot[axis]), float(model.scores_of(seeds).mean()))
@@ -207,7 +208,7 @@ def _table(study: Study) -> ShownTable | None:
     """Models with means, intervals and single seeds, those without a result too; None without models."""
     few = any(1 < len(model.done) <= FEW_SEEDS for model in study.scored)
     history = next((model.returns.history for model in study.scored), 0) if is_long(study) else 0
-    headers = ("model", "window", "depth", "latents", "return / optimum", "95% interval", "IQM",
+    headers = ("model", "window", "depth", "latents", study.measure.name, "95% interval", "IQM",
                "95% interval of the IQM", *([f"episodes {max(1, history - 9)}-{history}"] if history else []),
                "first episode", "lowest task", "seeds", *(["single seeds"] if few else []))  # fmt: skip
     rows = []

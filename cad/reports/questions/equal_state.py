@@ -45,7 +45,7 @@ def sentence(study: Study) -> str:
         parts.append(text)
     more = len(group.others) - _MOST_IN_WORDS
     return (
-        f"{describe(group.lead)} returns {group.lead.score:.2f} of the optimum with a state of "
+        f"{describe(group.lead)} returns {group.lead.score:.2f}{study.measure.of} with a state of "
         f"{group.lead_bytes / 1024:,.1f} KiB; with as much, {'; '.join(parts)}"
         + (f"; {more} more are in the table." if more > 0 else ".")
     )
@@ -72,20 +72,21 @@ def _draw(study: Study) -> Drawing | None:
             markeredgewidth=0.6, markersize=6,
         )  # fmt: skip
         hover.points(
-            ax, [score], [at], name=model.label, x_name="return / optimum", y_name="state",
+            ax, [score], [at], name=model.label, x_name=study.measure.name, y_name="state",
             y_words=[f"{group.bytes_of(model) / 1024:,.1f} KiB"],
         )  # fmt: skip
     ax.set_yticks(range(len(models)), names, fontsize=SMALL, color=INK)
     ax.set_ylim(-0.7, len(models) - 0.4)
-    ax.set_xlim(0, 1.03)
-    ax.set_xlabel("return / optimum, last episodes")
+    if study.measure.unit:
+        ax.set_xlim(0, 1.03)
+    ax.set_xlabel(f"{study.measure.name}, last episodes")
     ax.grid(axis="y", visible=False)
     return Drawing(
         "equal-state",
         "Return at equal state",
         "The best compressed model, and all models of other kinds whose roll-outs keep 0.90 to 1.01 times "
         f"as many bytes. Ticks below: single seeds. Lines: 95% intervals over {intervals_over(study)}.",
-        "Dot chart of return over optimum for models of equal state. " + sentence(study),
+        f"Dot chart of {study.measure.name} for models of equal state. " + sentence(study),
         ("equal_state",),
         *render(figure, "equal-state", hover),
     )
@@ -112,7 +113,7 @@ def _table(study: Study) -> ShownTable | None:
                 number_cell(len(model.done), ".0f"),
             )
         )
-    headers = ("model", "state, KiB a roll-out", "return / optimum", "95% interval",
+    headers = ("model", "state, KiB a roll-out", study.measure.name, "95% interval",
                f"minus {group.lead.label}", "95% interval of that", "seeds")  # fmt: skip
     return ShownTable(
         "equal-state-table",

@@ -107,7 +107,10 @@ def _draw_goals(study: Study) -> Drawing | None:
         for column, task in enumerate(tasks):
             value, name = scores[task.task_id], f"{model.label}, {goal_text(task.goal)}"
             text = f"{value:.2f}" if numbers else ""
-            tile(ax, hover, (column, row), value, text, Normalize(0, 1), size=SMALL, name=name)
+            tile(
+                ax, hover, (column, row), value, text, Normalize(0, 1), size=SMALL, name=name,
+                measure=study.measure.name,
+            )  # fmt: skip
     ax.set_xticks(
         np.arange(len(tasks)) + 0.5,
         [f"{goal_text(task.goal)}\n{task.optimum:g}" for task in tasks],
@@ -115,13 +118,14 @@ def _draw_goals(study: Study) -> Drawing | None:
         fontsize=SMALL if numbers else 4.7,
     )
     ax.set_yticks(np.arange(len(models)) + 0.5, [wrap(model.label, 36) for model in models], fontsize=SMALL)
-    ax.set_xlabel(f"{study.task_kind} goal, and below it its optimum (return)")
+    ax.set_xlabel(f"{study.task_kind} goal, and below it its {study.measure.unit or 'scale'} (return)")
     worst = min(models[0].task_scores, key=lambda task: task.normalised_last10)
     return Drawing(
         "goals",
         f"Return on each {study.task_kind} goal",
         "Normalised return over the last episodes, best model on top, easiest goal to the right; dark is 0, "
-        "bright is the optimum." + left_out(len(study.scored) - len(models), f"The best {_MOST_ROWS} models"),
+        f"bright is the {study.measure.unit or 'best'}."
+        + left_out(len(study.scored) - len(models), f"The best {_MOST_ROWS} models"),
         f"Heat table of return by model and goal. The best model's lowest is "
         f"{worst.normalised_last10:.2f} on goal {goal_text(worst.goal)}.",
         ("per_task",),
@@ -152,7 +156,10 @@ def _draw_maps(study: Study) -> Drawing | None:
             text = f"{task.normalised_last10:.2f}" if size <= 11 else ""
             name = f"{model.label}, {goal_text(task.goal)}"
             at = (column, row)
-            tile(ax, hover, at, task.normalised_last10, text, Normalize(0, 1), size=5.1, name=name)
+            tile(
+                ax, hover, at, task.normalised_last10, text, Normalize(0, 1), size=5.1, name=name,
+                measure=study.measure.name,
+            )  # fmt: skip
         ax.plot(size // 2 + 0.5, size // 2 + 0.5, marker="x", color=MUTED, markersize=5.4)
         ticks = np.arange(0, size, max(1, size // 9))
         ax.set_xticks(ticks + 0.5, [str(tick) for tick in ticks], fontsize=5.8)
@@ -250,7 +257,8 @@ def _table(study: Study) -> ShownTable | None:
         return None
     tasks = study.scored[0].task_scores
     by_model = [{task.task_id: task.normalised_last10 for task in m.task_scores} for m in study.scored]
-    caption = f"Normalised return on each {study.task_kind} goal; beside the goal its optimum, a return"
+    whole = study.measure.unit or "scale"
+    caption = f"Normalised return on each {study.task_kind} goal; beside the goal its {whole}, a return"
     labels = [model.label for model in study.scored]
     if len(tasks) > len(labels):
         rows = [
@@ -261,7 +269,13 @@ def _table(study: Study) -> ShownTable | None:
             )
             for task in tasks
         ]
-        return ShownTable("goals-table", caption, ("goal", "optimum", *labels), rows, len(rows) > _MOST_OPEN)
+        return ShownTable(
+            "goals-table",
+            caption,
+            ("goal", whole, *labels),
+            rows,
+            len(rows) > _MOST_OPEN,
+        )
     goals = (goal_text(task.goal).replace(" ", "\u00a0") + f" {task.optimum:g}" for task in tasks)
     rows = [
         (text_cell(label), *(number_cell(scores[task.task_id]) for task in tasks))

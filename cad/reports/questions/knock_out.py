@@ -32,14 +32,13 @@ from cad.reports.questions.section import Section, left_out
 _MOST_IN_WORDS = 3
 _MOST_PANELS = 4
 _AROUND = 20  # episodes before, and three times as many after
-_AXES = {"x_name": "episode", "y_name": "return / optimum"}
 
 
-def _in_words(item: KnockOut) -> str:
+def _in_words(item: KnockOut, of: str) -> str:
     span = f"episodes {item.episode} to {item.episode + item.n_after - 1}"
     return (
         f"{item.intact.label} with {BY[item.how]} for its latents from episode {item.episode} on returns "
-        f"{item.after:.2f} of the optimum over {span}, intact {item.intact_after:.2f}; paired, "
+        f"{item.after:.2f}{of} over {span}, intact {item.intact_after:.2f}; paired, "
         f"{item.difference:+.3f}{interval_phrase(item.low, item.high, len(item.seeds))}. Its last episodes "
         f"return {item.last:.2f}, intact {item.intact_last:.2f}."
     )
@@ -48,7 +47,7 @@ def _in_words(item: KnockOut) -> str:
 def sentence(study: Study) -> str:
     """What each model loses, and whether it learns it again."""
     items = knock_outs(study)
-    texts = [_in_words(item) for item in items[:_MOST_IN_WORDS]]
+    texts = [_in_words(item, study.measure.of) for item in items[:_MOST_IN_WORDS]]
     if len(items) > _MOST_IN_WORDS:
         texts.append(f"{plural(len(items) - _MOST_IN_WORDS, 'more')} in csv/knock_out.csv.")
     return " ".join(texts)
@@ -63,6 +62,7 @@ def _draw(study: Study) -> Drawing | None:
     shown, curves = labels[:_MOST_PANELS], replaced_curves(study)
     rows = -(-len(shown) // 2)
     figure, hover = new_figure(0.4 + 2.5 * rows), Hover()
+    names = {"x_name": "episode", "y_name": study.measure.name}
     axes = figure.subplots(rows, min(2, len(shown)), squeeze=False, sharey=True).ravel()
     for ax, label in zip(axes, shown, strict=False):
         first = next(item for item in items if item.intact.label == label)
@@ -76,12 +76,13 @@ def _draw(study: Study) -> Drawing | None:
         episodes = np.arange(low + 1, high + 1)
         for name, curve, colour, dash in lines:
             ax.plot(episodes, curve[low:high], color=colour, linestyle=dash, label=wrap(name, 34))
-            hover.points(ax, episodes, curve[low:high], name=f"{label}, {name}", **_AXES)
+            hover.points(ax, episodes, curve[low:high], name=f"{label}, {name}", **names)
         ax.axvline(first.episode - 0.5, color=MUTED, linewidth=0.8, linestyle=DOTTED)
-        ax.set_ylim(0, 1.05)
+        if study.measure.unit:
+            ax.set_ylim(0, 1.05)
         ax.set_title(wrap(label, 44), fontsize=TEXT, fontweight="normal")
         ax.set_xlabel("episode")
-        ax.set_ylabel("return / optimum")
+        ax.set_ylabel(study.measure.name)
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -91,7 +92,8 @@ def _draw(study: Study) -> Drawing | None:
         "Mean return over roll-outs, then tasks, then seeds; dotted: where latents are replaced. Steps that "
         "are still uncompressed stay. The same random numbers are drawn as in the intact roll-outs."
         + left_out(len(labels) - len(shown), f"The first {_MOST_PANELS} models"),
-        "Line charts of return over optimum by episode, intact and with latents replaced. " + sentence(study),
+        f"Line charts of {study.measure.name} by episode, intact and with latents replaced. "
+        + sentence(study),
         ("knock_out",),
         *render(figure, "knock-out", hover),
     )

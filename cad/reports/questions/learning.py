@@ -46,7 +46,11 @@ _ONE_PANEL = 6  # models that one panel of curves can hold and still be read
 _MOST_PANELS = 24
 _MOST_PROFILES = 6
 _HEIGHT = 3.6  # inches
-_AXES = {"x_name": "episode in context", "y_name": "return / optimum"}
+_EPISODES = "episode in context"
+
+
+def _axes(study: Study) -> dict[str, str]:
+    return {"x_name": _EPISODES, "y_name": study.measure.name}
 
 
 def _learning_sentence(study: Study) -> str:
@@ -56,7 +60,7 @@ def _learning_sentence(study: Study) -> str:
         return ""
     curve = lead.returns.curve
     text = (
-        f"{describe(lead)} goes from {curve[0]:.2f} of the optimum in its first episode to "
+        f"{describe(lead)} goes from {curve[0]:.2f}{study.measure.of} in its first episode to "
         f"{lead.score:.2f} over the last {last_episodes(len(curve))}"
     )
     if study.source is not None:
@@ -73,7 +77,9 @@ def _profile_sentence(study: Study) -> str:
         for model in dict.fromkeys([study.best(ad=False), *study.references])
         if model is not None
     ]
-    return f"Pairs of seed and task that reach 90% of the optimum: {', '.join(parts)}." if parts else ""
+    return (
+        f"Pairs of seed and task that reach {study.measure.level(0.9)}: {', '.join(parts)}." if parts else ""
+    )
 
 
 def _band_words(study: Study) -> str:
@@ -88,7 +94,9 @@ def _band_words(study: Study) -> str:
     return text + (". No significance is claimed." if seeds <= FEW_SEEDS else ".")
 
 
-def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle, *, band: bool) -> None:
+def _draw_curve(
+    ax: Axes, hover: Hover, model: ModelResult, style: LineStyle, names: dict[str, str], *, band: bool
+) -> None:
     """A model's mean; with its ``band`` and, of few seeds, their own lines."""
     curve, (low, high) = model.returns.curve, model.returns.band
     episodes = np.arange(1, len(curve) + 1)
@@ -97,10 +105,10 @@ def _draw_curve(ax: Axes, hover: Hover, model: ModelResult, style: LineStyle, *,
     if band and 1 < len(model.done) <= FEW_SEEDS:
         for seed, seed_curve in zip(model.seeds, model.returns.seed_curves, strict=True):
             ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.55, alpha=0.7)
-            hover.points(ax, episodes, seed_curve, name=f"{model.label}, seed {seed}", **_AXES)
+            hover.points(ax, episodes, seed_curve, name=f"{model.label}, seed {seed}", **names)
     ax.plot(episodes, curve, color=style.colour, linestyle=style.dash)
     notes = [interval_note(*ends) for ends in zip(low, high, strict=True)]
-    hover.points(ax, episodes, curve, name=model.label, notes=notes, **_AXES)
+    hover.points(ax, episodes, curve, name=model.label, notes=notes, **names)
 
 
 def _source(study: Study) -> SourceConfig:
@@ -118,8 +126,9 @@ def _verb(study: Study) -> str:
 
 def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[tuple[float, str, str]]:
     """Optimum and source agents; returns (height, text, colour) of their labels."""
-    ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
-    labels = [(1.0, "optimum", MUTED)]
+    if study.measure.unit:
+        ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
+    labels = [(1.0, study.measure.unit, MUTED)] if study.measure.unit else []
     if study.source is not None:
         curve, name = (
             study.source.mean(axis=0)[:n_episodes],
@@ -127,7 +136,7 @@ def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[
         )
         episodes = np.arange(1, len(curve) + 1)
         ax.plot(episodes, curve, color=MUTED, linewidth=1.0)
-        hover.points(ax, episodes, curve, name=name, **_AXES)
+        hover.points(ax, episodes, curve, name=name, **_axes(study))
         labels.append((float(curve[-1]), name, MUTED))
     return labels
 
@@ -157,10 +166,14 @@ def _label_ends(ax: Axes, labels: list[tuple[float, str, str]], n_episodes: int)
         )
 
 
-def _limit(ax: Axes, n_episodes: int, top: float) -> None:
+def _limit(ax: Axes, study: Study, n_episodes: int) -> None:
+    ends = [curve for model in study.scored for curve in model.returns.band]
+    top = max(1.06, 1.02 * max(float(end.max()) for end in ends))
+    lowest = min(float(end.min()) for end in ends)
     ax.set_xlim(0.5 if n_episodes > 1 else 0, n_episodes + 0.5)
-    ax.set_ylim(0, top)
-    ax.set_yticks(np.arange(0, top, 0.2))
+    ax.set_ylim(min(0.0, 1.02 * lowest), top)
+    if study.measure.unit:
+        ax.set_yticks(np.arange(0, top, 0.2))
 
 
 def _draw_learning(study: Study) -> Drawing | None:
@@ -170,13 +183,13 @@ def _draw_learning(study: Study) -> Drawing | None:
         return None
     # Longer roll-outs belong to "Does it last?".
     n_episodes = max(min(model.returns.n_episodes, 2 * model.returns.history) for model in models)
-    top = max(1.06, 1.02 * max(float(model.returns.band[1].max()) for model in models))
     hover, how = Hover(), ""
     if len(models) <= _ONE_PANEL:
-        figure = _one_panel(study, hover, n_episodes, top)
+        figure = _one_panel(study, hover, n_episodes)
     else:
-        figure = _many_panels(study, hover, n_episodes, top)
-        how = f"Dashed in each panel: the best AD; grey: source {_agent(study)}; dotted: the optimum."
+        figure = _many_panels(study, hover, n_episodes)
+        dotted = f"; dotted: the {study.measure.unit}." if study.measure.unit else "."
+        how = f"Dashed in each panel: the best AD; grey: source {_agent(study)}{dotted}"
         how += left_out(len(models) - _MOST_PANELS, "References and best models") + " "
     curves = [(model.label, model.returns.curve) for model in study.featured(_MOST_PANELS)]
     ends = "; ".join(f"{label}: {curve[0]:.2f} to {curve[:n_episodes][-1]:.2f}" for label, curve in curves)
@@ -184,7 +197,7 @@ def _draw_learning(study: Study) -> Drawing | None:
     return Drawing(
         "learning",
         "Return by in-context episode",
-        f"{study.task_kind.capitalize()} return divided by each task's optimum, mean over roll-outs, then "
+        f"{study.task_kind.capitalize()} return {study.measure.divided}, mean over roll-outs, then "
         "tasks, then seeds. "
         + how
         + (f"The first {n_episodes} episodes. " if longer else "")
@@ -195,13 +208,13 @@ def _draw_learning(study: Study) -> Drawing | None:
             if study.source is not None
             else ""
         ),
-        f"Line chart of return over optimum from episode 1 to {n_episodes}. First to last episode: {ends}.",
+        f"Line chart of {study.measure.name} from episode 1 to {n_episodes}. First to last episode: {ends}.",
         ("return_by_episode", "source"),
         *render(figure, "learning", hover),
     )
 
 
-def _one_panel(study: Study, hover: Hover, n_episodes: int, top: float) -> Figure:
+def _one_panel(study: Study, hover: Hover, n_episodes: int) -> Figure:
     """All models in one panel."""
     styles = line_styles(study)
     figure = new_figure(_HEIGHT)
@@ -209,17 +222,17 @@ def _one_panel(study: Study, hover: Hover, n_episodes: int, top: float) -> Figur
     labels = _draw_levels(ax, hover, study, n_episodes)
     shaded = banded(study, study.scored)
     for model in study.scored:
-        _draw_curve(ax, hover, model, styles[model.label], band=model in shaded)
+        _draw_curve(ax, hover, model, styles[model.label], _axes(study), band=model in shaded)
         end = float(model.returns.curve[:n_episodes][-1])
         labels.append((end, model.label, styles[model.label].colour))
-    _limit(ax, n_episodes, top)
+    _limit(ax, study, n_episodes)
     _label_ends(ax, labels, n_episodes)
-    ax.set_xlabel(_AXES["x_name"])
-    ax.set_ylabel(_AXES["y_name"])
+    ax.set_xlabel(_EPISODES)
+    ax.set_ylabel(study.measure.name)
     return figure
 
 
-def _many_panels(study: Study, hover: Hover, n_episodes: int, top: float) -> Figure:
+def _many_panels(study: Study, hover: Hover, n_episodes: int) -> Figure:
     """One small panel a model, with the best AD in each."""
     models, styles = study.featured(_MOST_PANELS), line_styles(study)
     columns = 4
@@ -232,14 +245,14 @@ def _many_panels(study: Study, hover: Hover, n_episodes: int, top: float) -> Fig
         if reference is not None and model is not reference:
             curve = reference.returns.curve
             ax.plot(np.arange(1, len(curve) + 1), curve, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
-        _draw_curve(ax, hover, model, styles[model.label], band=True)
-        _limit(ax, n_episodes, top)
+        _draw_curve(ax, hover, model, styles[model.label], _axes(study), band=True)
+        _limit(ax, study, n_episodes)
         ax.set_title(wrap(model.label, 28), fontsize=6.2, fontweight="normal")
     for i, ax in enumerate(axes.flat):
         ax.set_visible(i < len(models))
         ax.tick_params(labelbottom=i + columns >= len(models))
-    figure.supxlabel(_AXES["x_name"], fontsize=TEXT)
-    figure.supylabel(_AXES["y_name"], fontsize=TEXT)
+    figure.supxlabel(_EPISODES, fontsize=TEXT)
+    figure.supylabel(study.measure.name, fontsize=TEXT)
     return figure
 
 
@@ -252,7 +265,10 @@ def _draw_profile(study: Study) -> Drawing | None:
     shaded = banded(study, models)
     figure, hover = new_figure(3.1), Hover()
     ax = figure.subplots()
-    x_name, y_name = "return / optimum, last episodes", "share of seeds x tasks\nthat reach at least that"
+    x_name, y_name = (
+        f"{study.measure.name}, last episodes",
+        "share of seeds x tasks\nthat reach at least that",
+    )
     for model in models:
         share, low, high = profile(model)
         style = styles[model.label]

@@ -58,7 +58,7 @@ def sentence(study: Study) -> str:
         if within is not None:
             episodes, start = returns.units.shape[2], max(1, returns.history - LAST_EPISODES + 1)
             texts.append(
-                f"{model.label}: {within.mean():.2f} of the optimum over episodes "
+                f"{model.label}: {within.mean():.2f}{study.measure.of} over episodes "
                 f"{start} to {returns.history}, where source histories end, {returns.scores.mean():.2f} over "
                 f"episodes {episodes - LAST_EPISODES + 1} to {episodes}."
             )
@@ -118,9 +118,10 @@ def _panels(
     styles = featured_styles(study, models)
     top = max(1.05, *(1.02 * float(model.returns.curve.max()) for model in models))
     for ax in axes:
-        ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
+        if study.measure.unit:
+            ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
         ax.set_ylim(0, top)
-        ax.set_ylabel("return / optimum")
+        ax.set_ylabel(study.measure.name)
     if long:
         axes[0].set_ylim(_lowest(models), top)
         _draw_episodes(axes[0], hover, models, styles, banded(study, models))
@@ -172,7 +173,7 @@ def _draw_episodes(
         ax.plot(at, means, color=style.colour, linestyle=style.dash, linewidth=1.1)
         window = model.facts.training_window / model.config.evaluated_env.steps_per_episode
         ax.plot(window, _lowest(models), "^", color=style.colour, markersize=4.7, clip_on=False)
-        names = {"x_name": "episode in context", "y_name": "return / optimum"}
+        names = {"x_name": "episode in context", "y_name": model.measure.name}
         hover.points(ax, at, means, name=model.label, **names)
 
 
@@ -192,7 +193,7 @@ def _draw_compressions(
         ax.plot(list(curve), list(curve.values()), color=style.colour, linewidth=0.95)
         if depth in curve:
             ax.plot(depth, curve[depth], style.marker, color=style.colour, markersize=6.2)
-        names = {"x_name": "compressions before the episode", "y_name": "return / optimum"}
+        names = {"x_name": "compressions before the episode", "y_name": model.measure.name}
         hover.points(ax, curve, curve.values(), name=model.label, **names)
 
 
@@ -217,7 +218,8 @@ def _draw_matrix(study: Study) -> Drawing | None:
         for spot in row:
             name = f"{model.label}: {spot.counts} compressions ({spot.episodes:,} episodes)"
             tile(
-                ax, hover, (place[spot.low], i), spot.mean, f"{spot.mean:.2f}", norm, size=SMALL, name=name
+                ax, hover, (place[spot.low], i), spot.mean, f"{spot.mean:.2f}", norm, size=SMALL, name=name,
+                measure=study.measure.name,
             )  # fmt: skip
         seen = sum(spot.high <= (model.facts.depth or 0) for spot in row)
         ax.plot([seen, seen], [i, i + 1], color=INK, linewidth=2.2)
@@ -228,7 +230,7 @@ def _draw_matrix(study: Study) -> Drawing | None:
     return Drawing(
         "depth-matrix",
         "Trained depth and compressions in a roll-out",
-        "Mean return over optimum of the episodes that begin after so many compressions, over all tasks, "
+        f"Mean {study.measure.name} of the episodes that begin after so many compressions, over all tasks, "
         "roll-outs and seeds; right of the thick line: more compressions in a row than training unrolled."
         + left_out(len(every) - len(models), f"The best {_MOST_ROWS} models"),
         "Heat map of return by trained depth and number of compressions. "

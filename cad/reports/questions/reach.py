@@ -40,7 +40,7 @@ def sentence(study: Study) -> str:
     trained = " and ".join(f"{value:,}" for value in sorted({reach.trained_at for reach in curves}))
     seeds = min(len(model.done) for reach in curves for _, model in reach.points)
     return (
-        f"Return at or above {_SHARE} of the optimum, by {curves[0].setting} (training had {trained}): "
+        f"Return at or above {_SHARE}{study.measure.of}, by {curves[0].setting} (training had {trained}): "
         f"{'; '.join(map(_in_words, curves[:_MOST_CURVES]))}. The same trained models at all values, on "
         f"{plural(seeds, 'seed')} at least."
     )
@@ -65,21 +65,22 @@ def _draw(study: Study) -> Drawing | None:
             low, high = map(finite, model.returns.score_interval)
             if low is not None and high is not None:
                 ax.plot([value, value], [low, high], color=colour, linewidth=0.8)
-        hover.points(ax, x, y, name=reach.name, x_name=reach.setting, y_name="return / optimum")
+        hover.points(ax, x, y, name=reach.name, x_name=reach.setting, y_name=study.measure.name)
     for value in {reach.trained_at for reach in curves}:
         ax.axvline(value, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
-    ax.set_ylim(0, 1.04)
+    if study.measure.unit:
+        ax.set_ylim(0, 1.04)
     ax.set_xlabel(f"{curves[0].setting} in roll-outs (dotted: in training)")
-    ax.set_ylabel("return / optimum, last episodes")
+    ax.set_ylabel(f"{study.measure.name}, last episodes")
     figure.legend(loc="outside lower center", ncols=3)
     return Drawing(
         "reach",
         f"Return by {curves[0].setting}",
-        "Trained models in environments unlike training's: return over optimum in the last episodes, "
+        f"Trained models in environments unlike training's: {study.measure.name} in the last episodes, "
         f"mean over roll-outs, tasks and seeds; lines: 95% intervals over {intervals_over(study)}."
         + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves"),
-        f"Line chart of return over optimum by {curves[0].setting}. " + sentence(study),
+        f"Line chart of {study.measure.name} by {curves[0].setting}. " + sentence(study),
         ("reach",),
         *render(figure, "reach", hover),
     )

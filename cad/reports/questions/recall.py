@@ -30,7 +30,7 @@ def sentence(study: Study) -> str:
     young, old = recalls[0], recalls[-1]
     first = [item.mean for item in mean_recall(study.lead) if not item.low]
     text = (
-        f"{describe(study.lead)} returns {young.mean:.2f} of the optimum where the fact that an episode "
+        f"{describe(study.lead)} returns {young.mean:.2f}{study.measure.of} where the fact that an episode "
         f"needs was needed {young.ages} episode{'s' * (young.high > 1)} before, and {old.mean:.2f} after "
         f"{old.ages} episodes ({old.episodes:,} episodes show that)"
     )
@@ -45,7 +45,7 @@ def _draw(study: Study) -> Drawing | None:
         return None
     styles, figure, hover = featured_styles(study, models), new_figure(3.0), Hover()
     ax = figure.subplots()
-    x_name, y_name = "episodes since the fact was last needed", "return / optimum"
+    x_name, y_name = "episodes since the fact was last needed", study.measure.name
     lows = sorted({item.low: item.ages for model in models for item in _repeated(model)}.items())
     places = {low: place for place, (low, _) in enumerate(lows)}
     for model in models:

@@ -114,7 +114,7 @@ def _draw(study: Study) -> Drawing | None:
             )  # fmt: skip
         title = wrap(f"minus {reference.label}", 66 // len(by_reference))
         ax.set_title(title, fontsize=TEXT, fontweight="normal")
-        ax.set_xlabel("difference in return / optimum")
+        ax.set_xlabel(f"difference in {study.measure.name}")
         ax.set_ylim(-0.7, len(labels) - 0.4)
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(labels)), wrapped, fontsize=SMALL, color=INK)
@@ -161,8 +161,8 @@ def _table(study: Study) -> ShownTable | None:
     ]
     headers = ("model", "minus", "difference", "95% interval", "p (Holm)", "seeds", "by seed")
     caption = (
-        "Paired differences in return / optimum, on the seeds and tasks that both have; intervals are over "
-        f"{intervals_over(study)}"
+        f"Paired differences in {study.measure.name}, on the seeds and tasks that both have; intervals are "
+        f"over {intervals_over(study)}"
     )
     return ShownTable("differences-table", caption, headers, rows) if rows else None
 

@@ -71,12 +71,12 @@ def _draw(study: Study) -> Drawing | None:
                 label=None if row else wrap(entry.experiment, 40),
             )  # fmt: skip
             hover.points(
-                ax, [score], [height], name=f"{entry.experiment}: {entry.label}", x_name="return / optimum",
+                ax, [score], [height], name=f"{entry.experiment}: {entry.label}", x_name=study.measure.name,
                 y_name="95% interval", y_words=[interval_text(low, high)],
             )  # fmt: skip
     ax.set_yticks(range(len(shared)), [wrap(label, 40) for label in reversed(shared)], fontsize=SMALL)
     ax.set_ylim(-0.6, len(shared) - 0.4)
-    ax.set_xlabel("return / optimum, last episodes")
+    ax.set_xlabel(f"{study.measure.name}, last episodes")
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=min(4, len(names)))
     return Drawing(
@@ -105,7 +105,7 @@ def _table(study: Study) -> ShownTable | None:
         for entries in shared_models(study).values()
         for entry in entries
     ]
-    headers = ("model", "experiment", "return / optimum", "95% interval", "seeds", "minus the first",
+    headers = ("model", "experiment", study.measure.name, "95% interval", "seeds", "minus the first",
                "95% interval, low", "high")  # fmt: skip
     caption = (
         "Models that several experiments share, paired on the seeds and tasks that both have; intervals are "

@@ -43,7 +43,7 @@ _TRAINING = (
     ("loss", "loss, nats an action"),
     ("accuracy", "accuracy, share of actions"),
     ("gradient_norm", "gradient norm, before clipping"),
-    ("validation_return", "validation return / optimum"),
+    ("validation_return", "validation return, normalised"),
 )
 _PRETRAINING = (
     ("loss", "pre-training loss"),

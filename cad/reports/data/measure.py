@@ -1,0 +1,46 @@
+"""What scores are: shares of the optimum, shares of a return that somebody stated, or returns as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cad.envs.registry import task_family
+from cad.schema import Config
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The words for scores.
+
+    ``name`` is that of an axis; ``of`` follows a number in a sentence, with its space; ``unit`` is what a
+    score of 1 is, empty where that means nothing; ``whole`` names a task's best return in a table.
+    """
+
+    name: str
+    of: str
+    unit: str
+    whole: str
+
+    def level(self, share: float) -> str:
+        """A score as a level that is reached, such as ``90% of the optimum``."""
+        return f"{share:.0%}{self.of}" if self.unit else f"a return of {share:g}"
+
+    @property
+    def divided(self) -> str:
+        """What is done with returns, after the noun: ``divided by each task's optimum``."""
+        return f"divided by {self.whole}" if self.unit else "as it is"
+
+
+OPTIMUM = Measure("return / optimum", " of the optimum", "optimum", "each task's optimum")
+STATED = Measure(
+    "return / reference", " of the reference return", "reference return", "the stated reference return"
+)
+RAW = Measure("return", "", "", "no return")
+
+
+def measure_of(config: Config) -> Measure:
+    """How the returns of a cell are given."""
+    family = task_family(config.env)
+    if family.has_rules:
+        return OPTIMUM
+    return RAW if getattr(config.env, "reference_return", None) is None else STATED

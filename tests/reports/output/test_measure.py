@@ -1,0 +1,53 @@
+"""A return that somebody stated is not called the optimum, and raw returns are no shares of anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from cad.reports import write_report
+from cad.schema import ReportConfig
+
+ENV = {"name": "gymnasium", "id": "FrozenLake-v1", "horizon": 20, "n_heldout": 8, "n_validation": 1}
+
+
+@pytest.fixture
+def page_of(quickstart, origin, tmp_path):
+    """Text and figures' words of the report of the quickstart's cells in another family."""
+
+    def make(reference: float | None) -> str:
+        tasks = [{"seed": seed} for seed in range(80)]
+        env = {**ENV, "tasks": tasks, "reference_return": reference}
+        cells = [
+            dataclasses.replace(
+                cell, config=cell.config.with_overrides({"env": env}, "test"),
+                optimal=(reference or 1.0,) * 8, goals=((),) * 8,
+            )
+            for cell in quickstart
+        ]  # fmt: skip
+        write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        return re.sub(r"\s+", " ", page)
+
+    return make
+
+
+def test_a_stated_return_is_called_that(page_of):
+    page = page_of(20.0)
+    assert "of the reference return over the last 10 of 50 episodes" in page
+    assert "return / reference" in page and "90% of the reference return" in page
+    # Once, to say that it is not known.
+    assert re.findall(r"[^.>]*optimum[^.<]*", page) == [
+        "The optimum is not known: returns are divided by a stated reference_return of 20"
+    ]
+
+
+def test_raw_returns_are_shares_of_nothing(page_of):
+    page = page_of(None)
+    assert "Best CompressedAD (window 40, depth 3, 16 latents) reaches 15." in page
+    assert "given as it is" in page and "that reach a return of 0.9" in page
+    assert re.findall(r"[^.>]*optimum[^.<]*", page) == [
+        "The optimum is not known: returns are divided by 1, that is, shown as they are, as no env"
+    ]
