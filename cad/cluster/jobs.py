@@ -64,7 +64,7 @@ def follow(log: Log, write: Callable[[str], None], every: float = 0.5) -> str:
                 asked = time.monotonic()
             if text := decode(file.read()):
                 write(text)
-            if state in ("done", "failed", "dead"):
+            if state in ("done", "failed", "dead", "pruned"):
                 return state
             time.sleep(every)
 
