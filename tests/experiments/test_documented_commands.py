@@ -175,7 +175,7 @@ def test_documented_commands_run(copy: Path, small: Path, tmp_path: Path) -> Non
         words = words_of(line)
         if words[0] in CLUSTER or words[0] in ELSEWHERE or words[:2] in FILES_OF_OTHERS:
             continue
-        experiments = [word for word in words if re.fullmatch(r"experiments/\w+\.yaml", word)]
+        experiments = [word for word in words if re.fullmatch(r"(experiments|examples)/\w+\.yaml", word)]
         words = [str(small) if word in experiments else own.get(word, word) for word in words]
         if words[0] == "run" and any("=" in word for word in words):
             words.append("--dry-run")
