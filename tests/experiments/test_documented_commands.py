@@ -67,7 +67,8 @@ CHEAP = (
 PLACEHOLDERS = {
     "EXPERIMENT": "experiments/quickstart.yaml", "EXPERIMENT.yaml": "experiments/quickstart.yaml",
     "A.yaml": "experiments/quickstart.yaml", "B.yaml": "experiments/ablation.yaml",
-    "experiments/NAME.yaml": "experiments/quickstart.yaml", "CELL.yaml": "configs/model/ad.yaml", "CELL": "3",
+    "experiments/NAME.yaml": "experiments/quickstart.yaml", "examples/NAME.yaml": "examples/ring.yaml",
+    "CELL.yaml": "configs/model/ad.yaml", "CELL": "3",
     "X.gif|X.png": "X.gif", "NAME": "ring:Ring",
 }  # fmt: skip
 
