@@ -73,10 +73,9 @@ def slurm(request, monkeypatch):
         return subprocess.CompletedProcess(command, 0, said, "")
 
     monkeypatch.setattr(squeue, "run_command", answer)
-    squeue._has_json.cache_clear()
+    squeue.speaks_json.cache_clear()
     yield request.param
-    squeue._has_json.cache_clear()
-    squeue._UNREADABLE.clear()
+    squeue.speaks_json.cache_clear()
 
 
 def test_tasks_that_are_queued_or_running(slurm):
@@ -101,59 +100,6 @@ def test_numbers_of_tasks():
     assert list(squeue.task_numbers("")) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "said", "error"),
-    [
-        (1, "", "squeue: error: Unable to find plugin: serializer/json"),  # built without it
-        (0, "a banner\n", ""),
-        (0, json.dumps({"jobs": [{"id": 1}]}), ""),  # keys of a Slurm to come
-        (0, json.dumps({"jobs": [{**job(2, []), "job_state": "PENDING"}]}), ""),
-        (0, json.dumps([]), ""),
-    ],
-)
-@pytest.mark.usefixtures("slurm")
-def test_where_json_cannot_be_read_text_is(code, said, error, monkeypatch):
-    asked = []
-
-    def answer(command, **_more):
-        asked.append("--json" in command)
-        if command[0] == "scontrol":
-            return subprocess.CompletedProcess(command, 0, "slurm 25.11.0", "")
-        if "--json" in command:
-            return subprocess.CompletedProcess(command, code, said, error)
-        return subprocess.CompletedProcess(command, 0, TEXT, "")
-
-    monkeypatch.setattr(squeue, "run_command", answer)
-    for _ in range(2):
-        assert queued_jobs(["1_1"])["1_1"].state == "COMPLETING"
-    assert asked.count(True) == 1
-
-
-@pytest.mark.parametrize("slurm", ["24.11.5"], indirect=True)
-@pytest.mark.usefixtures("slurm")
-def test_what_a_wrapper_says_before_the_json_is_left_out(monkeypatch):
-    plain = squeue.run_command
-
-    def answer(command, **more):
-        done = plain(command, **more)
-        done.stdout = ("site notice: maintenance on Monday\n" if "--json" in command else "") + done.stdout
-        return done
-
-    monkeypatch.setattr(squeue, "run_command", answer)
-    assert queued_jobs(["1_0"])["1_0"].node == "node1"
-    assert squeue.speaks_json()
-
-
-@pytest.mark.parametrize("slurm", ["24.11.5"], indirect=True)
-@pytest.mark.usefixtures("slurm")
-def test_a_controller_that_does_not_answer_is_not_taken_for_one_without_json(monkeypatch):
-    def answer(command, **_more):
-        said = "slurm 24.11.5" if command[0] == "scontrol" else ""
-        return subprocess.CompletedProcess(
-            command, int(not said), said, "slurm_load_jobs error: Socket timed out"
-        )
-
-    monkeypatch.setattr(squeue, "run_command", answer)
-    with pytest.raises(CadError, match=r"does not answer: .*Socket timed out"):
-        queued_jobs(["1_1"])
-    assert squeue.speaks_json()
+def test_something_else_than_json_is_told():
+    with pytest.raises(CadError, match="answers with something else: a banner"):
+        squeue.parse_json("a banner\n")
