@@ -33,7 +33,10 @@ _PASSING = re.compile(
     r"|in standby mode|unexpected message received|unable to establish controller|does not answer",
     re.IGNORECASE,
 )
-_LASTING = re.compile(r"invalid job id|invalid user|invalid partition|unrecognized option", re.IGNORECASE)
+_LASTING = re.compile(
+    r"invalid job id|invalid user|invalid partition|unrecognized option|serializer|data_parser",
+    re.IGNORECASE,
+)
 # Variables with these beginnings are options of Slurm's commands; SLURM_* also describes the job that
 # one is inside.
 _DROPPED = (

@@ -19,6 +19,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.image import check_lines, enter
 from cad.cluster.profile import AllocationRequest, Profile, node_path, node_variables
+from cad.cluster.queue import LAUNCH_FAILED
 from cad.errors import UsageError
 from cad.experiments.plan.job_records import ATTEMPTS_SUFFIX, STARTED
 
@@ -226,18 +227,24 @@ def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> 
 def _requeue_decision(profile: Profile) -> list[str]:
     most = profile.retry.saved.times
     return f"""\
+# A controller that is busy, or restarts, must not cost the job its requeue.
+patiently() {{
+    local pause
+    for pause in 1 4 15 30 60; do "$@" && return; sleep "$pause"; done
+    "$@"
+}}
 # Fields, not text that is meant for people.
-standing() {{ squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }}
+standing() {{ patiently squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }}
 again() {{
     # Named by its index: the job id of one task of an array can be the id of the whole array.
     # Not after scancel, nor when Slurm itself has requeued the job.
     case "$(standing)" in
-    "RUNNING "*|*" TimeLimit") ;;
+    "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;;
     *) note ended; return ;;
     esac
     if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {most} ]; then note too-many-requeues; return; fi
     note "$1"
-    scontrol requeue "$task"
+    patiently scontrol requeue "$task"
     shift
     # The job waits again, so that it may be changed.  What ends it sends TERM first, and waits.
     [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
@@ -278,8 +285,19 @@ avoid() {{
     note bad-node
     echo "ExcNodeList=$(paste -sd, <<<"$bad")"
 }}
+# Slurm holds a task that a node's daemon could not start until its owner releases it.  Every task that is
+# done releases one's held tasks once: a node that stays broken is not tried for ever.
+release_held() {{
+    local one
+    timeout 20 squeue --noheader --array --states=PENDING "--user=$(id -u)" --format='%i|%r|%j' |
+        awk -F'|' '$2 == "{LAUNCH_FAILED}" && $3 ~ /^cad-/ {{print $1}}' |
+        while read -r one; do
+            timeout 20 scontrol release "$one" && echo "cad: released job $one, which a node could not start"
+        done
+}}
 if [ "$code" = 0 ]; then
     note done
+    release_held
 elif [ "$code" = {SAVED} ] || [ "$code" = {_BY_USR2} ] || [ "$code" = {_BY_TERM} ]; then
     again saved
 elif [ "$code" = {PRUNED} ]; then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 from cad.cluster.command import run_command
 from cad.errors import CadError
 
+log = logging.getLogger(__name__)
+
 Row = tuple[str, ...]
 
 _JSON_SINCE = (24, 5)
+# What a Slurm that was built without json-c says.
+_WITHOUT_JSON = re.compile(r"serializer|data_parser|json|unrecognized option", re.IGNORECASE)
 _ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
     "TIMEOUT",
@@ -27,7 +32,8 @@ def _number(value: dict[str, Any]) -> int | None:
 def _state(job: dict[str, Any]) -> str:
     """As squeue's text has it: a flag such as ``COMPLETING``, or else the state."""
     base, *flags = job["job_state"]
-    return str(flags[0] if flags else base)
+    # What else a running job does (POWER_UP_NODE, RESIZING, ...) does not matter.
+    return str(base if base == "RUNNING" or not flags else flags[0])
 
 
 # By the names that this module's functions take: how squeue's text has it, and how its JSON.
@@ -35,7 +41,7 @@ _FIELDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "array": ("%F", lambda job: str(_number(job["array_job_id"]) or job["job_id"])),
     "state": ("%T", _state),
     "node": ("%N", lambda job: str(job["nodes"])),
-    "reason": ("%r", lambda job: str(job["state_reason"])),
+    "reason": ("%r", lambda job: str(job.get("state_description") or job["state_reason"])),
     "name": ("%j", lambda job: str(job["name"])),
     "comment": ("%k", lambda job: str(job["comment"])),
     "command": ("%o", lambda job: str(job["command"])),
@@ -50,8 +56,11 @@ def tasks_in_queue(options: Sequence[str], fields: Sequence[str]) -> dict[str, R
     Raises :class:`CadError` when Slurm does not answer; a job that it does not know is no error.
     """
     if speaks_json():
-        live = [job for job in _as_json(options) if _is_live(job)]
-        return {task: _row(job, fields) for job in live for task in _task_ids(job)}
+        try:
+            live = [job for job in _as_json(options) if _is_live(job)]
+            return {task: _row(job, fields) for job in live for task in _task_ids(job)}
+        except _NOT_KNOWN as error:
+            _tell(repr(error))
     rows = _as_text(["--array", *options], ["%i", *(_FIELDS[name][0] for name in fields)])
     return {row[0]: row[1:] for row in rows}
 
@@ -60,7 +69,10 @@ def jobs_of(user: str, fields: Sequence[str]) -> list[Row]:
     """All jobs of a user that Slurm still knows, ended ones too; the pending tasks of an array are one."""
     options = ["--states=all", f"--user={user}"]
     if speaks_json():
-        return [_row(job, fields) for job in _as_json(options)]
+        try:
+            return [_row(job, fields) for job in _as_json(options)]
+        except _NOT_KNOWN as error:
+            _tell(repr(error))
     return _as_text(options, [_FIELDS[name][0] for name in fields])
 
 
@@ -76,17 +88,29 @@ def speaks_json() -> bool:
 
 
 def parse_json(text: str) -> list[dict[str, Any]]:
-    """The jobs in the output of ``squeue --json``."""
-    try:
-        jobs = json.loads(text)["jobs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CadError(f"squeue --json answers with something else: {text[:200].strip()}") from error
-    return list(jobs)
+    """The jobs in the output of ``squeue --json``, which a site's wrapper may say something before or after.
+
+    Raises :class:`ValueError` for anything else.
+    """
+    start = re.search(r"^\s*\{", text, re.MULTILINE)
+    answer = json.JSONDecoder().raw_decode(text, start.end() - 1)[0] if start else {}
+    if not isinstance(answer.get("jobs"), list):
+        raise ValueError(f"squeue --json answers with something else: {text[:200].strip()}")
+    return list(answer["jobs"])
 
 
 def parse_text(text: str, n: int) -> list[Row]:
     """Rows of ``n`` fields with ``|`` between; the last one may contain it."""
     return [tuple(line.split("|", n - 1)) for line in text.splitlines() if line.count("|") >= n - 1]
+
+
+# Slurm was built without JSON, a wrapper answers, or another version has other keys: text is asked for.
+_NOT_KNOWN = (ValueError, LookupError, TypeError, AttributeError)
+
+
+@functools.cache
+def _tell(why: str) -> None:
+    log.debug("squeue is read as text, its JSON is not as expected: %s", why)
 
 
 def _as_json(options: Sequence[str]) -> list[dict[str, Any]]:
@@ -106,6 +130,8 @@ def _said(command: list[str], **variables: str) -> str:
     # Asked for a single job, squeue fails when it no longer knows that job.
     if "Invalid job id" in done.stderr:
         return ""
+    if "--json" in command and _WITHOUT_JSON.search(done.stderr):
+        raise ValueError(done.stderr.strip())
     raise CadError(f"squeue does not answer: {done.stderr.strip()}")
 
 

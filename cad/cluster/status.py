@@ -45,7 +45,9 @@ _ACCOUNTING = {
     "NODE_FAIL": "its node failed",
     "DEADLINE": _TIMEOUT,
 }
-_RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING")
+_RUNNING = (
+    "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import cad
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.image import check_lines, try_image
 from cad.cluster.profile import Profile
+from cad.cluster.queue import LAUNCH_FAILED
 from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, job_script
 from cad.config import from_mapping, load
 from cad.errors import UsageError
@@ -276,6 +277,51 @@ def test_attempts_that_lost_their_node_are_counted(tmp_path, events, lost):
         check=True,
     )
     assert int(shown.stdout) == lost
+
+
+FAILS_TWICE = """#!/bin/bash
+echo "$@" >>"$0.calls"
+[ "$(wc -l <"$0.calls")" -gt 2 ] || { echo "Unable to contact slurm controller" >&2; exit 1; }
+echo "a banner of the site"; echo "RUNNING None"
+"""
+
+
+def bash_functions(tmp_path: Path, *names: str) -> str:
+    """These functions of a job script, with programs of ``tmp_path`` and without pauses."""
+    lines = job_script(Profile(), "train", "n", PATHS, ResourceMultiplier(), None, 2).splitlines()
+    text = f'PATH={tmp_path}:$PATH\nsleep() {{ :; }}\nnote() {{ echo "note $*"; }}\n'
+    for name in names:
+        start = lines.index(f"{name}() {{") if f"{name}() {{" in lines else None
+        if start is None:
+            text += next(line for line in lines if line.startswith(f"{name}()")) + "\n"
+        else:
+            text += "\n".join(lines[start : lines.index("}", start) + 1]) + "\n"
+    return text
+
+
+def program(file: Path, text: str) -> None:
+    file.write_text(text)
+    file.chmod(0o755)
+
+
+def test_a_saved_task_is_requeued_although_the_controller_is_away_for_a_while(tmp_path):
+    for name in ("squeue", "scontrol"):
+        program(tmp_path / name, FAILS_TWICE)
+    text = bash_functions(tmp_path, "patiently", "standing", "again")
+    done = subprocess.run(
+        ["bash", "-c", f"{text}task=7_1; again saved"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0] == "note saved"
+    assert (tmp_path / "scontrol.calls").read_text() == "requeue 7_1\n" * 3
+
+
+def test_a_task_that_is_done_releases_those_that_a_node_could_not_start(tmp_path):
+    queue = f"1_2|{LAUNCH_FAILED}|cad-e-train\n1_3|JobHeldUser|cad-e-train\n9|{LAUNCH_FAILED}|mine\n"
+    program(tmp_path / "squeue", f"#!/bin/bash\ncat <<'END'\na banner\n{queue}END\n")
+    program(tmp_path / "scontrol", '#!/bin/bash\necho "$@" >>"$0.calls"\n')
+    text = bash_functions(tmp_path, "release_held")
+    subprocess.run(["bash", "-c", f"{text}release_held"], capture_output=True, text=True, check=True)
+    assert (tmp_path / "scontrol.calls").read_text() == "release 1_2\n"
 
 
 def test_a_former_key_names_the_new_one():

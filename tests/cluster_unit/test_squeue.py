@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cad.cluster import squeue
-from cad.cluster.queue import QueuedJob, find_jobs, queued_jobs
+from cad.cluster.queue import LAUNCH_FAILED, QueuedJob, find_jobs, queued_jobs
 from cad.errors import CadError
 
 UNSET = {"set": False, "infinite": False, "number": 0}
@@ -100,6 +100,55 @@ def test_numbers_of_tasks():
     assert list(squeue.task_numbers("")) == []
 
 
-def test_something_else_than_json_is_told():
-    with pytest.raises(CadError, match="answers with something else: a banner"):
+def test_what_a_wrapper_says_around_json_is_left_out():
+    assert squeue.parse_json(f"a banner\n{JSON}\ngood bye\n") == json.loads(JSON)["jobs"]
+    with pytest.raises(ValueError, match="answers with something else: a banner"):
         squeue.parse_json("a banner\n")
+
+
+def test_a_running_job_runs_whatever_else_it_does_and_a_description_is_the_reason():
+    """As squeue's text has them."""
+    state, reason = (squeue._FIELDS[name][1] for name in ("state", "reason"))
+    assert state(job(1, ["RUNNING", "POWER_UP_NODE"])) == "RUNNING"
+    assert state(job(1, ["COMPLETED", "COMPLETING"])) == "COMPLETING"
+    held = {"state_reason": "JobHeldUser", "state_description": LAUNCH_FAILED}
+    assert reason(job(1, ["PENDING"], **held)) == LAUNCH_FAILED
+    assert reason(job(1, ["PENDING"], state_reason="Priority", state_description="")) == "Priority"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error"),
+    [
+        (1, "", "squeue: error: serializer_g_init: cannot find plugin serializer/json"),
+        (0, "squeue is down for maintenance\n", ""),
+        (0, json.dumps({"jobs": [{"jobid": 1, "state": "RUNNING"}]}), ""),
+        (0, json.dumps({"jobs": [job(1, ["PENDING"], array_job_id=None)]}), ""),
+    ],
+    ids=["built without JSON", "no JSON", "renamed fields", "another type"],
+)
+@pytest.mark.usefixtures("slurm")
+def test_text_is_asked_for_where_json_is_not_as_expected(monkeypatch, status, said, error):
+    answer = squeue.run_command
+
+    def other(command, **more):
+        if "--json" in command:
+            return subprocess.CompletedProcess(command, status, said, error)
+        return answer(command, **more)
+
+    monkeypatch.setattr(squeue, "run_command", other)
+    assert queued_jobs(["1_0"])["1_0"].state == "RUNNING"
+    assert find_jobs("c", "/y.sh") == ["1"]
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_controller_that_does_not_answer_is_an_error(monkeypatch):
+    answer = squeue.run_command
+
+    def down(command, **more):
+        if command[0] == "squeue":
+            return subprocess.CompletedProcess(command, 1, "", "Unable to contact slurm controller")
+        return answer(command, **more)
+
+    monkeypatch.setattr(squeue, "run_command", down)
+    with pytest.raises(CadError, match="does not answer: Unable to contact"):
+        queued_jobs(["1_0"])

@@ -64,18 +64,24 @@ if [ /images/cad.sif -nt '/scratch/my runs;x/small/jobs/1/image.sha256' ] || [ /
     sha256sum --check --status '/scratch/my runs;x/small/jobs/1/image.sha256' ||
         refuse image-changed /images/cad.sif" has changed since the submission (image.sha256); submit again"
 fi
+# A controller that is busy, or restarts, must not cost the job its requeue.
+patiently() {
+    local pause
+    for pause in 1 4 15 30 60; do "$@" && return; sleep "$pause"; done
+    "$@"
+}
 # Fields, not text that is meant for people.
-standing() { squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }
+standing() { patiently squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }
 again() {
     # Named by its index: the job id of one task of an array can be the id of the whole array.
     # Not after scancel, nor when Slurm itself has requeued the job.
     case "$(standing)" in
-    "RUNNING "*|*" TimeLimit") ;;
+    "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;;
     *) note ended; return ;;
     esac
     if [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ]; then note too-many-requeues; return; fi
     note "$1"
-    scontrol requeue "$task"
+    patiently scontrol requeue "$task"
     shift
     # The job waits again, so that it may be changed.  What ends it sends TERM first, and waits.
     [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
@@ -114,8 +120,19 @@ avoid() {
     note bad-node
     echo "ExcNodeList=$(paste -sd, <<<"$bad")"
 }
+# Slurm holds a task that a node's daemon could not start until its owner releases it.  Every task that is
+# done releases one's held tasks once: a node that stays broken is not tried for ever.
+release_held() {
+    local one
+    timeout 20 squeue --noheader --array --states=PENDING "--user=$(id -u)" --format='%i|%r|%j' |
+        awk -F'|' '$2 == "launch failed requeued held" && $3 ~ /^cad-/ {print $1}' |
+        while read -r one; do
+            timeout 20 scontrol release "$one" && echo "cad: released job $one, which a node could not start"
+        done
+}
 if [ "$code" = 0 ]; then
     note done
+    release_held
 elif [ "$code" = 75 ] || [ "$code" = 140 ] || [ "$code" = 143 ]; then
     again saved
 elif [ "$code" = 76 ]; then
