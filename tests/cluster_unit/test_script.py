@@ -307,7 +307,7 @@ def program(file: Path, text: str) -> None:
 def test_a_saved_task_is_requeued_although_the_controller_is_away_for_a_while(tmp_path):
     for name in ("squeue", "scontrol"):
         program(tmp_path / name, FAILS_TWICE)
-    text = bash_functions(tmp_path, "patiently", "standing", "again")
+    text = bash_functions(tmp_path, "patiently", "standing", "stands", "requeue", "again")
     done = subprocess.run(
         ["bash", "-c", f"{text}task=7_1; again saved"], capture_output=True, text=True, check=True
     )

@@ -57,16 +57,15 @@ patiently() {
 }
 # Fields, not text that is meant for people.
 standing() { patiently squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }
+# Not after scancel, nor when Slurm itself has requeued the job.
+stands() { case "$(standing)" in "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;; *) false ;; esac; }
+# Named by its index: the job id of one task of an array can be the id of the whole array.
+requeue() { ! stands || scontrol requeue "$task"; }
 again() {
-    # Named by its index: the job id of one task of an array can be the id of the whole array.
-    # Not after scancel, nor when Slurm itself has requeued the job.
-    case "$(standing)" in
-    "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;;
-    *) note ended; return ;;
-    esac
+    if ! stands; then note ended; return; fi
     if [ "${SLURM_RESTART_COUNT:-0}" -ge 50 ]; then note too-many-requeues; return; fi
     note "$1"
-    patiently scontrol requeue "$task"
+    patiently requeue
     shift
     # The job waits again, so that it may be changed.  What ends it sends TERM first, and waits.
     [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
