@@ -17,6 +17,7 @@ import yaml
 
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
+from cad.cluster.queue import LAUNCH_FAILED
 from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
 
@@ -211,3 +212,46 @@ def ended(cluster, tmp_path_factory):
 def test_what_the_node_has_and_lacks(ended, case, event, said):
     events, log = ended[case]
     assert events == ["started", event] and said in log
+
+
+@pytest.fixture
+def bad_node(cluster, tmp_path):
+    """A file: while it is there, node1 starts no job."""
+    bad, prolog, conf = tmp_path / "bad", tmp_path / "prolog", cluster.home / "etc/slurm.conf"
+    prolog.write_text(f"#!/bin/bash\n[ ! -e {bad} ]\n")
+    prolog.chmod(0o755)
+    before = conf.read_text()
+    conf.write_text(f"{before}\nProlog={prolog}\n")
+    cluster.call("scontrol", "reconfigure")
+    bad.touch()
+    yield bad
+    conf.write_text(before)
+    cluster.call("scontrol", "reconfigure")
+
+
+def test_a_task_that_is_done_releases_those_that_a_node_could_not_start(
+    cluster, bad_node, tmp_path, wait_for
+):
+    """Slurm holds them in one way, whether a node's prolog fails or its daemon dies."""
+    out, script = tmp_path / "out", tmp_path / "done.sh"
+
+    def sbatch(name, *words):
+        given = ("--parsable", "--mem=50", "--nodelist=node1", "--requeue", f"--job-name={name}")
+        return cluster.call("sbatch", *given, *words).stdout.strip()
+
+    def reasons():
+        return dict(
+            line.split("|") for line in cluster.call("squeue", "-h", "-o", "%i|%r").stdout.splitlines()
+        )
+
+    held = sbatch("cad-x-train", f"--output={out}", "--wrap=echo ran")
+    wait_for(lambda: reasons().get(held) == LAUNCH_FAILED, 60)
+    bad_node.unlink()
+    cluster.call("scontrol", "update", "NodeName=node1", "State=RESUME")
+    paths = SubmissionPaths(tmp_path, tmp_path, sys.executable)
+    text = job_script(Profile(), "train", "n", paths, ResourceMultiplier(), None, 1)
+    function = text[text.index("release_held() {") : text.index('if [ "$code" = 0 ]')]
+    script.write_text(f"#!/bin/bash\n{function}release_held\n")
+    sbatch("cad-x-histories", f"--output={tmp_path / 'released'}", str(script))
+    wait_for(lambda: out.exists() and out.read_text() == "ran\n", 60)
+    assert f"released job {held}," in (tmp_path / "released").read_text()
