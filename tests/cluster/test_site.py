@@ -17,7 +17,7 @@ import yaml
 
 from cad.cluster.arrays import ResourceMultiplier
 from cad.cluster.profile import Profile
-from cad.cluster.queue import LAUNCH_FAILED
+from cad.cluster.queue import LAUNCH_FAILED, queued_jobs
 from cad.cluster.script import SubmissionPaths, job_script
 from cad.config import from_mapping
 
@@ -230,7 +230,7 @@ def bad_node(cluster, tmp_path):
 
 
 def test_a_task_that_is_done_releases_those_that_a_node_could_not_start(
-    cluster, bad_node, tmp_path, wait_for
+    cluster, bad_node, tmp_path, wait_for, monkeypatch
 ):
     """Slurm holds them in one way, whether a node's prolog fails or its daemon dies."""
     out, script = tmp_path / "out", tmp_path / "done.sh"
@@ -246,6 +246,8 @@ def test_a_task_that_is_done_releases_those_that_a_node_could_not_start(
 
     held = sbatch("cad-x-train", f"--output={out}", "--wrap=echo ran")
     wait_for(lambda: reasons().get(held) == LAUNCH_FAILED, 60)
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    assert queued_jobs([held])[held].reason == LAUNCH_FAILED
     bad_node.unlink()
     cluster.call("scontrol", "update", "NodeName=node1", "State=RESUME")
     paths = SubmissionPaths(tmp_path, tmp_path, sys.executable)
