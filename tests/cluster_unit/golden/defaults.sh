@@ -56,11 +56,14 @@ patiently() {
 # Fields, not text that is meant for people.
 standing() { patiently squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }
 # Not after scancel, nor when Slurm itself has requeued the job.
-stands() { case "$(standing)" in "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;; *) false ;; esac; }
+stands() {
+    said=$(standing)
+    case "$said" in "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;; *) false ;; esac
+}
 # Named by its index: the job id of one task of an array can be the id of the whole array.
 requeue() { ! stands || scontrol requeue "$task"; }
 again() {
-    if ! stands; then note ended; return; fi
+    if ! stands; then echo "cad: not requeued, Slurm says: $said"; note ended; return; fi
     if [ "${SLURM_RESTART_COUNT:-0}" -ge 50 ]; then note too-many-requeues; return; fi
     note "$1"
     patiently requeue
