@@ -185,8 +185,18 @@ class TaskFamily(ABC, Generic[C]):
 
     @property
     def random_return(self) -> float:
-        """Return that counts as nothing: scores are (return - this) / (optimum - this)."""
+        """Return that counts as nothing; see :meth:`score`."""
         return 0.0
+
+    def score(self, returns: npt.ArrayLike, optimum: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Returns as shares of the way from :attr:`random_return` (0) to the optimum (1), broadcast."""
+        import numpy as np
+
+        base = self.random_return
+        share: npt.NDArray[np.float64] = (np.asarray(returns, dtype=np.float64) - base) / (
+            np.asarray(optimum, dtype=np.float64) - base
+        )
+        return share
 
     @property
     def score_in_words(self) -> str:

@@ -64,14 +64,12 @@ class RolloutResult:
     def shares(self, family: AnyFamily) -> npt.NDArray[np.float64]:
         """Returns (tasks, roll-outs, episodes) over the optimum: the episode's, where it has its own.
 
-        Both are counted from :attr:`~cad.envs.family.TaskFamily.random_return`.
+        See :meth:`~cad.envs.family.TaskFamily.score`.
         """
         optima: npt.NDArray[np.floating] | None = self.optima
         if optima is None:
             optima = np.array([family.optimal_return(task) for task in self.task_ids])[:, None, None]
-        base = family.random_return
-        shares: npt.NDArray[np.float64] = (self.returns - base) / (optima.astype(np.float64) - base)
-        return shares
+        return family.score(self.returns, optima)
 
     @property
     def steps_per_second(self) -> float:

@@ -153,7 +153,7 @@ def _audit_open(
         )
     if family.has_optimum:
         # What others recorded need not have learned: it can be trained on all the same.
-        _check_learning(report, report.warnings if imported else report.problems)
+        check_learning(report, family, report.warnings if imported else report.problems)
 
 
 def _can_derive(family: AnyFamily, source: SourceConfig) -> bool:
@@ -436,22 +436,31 @@ def _derive(
     return next_states.reshape(streams, steps, -1), rewards.reshape(streams, steps)
 
 
-def _check_learning(report: AuditReport, found: list[str]) -> None:
-    rows = [row for row in report.table if row.optimal_return > 0]
+def check_learning(report: AuditReport, family: AnyFamily, found: list[str]) -> None:
+    """Note in ``found`` that the agents of all tasks together did not learn; warn of single weak tasks."""
+    rows = [row for row in report.table if row.optimal_return > family.random_return]
     if not rows:
         return
-    first = float(np.mean([row.first_return / row.optimal_return for row in rows]))
-    last = float(np.mean([row.last_return / row.optimal_return for row in rows]))
-    if last - first < _LEAST_GAIN:
+    optima = [row.optimal_return for row in rows]
+    scores = family.score([row.last_return for row in rows], optima)
+    first = float(family.score([row.first_return for row in rows], optima).mean())
+    last = float(scores.mean())
+    if first > 1 - _LEAST_GAIN:
+        report.warnings.append(
+            f"the source agents return {first:.2f} of {family.score_in_words} in the first episode: these "
+            "histories show what to remember, but no learning; a model of them is no algorithm distillation"
+        )
+    elif last - first < _LEAST_GAIN:
         found.append(
-            f"the source agents did not learn: mean return {last:.2f} of the optimum in the last episode, "
-            f"{first:.2f} in the first; collect with more steps or other source settings"
+            f"the source agents did not learn: their last episode returns {last:.2f} of "
+            f"{family.score_in_words}, the first {first:.2f}; collect with more steps or other source "
+            "settings"
         )
     report.warnings.extend(
         f"task {row.task_id} ({row.description}): the last episode returns {row.last_return:.2f} of "
         f"{row.optimal_return:g}; its source agent learned little"
-        for row in rows
-        if row.last_return < _WEAK_TASK * row.optimal_return
+        for row, score in zip(rows, scores, strict=True)
+        if score < _WEAK_TASK
     )
 
 

@@ -23,9 +23,19 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 @matplotlib.style.context("default")  # whatever a user's matplotlibrc says
 def plot_histories(path: Path, out_png: Path) -> None:
-    """Draw return by episode: single tasks on the left, all tasks over their optimum on the right.
+    """Write :func:`histories_figure` as a PNG; the same histories give the same bytes."""
+    figure = histories_figure(path)
+    with atomic_path(out_png) as temporary:
+        FigureCanvasAgg(figure)
+        # No date or version inside.
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
 
-    Returns are means over streams.  The single tasks are spread evenly over the tasks' optima.
+
+def histories_figure(path: Path) -> Figure:
+    """Draw return by episode: single tasks on the left, scores of all tasks on the right.
+
+    Returns are means over streams.  The single tasks are spread evenly over the tasks' optima.  Scores are
+    those of reports; where nothing is known to divide by, they are the returns.
     """
     with open_histories(path) as histories:
         family = task_family(histories.provenance.env)
@@ -40,30 +50,38 @@ def plot_histories(path: Path, out_png: Path) -> None:
     places = np.linspace(0, len(by_optimum) - 1, min(_SHOWN_TASKS, len(by_optimum)))
     shown = [by_optimum[int(place)] for place in places]
     episodes = np.arange(1, len(curves[shown[0]]) + 1)
+    unit = "optimum" if family.has_rules else "reference"  # what is called 1
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     single, everything = figure.subplots(1, 2)
     for task, colour in zip(shown, _COLOURS, strict=False):
         label = family.short_name(task)
-        single.plot(episodes, curves[task], color=colour, label=f"{label}, optimum {optima[task]:g}")
-        single.axhline(optima[task], color=colour, linewidth=0.8, linestyle=":")
-    single.set(title="Single tasks (dotted: optimum)", ylabel="return, mean over streams")
+        if family.has_optimum:
+            label += f", {unit} {optima[task]:g}"
+            single.axhline(optima[task], color=colour, linewidth=0.8, linestyle=":")
+        single.plot(episodes, curves[task], color=colour, label=label)
+    dotted = f" (dotted: {unit})" if family.has_optimum else ""
+    single.set(title=f"Single tasks{dotted}", ylabel="return, mean over streams")
     single.legend(fontsize="small")
 
-    shares = np.array([curves[task] / optima[task] for task in curves if optima[task] > 0])
+    base = family.random_return
+    shares = np.array(
+        [family.score(curve, optima[task]) for task, curve in curves.items() if optima[task] > base]
+    )
     low, high = np.quantile(shares, [0.1, 0.9], axis=0)
     everything.fill_between(episodes, low, high, color=_COLOURS[0], alpha=0.2, label="middle 80 % of tasks")
     everything.plot(episodes, shares.mean(axis=0), color=_COLOURS[0], label=f"mean of {len(shares)} tasks")
-    everything.axhline(1.0, color="0.4", linewidth=0.8, linestyle=":", label="optimum")
-    everything.set(title="All tasks", ylabel="return / optimum", ylim=(0, 1.05))
+    everything.set(title="All tasks", ylabel="return")
+    if family.has_optimum:
+        everything.axhline(1.0, color="0.4", linewidth=0.8, linestyle=":", label=unit)
+        everything.set(ylabel=f"return / {unit}")
+        everything.set_ylim(top=max(1.05, float(high.max())))
     everything.legend(fontsize="small", loc="lower right")
     for axes in (single, everything):
         axes.set_xlabel("episode")
         axes.set_xlim(1, max(2, len(episodes)))
-        axes.set_ylim(bottom=0)
+        if axes.dataLim.ymin >= 0:
+            axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-    with atomic_path(out_png) as temporary:
-        # No date or version inside: the same histories give the same bytes.
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+    return figure

@@ -13,15 +13,17 @@ import torch
 
 from cad.config import load
 from cad.envs.check import check_family
+from cad.envs.config import EnvConfig
 from cad.envs.noise import noise_keys
 from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
 from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError
 from cad.evaluation.rollout import RolloutResult, roll_out
-from cad.histories.audit import audit
+from cad.histories.audit import AuditReport, TaskRow, audit, check_learning
 from cad.histories.episodes import source_returns
 from cad.histories.file import Provenance, open_histories, write_root, write_task
+from cad.histories.plot import histories_figure
 from cad.histories.sampler import read_arrays
 from cad.histories.source import learn
 from cad.interrupt import StopFlag
@@ -221,6 +223,55 @@ def test_scores_lie_between_what_is_stated() -> None:
     )
     assert result.shares(family).tolist() == [[[0, 0.5, 1]]]
     assert "shown as they are" in task_family(env_config(POLES)).score_in_words
+
+
+def written(path: Path, env: EnvConfig, rewards: list[list[float]]) -> Path:
+    """Histories of task 2 in which every step ends an episode."""
+    config, family = Config(env=env), task_family(env)
+    steps = np.zeros((len(rewards), len(rewards[0])), dtype=np.uint8)
+    seen = np.zeros((*steps.shape, family.spaces.n_fields), dtype=np.uint8)
+    history = Transitions(seen, steps, np.array(rewards, dtype=np.float32), seen, steps + 1, steps)
+    with h5py.File(path, "w") as file:
+        write_root(file, Provenance(env, config.source, split_tasks(env), {}, "test"))
+        write_task(file, 2, family.goal(2), family.optimal_return(2), history)
+    return path
+
+
+def test_what_was_learned_is_counted_from_the_random_return() -> None:
+    # 0.40 to 0.42 of the reference alone; nothing to speak of between the two.
+    family = task_family(
+        env_config({**LAKE, "reward_values": None, "reference_return": 30, "random_return": 12})
+    )
+    report, found = AuditReport(Path("a.h5")), []
+    report.table.append(TaskRow(2, "a lake", "train", 30, first_return=12, last_return=12.6))
+    check_learning(report, family, found)
+    assert found == [
+        "the source agents did not learn: their last episode returns 0.03 of a stated reference_return of "
+        "30, both counted from a random_return of 12, the first 0.00; collect with more steps or other "
+        "source settings"
+    ]
+    assert report.warnings == [
+        "task 2 (a lake): the last episode returns 12.60 of 30; its source agent learned little"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reference", "label", "low", "high"),
+    [(None, "return", -3, 5), (4.0, "return / reference", -0.75, 1.25)],
+)
+def test_histories_are_plotted_as_reports_give_them(
+    tmp_path: Path, reference: float | None, label: str, low: float, high: float
+) -> None:
+    env = env_config({**LAKE, "n_validation": 1, "reward_values": None, "reference_return": reference})
+    figure = histories_figure(written(tmp_path / "a.h5", env, [[-3.0, 1.0, 5.0]]))
+    single, scores = figure.axes
+    assert scores.get_ylabel() == label
+    for axes, (least, most) in ((single, (-3, 5)), (scores, (low, high))):
+        bottom, top = axes.get_ylim()
+        assert bottom <= least and top >= most
+    assert [text.get_text() for text in scores.get_legend().get_texts()][2:] == ["reference"] * (
+        label != "return"
+    )
 
 
 # Messages -----------------------------------------------------------------------------------

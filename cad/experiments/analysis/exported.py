@@ -97,12 +97,12 @@ def evaluate_exported(
     last = min(10, settings.n_episodes)
     late = result.returns[:, :, -last:].mean(axis=(1, 2))
     lines = [f"mean return over the last {last} of {settings.n_episodes} episodes"]
-    shares = []
-    for task, value in zip(result.task_ids, late, strict=True):
-        optimum = family.optimal_return(task)
-        shares.append((float(value) - family.random_return) / (optimum - family.random_return))
-        lines.append(f"  task {task}: {value:.3f} of {optimum:g}")
-    lines.append(f"return / {family.score_in_words.removeprefix('the ')}: {sum(shares) / len(shares):.3f}")
+    lines += [
+        f"  task {task}: {value:.3f} of {family.optimal_return(task):g}"
+        for task, value in zip(result.task_ids, late, strict=True)
+    ]
+    score = result.shares(family)[:, :, -last:].mean()
+    lines.append(f"return / {family.score_in_words.removeprefix('the ')}: {score:.3f}")
     return "\n".join(lines)
 
 

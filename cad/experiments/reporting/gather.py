@@ -155,5 +155,7 @@ def gather_source(root: Path, cells: tuple[Cell, ...]) -> SourceCurve | None:
         for index, task in enumerate(tasks):
             facts = episode_facts(family, task, source, n_episodes)
             optima = family.episode_optimum(family.goals([task] * facts.size), facts.ravel())
-            returns[index] *= family.optimal_return(task) / optima.reshape(facts.shape)
+            base = family.random_return
+            scale = (family.optimal_return(task) - base) / (optima.reshape(facts.shape) - base)
+            returns[index] = base + (returns[index] - base) * scale
     return SourceCurve(tasks, returns.mean(axis=1))

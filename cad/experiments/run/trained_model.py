@@ -98,11 +98,8 @@ def validation_return(config: Config, model: SequenceModel, ranks: Ranks = SINGL
         )
         late = slice(config.train.validation_episodes // 2, None)
         if result.optima is None:
-            means, base = result.returns[:, :, late].mean(axis=(1, 2)), family.random_return
-            values = [
-                (float(mean) - base) / (family.optimal_return(tasks[i]) - base)
-                for i, mean in zip(own, means, strict=True)
-            ]
+            means = result.returns[:, :, late].mean(axis=(1, 2))
+            values = family.score(means, [family.optimal_return(tasks[i]) for i in own]).tolist()
         else:
             values = result.shares(family)[:, :, late].mean(axis=(1, 2)).tolist()
         shares[list(own)] = torch.tensor(values, dtype=torch.float64)

@@ -131,8 +131,7 @@ def summarise_cell(cell: CellResult) -> CellSummary:
         return CellSummary(cell, status, None, None, None, None, None, None, (), None, None)
     returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
     optima = np.asarray(cell.optimal)[:, None, None] if cell.optima is None else cell.optima
-    base = task_family(cell.config.evaluated_env).random_return
-    normalised = (returns - base) / (optima.astype(np.float64) - base)
+    normalised = task_family(cell.config.evaluated_env).score(returns, optima)
     n_episodes = returns.shape[2]
     last = last_episodes(n_episodes)
     task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from cad.envs.registry import task_family
 from cad.errors import CadError, UsageError
 from cad.reports.data.cells import CellSummary, summarise_cell
 from cad.reports.data.comparability import cut_to_shared, evaluated_on
@@ -159,5 +160,5 @@ def _normalised(source: SourceCurve, cells: Sequence[CellSummary]) -> FloatArray
     curve: FloatArray = np.asarray(source.returns, dtype=np.float64)[known]
     if not known or not np.isfinite(curve).all():
         return None
-    normalised: FloatArray = curve / np.array([optimum[source.task_ids[i]] for i in known])[:, None]
-    return normalised
+    family = task_family(cells[0].result.config.env)
+    return family.score(curve, np.array([optimum[source.task_ids[i]] for i in known])[:, None])

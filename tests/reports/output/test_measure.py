@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from cad.reports import write_report
+from cad.reports.data.results import SourceCurve
+from cad.reports.data.study import make_study
 from cad.schema import ReportConfig
 
 ENV = {"name": "gymnasium", "id": "FrozenLake-v1", "horizon": 20, "n_heldout": 8, "n_validation": 1}
@@ -32,6 +35,18 @@ def page_of(quickstart, origin, tmp_path):
         return re.sub(r"\s+", " ", page)
 
     return make
+
+
+def test_source_agents_are_scored_as_models_are(quickstart):
+    env = {**ENV, "tasks": [{"seed": seed} for seed in range(80)], "reference_return": 20, "random_return": 5}
+    cell = dataclasses.replace(
+        quickstart[0], config=quickstart[0].config.with_overrides({"env": env}, "test"), optimal=(20.0,) * 8
+    )
+    returns = np.tile([5.0, 12.5, 20.0], (8, 1))
+    study = make_study("r", "", "", [cell], SourceCurve(cell.task_ids, returns))
+    assert study.source.tolist() == [[0, 0.5, 1]] * 8
+    models = (cell.returns.astype(np.float64) - 5) / 15
+    assert study.cells[0].normalised.tolist() == models.tolist()
 
 
 def test_a_stated_return_is_called_that(page_of):
