@@ -60,6 +60,26 @@ def test_ids_are_sides_as_binary_digits() -> None:
     assert (rules.bits_to_remember, rules.steps_between_uses) == (3, 12)
 
 
+def test_signs_mean_the_same_in_every_task() -> None:
+    rules = family(n_cues=3, sides="signs")
+    goals = [rules.goal(task) for task in rules.task_ids]
+    assert {goal[:3] for goal in goals} == {(0, 1, 0)} and len(set(goals)) == 64
+    assert rules.describe(5) == "cues mean left right left, order 5"
+    assert (rules.bits_to_remember, rules.steps_between_uses) == (1, 3)
+    for cue, side in enumerate((0, 1, 0)):
+        assert walk(rules, cue, [0, 0, 0, 1 + side])[1][-1] == 1
+        assert walk(rules, cue, [0, 0, 0, 2 - side])[1][-1] == 0
+
+
+def test_the_learner_knows_signs() -> None:
+    rules, n = family(5, 4, sides="signs"), 50
+    env = BatchedEnv(rules, np.arange(n), noise_keys("test", 0, np.zeros(n), np.arange(n)))
+    learner, states = rules.new_learner(None, n, 0.0, np.random.default_rng(0)), env.reset()
+    for _ in range(rules.horizon):
+        states, rewards, _ = env.step(learner.act(states))
+    assert set(rewards) == {1}
+
+
 def test_a_corridor_of_a_hundred_thousand_steps_shows_nothing_new() -> None:
     short, long = family(3), family(100_000)
     assert long.spaces == short.spaces

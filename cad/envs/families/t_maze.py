@@ -14,6 +14,9 @@ from cad.envs.family import Spaces, TaskFamily
 if TYPE_CHECKING:
     from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 
+# Tasks whose cues are signs differ in nothing but the order in which episodes show them.
+_SIGN_TASKS = 64
+
 _FORWARD, _LEFT, _RIGHT = range(3)
 _CORRIDOR, _JUNCTION, _END = range(3)
 
@@ -28,15 +31,20 @@ class TMazeConfig(EnvConfig):
         9, description="Steps from the cue to the junction."
     )
     n_cues: Annotated[int, Field(ge=1, le=53)] = Field(6, description="Cues, each of which means a side.")
+    sides: Literal["learned", "signs"] = Field(
+        "learned",
+        description="Sides that cues mean: others in each task, to be learned from rewards; or signs: cues "
+        "mean left and right in turns in all tasks, and only the episode's cue has to be remembered.",
+    )
     horizon: PositiveInt | None = Field(
         None, description="Steps an episode; default corridor + 1, which leaves no step to lose."
     )
 
     @property
     def family_size(self) -> int:
-        """A task a choice of each cue's side."""
+        """A task a choice of each cue's side; with signs, as many alike as one needs to hold some out."""
         size: int = 2**self.n_cues
-        return size
+        return size if self.sides == "learned" else _SIGN_TASKS
 
     @property
     def steps_per_episode(self) -> int:
@@ -71,6 +79,8 @@ class RememberSides:
         self._epsilon, self._rng, self._rows = epsilon, rng, np.arange(n)
         self._cue, self._actions = np.zeros((2, n), dtype=np.int64)
         self._side = np.full((n, family.n_facts), -1, dtype=np.int64)
+        if family.config.sides == "signs":
+            self._side[:] = _LEFT + np.array(family.goal(family.task_ids[0])[: family.n_facts])
 
     def act(self, states: IntArray) -> IntArray:
         """See :meth:`ScriptedLearner.act`."""
@@ -122,6 +132,10 @@ class TMaze(TaskFamily[TMazeConfig]):
       ``evaluation.greedy``.  For the same reason noise distillation suits short corridors alone: as long
       as there is noise, hardly an episode reaches the junction in time.
 
+    With ``sides: signs`` the second memory is not needed: cue 0 means left, cue 1 right, and so on in turns,
+    in every task (the passive T-maze of Ni et al.).  It asks how long a memory lives, and nothing else; the
+    source knows it all, so that a model of it remembers, but distils no learning.
+
     **Observation** place (0 corridor, 1 junction, 2 behind it) and cue (``n_cues`` where none is seen).
 
     **Action** 0 forward, 1 left, 2 right.  In the corridor only forward moves, at the junction only a turn.
@@ -131,7 +145,8 @@ class TMaze(TaskFamily[TMazeConfig]):
     **Start** the first cell of the corridor.  **Termination** never: after the turn, the agent stays behind
     the junction, where nothing happens.  **Truncation** after ``horizon`` steps (``corridor`` + 1).
 
-    **Task id** the sides (0 left, 1 right) as binary digits, that of cue 0 first.
+    **Task id** the sides (0 left, 1 right) as binary digits, that of cue 0 first.  With signs, 64 tasks that
+    differ in the order of their episodes' cues alone.
     """
 
     gymnasium_id = "cad/TMaze-v0"
@@ -150,8 +165,13 @@ class TMaze(TaskFamily[TMazeConfig]):
 
     @property
     def bits_to_remember(self) -> float:
-        """A side a cue."""
-        return float(self.n_facts)
+        """A side a cue; with signs, which side the episode's cue means."""
+        return float(self.n_facts) if self.config.sides == "learned" else 1.0
+
+    @property
+    def steps_between_uses(self) -> float:
+        """Until a cue returns; with signs, the corridor."""
+        return super().steps_between_uses if self.config.sides == "learned" else float(self.config.corridor)
 
     @property
     def n_hidden_states(self) -> int:
@@ -168,8 +188,10 @@ class TMaze(TaskFamily[TMazeConfig]):
         return (_CORRIDOR, self.n_facts)
 
     def goal(self, task_id: int) -> tuple[int, ...]:
-        """Side of each cue: 0 left, 1 right."""
+        """Side of each cue: 0 left, 1 right; with signs also the task's number, as nothing else differs."""
         self._check_id(task_id)
+        if self.config.sides == "signs":
+            return (*(cue % 2 for cue in range(self.n_facts)), task_id)
         return tuple(task_id >> place & 1 for place in reversed(range(self.n_facts)))
 
     def optimal_return(self, task_id: int) -> float:
@@ -185,7 +207,9 @@ class TMaze(TaskFamily[TMazeConfig]):
 
     def describe(self, task_id: int) -> str:
         """See :meth:`TaskFamily.describe`."""
-        return "cues mean " + " ".join(("left", "right")[side] for side in self.goal(task_id))
+        sides = self.goal(task_id)[: self.n_facts]
+        number = f", order {task_id}" if self.config.sides == "signs" else ""
+        return "cues mean " + " ".join(("left", "right")[side] for side in sides) + number
 
     def short_name(self, task_id: int) -> str:
         """See :meth:`TaskFamily.short_name`."""
@@ -214,7 +238,7 @@ class TMaze(TaskFamily[TMazeConfig]):
         actions: IntArray,
         noise: NoiseArray | None = None,
     ) -> tuple[IntArray, FloatArray, IntArray]:
-        """See :meth:`TaskFamily.transition`; ``goals`` is (n, cues)."""
+        """See :meth:`TaskFamily.transition`; ``goals`` is (n, cues), or one more with signs."""
         import numpy as np
 
         cue, cell = np.divmod(hidden, self._cells)
