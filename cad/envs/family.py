@@ -228,6 +228,10 @@ class TaskFamily(ABC, Generic[C]):
         """Facts of a task; an episode needs one of them."""
         return 1
 
+    def remembered(self, facts: IntArray) -> IntArray | None:
+        """What of each fact is kept from one episode that needs it to the next; None if nothing is."""
+        return facts
+
     @property
     def bits_to_remember(self) -> float:
         """Information about a task that an agent has to gather to behave optimally, in bits."""

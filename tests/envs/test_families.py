@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "bandit of many arms": {"name": "bandit", "n_arms": 20, "horizon": 20},
     "t_maze": {"name": "t_maze", "corridor": 4, "n_cues": 3},
     "t_maze with signs": {"name": "t_maze", "corridor": 4, "n_cues": 2, "sides": "signs"},
+    "t_maze of several lengths": {"name": "t_maze", "corridor": 6, "n_cues": 2, "shortest": 3},
     "t_maze with slack": {"name": "t_maze", "corridor": 4, "n_cues": 3, "horizon": 9},
     "frozen_lake": {"name": "frozen_lake", "size": 4, "horizon": 15},
     "large frozen_lake": {"name": "frozen_lake", "size": 7, "horizon": 30},

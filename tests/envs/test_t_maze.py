@@ -80,6 +80,28 @@ def test_the_learner_knows_signs() -> None:
     assert set(rewards) == {1}
 
 
+def test_corridors_are_drawn_episode_by_episode() -> None:
+    rules = family(5, 2, shortest=3, sides="signs")
+    assert (rules.n_facts, rules.spaces.field_sizes, rules.steps_between_uses) == (6, (3, 3), 4)
+    for fact in range(6):
+        length, cue = 5 - fact // 2, fact % 2
+        seen, rewards = walk(rules, fact, [1, *[0] * length, 1 + cue, 0])
+        # The cue is seen as long as the agent stays in the first cell.
+        assert [cell for _, cell in seen] == [cue, cue, *[2] * (length + 2)]
+        assert rewards == [*[0] * (length + 1), 1, 0]
+    n = 400
+    env = BatchedEnv(rules, np.arange(n) % 64, noise_keys("test", 0, np.zeros(n), np.arange(n)))
+    env.reset()
+    assert np.bincount(env.facts, minlength=6).min() > 40
+    assert rules.remembered(env.facts) is None
+    learned = family(5, 2, shortest=3)
+    assert learned.remembered(np.arange(6)).tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValidationError, match="shortest=6 is above corridor=5"):
+        family(5, shortest=6)
+    with pytest.raises(ValidationError, match="more than 32767 kinds of episodes"):
+        family(100_000, shortest=2)
+
+
 def test_a_corridor_of_a_hundred_thousand_steps_shows_nothing_new() -> None:
     short, long = family(3), family(100_000)
     assert long.spaces == short.spaces

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Tasks whose cues are signs differ in nothing but the order in which episodes show them.
 _SIGN_TASKS = 64
+# Results keep an episode's kind in 16 bits.
+_MOST_EPISODES = 2**15 - 1
 
 _FORWARD, _LEFT, _RIGHT = range(3)
 _CORRIDOR, _JUNCTION, _END = range(3)
@@ -24,11 +26,15 @@ _CORRIDOR, _JUNCTION, _END = range(3)
 class TMazeConfig(EnvConfig):
     """Remember a cue to the end of a corridor, and what cues mean from episode to episode."""
 
-    EVALUATED = ("horizon", "corridor")
+    EVALUATED = ("horizon", "corridor", "shortest")
 
     name: Literal["t_maze"] = Field("t_maze", description="Task family.")
     corridor: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         9, description="Steps from the cue to the junction."
+    )
+    shortest: PositiveInt | None = Field(
+        None,
+        description="Each episode's corridor is drawn from this length to corridor; default: all are equal.",
     )
     n_cues: Annotated[int, Field(ge=1, le=53)] = Field(6, description="Cues, each of which means a side.")
     sides: Literal["learned", "signs"] = Field(
@@ -51,8 +57,20 @@ class TMazeConfig(EnvConfig):
         """See :attr:`EnvConfig.steps_per_episode`."""
         return self.horizon if self.horizon is not None else self.corridor + 1
 
+    @property
+    def n_corridors(self) -> int:
+        """Lengths of corridors."""
+        return 1 if self.shortest is None else self.corridor - self.shortest + 1
+
     @model_validator(mode="after")
     def _corridor_fits(self) -> TMazeConfig:
+        if self.n_corridors < 1:
+            raise ValueError(f"shortest={self.shortest} is above corridor={self.corridor}")
+        if self.n_corridors * self.n_cues > _MOST_EPISODES:
+            raise ValueError(
+                f"{self.n_corridors} lengths of corridors, each with {self.n_cues} cues, are more than "
+                f"{_MOST_EPISODES} kinds of episodes; raise shortest={self.shortest}"
+            )
         if self.steps_per_episode <= self.corridor:
             raise ValueError(
                 f"horizon={self.horizon}: a corridor of {self.corridor} steps and the choice take "
@@ -78,9 +96,10 @@ class RememberSides:
 
         self._epsilon, self._rng, self._rows = epsilon, rng, np.arange(n)
         self._cue, self._actions = np.zeros((2, n), dtype=np.int64)
-        self._side = np.full((n, family.n_facts), -1, dtype=np.int64)
+        n_cues = family.config.n_cues
+        self._side = np.full((n, n_cues), -1, dtype=np.int64)
         if family.config.sides == "signs":
-            self._side[:] = _LEFT + np.array(family.goal(family.task_ids[0])[: family.n_facts])
+            self._side[:] = _LEFT + np.array(family.goal(family.task_ids[0])[:n_cues])
 
     def act(self, states: IntArray) -> IntArray:
         """See :meth:`ScriptedLearner.act`."""
@@ -89,14 +108,12 @@ class RememberSides:
         place, cue = states.T
         shown = cue < self._side.shape[1]
         self._cue[shown] = cue[shown]
-        self._actions = np.full(len(states), _FORWARD)
-        at = place == _JUNCTION
-        if at.any():  # they are there together: all walk in lock step
-            n = len(states)
-            known = self._side[self._rows, self._cue]
-            tries = (known < 0) | (self._rng.random(n) < self._epsilon)
-            chosen = np.where(tries, self._rng.integers(_LEFT, _RIGHT + 1, n), known)
-            self._actions = np.where(at, chosen, _FORWARD)
+        # Drawn at every step, so that what one agent does depends on no other one's place.
+        n = len(states)
+        known = self._side[self._rows, self._cue]
+        tries = (known < 0) | (self._rng.random(n) < self._epsilon)
+        chosen = np.where(tries, self._rng.integers(_LEFT, _RIGHT + 1, n), known)
+        self._actions = np.where(place == _JUNCTION, chosen, _FORWARD)
         return self._actions
 
     def learn(self, states: IntArray, rewards: FloatArray, after: IntArray) -> None:
@@ -122,9 +139,11 @@ class TMaze(TaskFamily[TMazeConfig]):
     * Nothing between the cue and the junction tells one from the other.  An observation says that this is
       the corridor, not where in it, so that one model can be put into corridors of any length, and the
       cells of a long corridor are no observations that it has not met.
+    * With ``shortest``, corridors differ from episode to episode, and an agent cannot count on their length.
+      Models learn from them sooner: where cue and choice stand in one window, the first half is learned.
     * A turn in the corridor loses a step, and with the default horizon there is none to lose: an agent
       cannot note the cue in its own actions, which it sees again (Ni et al., arXiv:2307.03864, for the
-      horizon without slack).  A larger ``horizon`` gives slack, and with it that way out.
+      horizon without slack).  A larger ``horizon`` or a shorter corridor gives slack, and that way out.
     * Guessing is right half of the time, and so is a model that has kept the cue but no sides.  One that has
       lost the cue, and only knows which side is right more often in this task, reaches E[max(k, n - k)] / n
       for k of n cues that mean left: 0.66 with 6 cues.  Memory of both begins above that.
@@ -156,26 +175,32 @@ class TMaze(TaskFamily[TMazeConfig]):
     @property
     def spaces(self) -> Spaces:
         """See :attr:`TaskFamily.spaces`."""
-        return Spaces(("place", "cue"), (3, self.n_facts + 1), 3, 2)
+        return Spaces(("place", "cue"), (3, self.config.n_cues + 1), 3, 2)
 
     @property
     def n_facts(self) -> int:
-        """A fact a cue: which side it means."""
-        return self.config.n_cues
+        """A fact a cue, which side it means, and a length: what is missing to ``corridor`` x cues + cue."""
+        return self.config.n_cues * self.config.n_corridors
+
+    def remembered(self, facts: IntArray) -> IntArray | None:
+        """See :meth:`TaskFamily.remembered`: sides are kept by cue; signs are not learned."""
+        return facts % self.config.n_cues if self.config.sides == "learned" else None
 
     @property
     def bits_to_remember(self) -> float:
         """A side a cue; with signs, which side the episode's cue means."""
-        return float(self.n_facts) if self.config.sides == "learned" else 1.0
+        return float(self.config.n_cues) if self.config.sides == "learned" else 1.0
 
     @property
     def steps_between_uses(self) -> float:
-        """Until a cue returns; with signs, the corridor."""
-        return super().steps_between_uses if self.config.sides == "learned" else float(self.config.corridor)
+        """Until a cue returns; with signs, the corridor (its mean length)."""
+        if self.config.sides == "learned":
+            return float(self.config.n_cues * self.horizon)
+        return self.config.corridor - (self.config.n_corridors - 1) / 2
 
     @property
     def n_hidden_states(self) -> int:
-        """The episode's cue, and how far the agent has come: corridor, junction, behind it."""
+        """The episode's cue and corridor, and how far the agent has come: corridor, junction, behind it."""
         return self.n_facts * self._cells
 
     @property
@@ -185,14 +210,14 @@ class TMaze(TaskFamily[TMazeConfig]):
     @property
     def start(self) -> tuple[int, ...]:
         """See :attr:`TaskFamily.start`."""
-        return (_CORRIDOR, self.n_facts)
+        return (_CORRIDOR, self.config.n_cues)
 
     def goal(self, task_id: int) -> tuple[int, ...]:
         """Side of each cue: 0 left, 1 right; with signs also the task's number, as nothing else differs."""
         self._check_id(task_id)
         if self.config.sides == "signs":
-            return (*(cue % 2 for cue in range(self.n_facts)), task_id)
-        return tuple(task_id >> place & 1 for place in reversed(range(self.n_facts)))
+            return (*(cue % 2 for cue in range(self.config.n_cues)), task_id)
+        return tuple(task_id >> place & 1 for place in reversed(range(self.config.n_cues)))
 
     def optimal_return(self, task_id: int) -> float:
         """See :meth:`TaskFamily.optimal_return`."""
@@ -207,7 +232,7 @@ class TMaze(TaskFamily[TMazeConfig]):
 
     def describe(self, task_id: int) -> str:
         """See :meth:`TaskFamily.describe`."""
-        sides = self.goal(task_id)[: self.n_facts]
+        sides = self.goal(task_id)[: self.config.n_cues]
         number = f", order {task_id}" if self.config.sides == "signs" else ""
         return "cues mean " + " ".join(("left", "right")[side] for side in sides) + number
 
@@ -216,10 +241,11 @@ class TMaze(TaskFamily[TMazeConfig]):
         return f"task {task_id}"
 
     def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, IntArray]:
-        """See :meth:`TaskFamily.begin`: the cue is that of the fact."""
+        """See :meth:`TaskFamily.begin`: in a shorter corridor, the first cell is nearer to the junction."""
         import numpy as np
 
-        return np.column_stack([np.full_like(facts, _CORRIDOR), facts]), facts * self._cells
+        shorter_by, cue = np.divmod(facts, self.config.n_cues)
+        return np.column_stack([np.full_like(facts, _CORRIDOR), cue]), facts * self._cells + shorter_by
 
     def optimal_actions(
         self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray
@@ -227,7 +253,7 @@ class TMaze(TaskFamily[TMazeConfig]):
         """See :meth:`TaskFamily.optimal_actions`."""
         import numpy as np
 
-        side = goals[np.arange(len(goals)), hidden // self._cells]
+        side = goals[np.arange(len(goals)), hidden // self._cells % self.config.n_cues]
         return np.where(states[:, 0] == _JUNCTION, _LEFT + side, _FORWARD)
 
     def transition(
@@ -241,12 +267,13 @@ class TMaze(TaskFamily[TMazeConfig]):
         """See :meth:`TaskFamily.transition`; ``goals`` is (n, cues), or one more with signs."""
         import numpy as np
 
-        cue, cell = np.divmod(hidden, self._cells)
+        fact, cell = np.divmod(hidden, self._cells)
+        first, cue = np.divmod(fact, self.config.n_cues)
         junction = self.config.corridor
         turned = (cell == junction) & (actions != _FORWARD)
         right = turned & (actions - _LEFT == goals[np.arange(len(goals)), cue])
         moved = turned | ((cell < junction) & (actions == _FORWARD))
         cell = cell + moved
         place = (cell >= junction).astype(np.int64) + (cell > junction)
-        after = np.stack([place, np.where(cell == 0, cue, self.n_facts)], axis=1)
+        after = np.stack([place, np.where(cell == first, cue, self.config.n_cues)], axis=1)
         return after, right.astype(np.float32), hidden + moved

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cad.envs.registry import task_family
 from cad.reports.data.cells import CellSummary
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
@@ -57,6 +58,9 @@ def recall_by_age(cell: CellSummary) -> list[Recall]:
     """
     facts, normalised = cell.result.facts, cell.normalised
     if facts is None or normalised is None:
+        return []
+    facts = task_family(cell.result.config.evaluated_env).remembered(facts)
+    if facts is None:
         return []
     late = slice(facts.shape[2] // 2, None)
     ages, shares = ages_of_facts(facts)[:, :, late], normalised[:, :, late]
