@@ -5,24 +5,31 @@ Everything that cad says to Slurm from the submitting machine goes through :func
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from cad.errors import CadError
 
 log = logging.getLogger(__name__)
 
-# Seconds: how long one call may take, and the pauses between tries.
+# Seconds: how long one call may take, when that is said, the pauses between tries, and when the last try
+# begins at the latest: a command that never answers is not asked seven times.
 _PATIENCE = 60.0
+_QUIET = 10.0
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_LATEST_TRY = 120.0
 _TRIES_IF_UNKNOWN = 3
 # Accounting is a help, not a need: its commands are not waited for that long.
 _OPTIONAL_PAUSES = (1.0, 2.0)
+_OPTIONAL_PATIENCE = 20.0
+_OPTIONAL_LATEST_TRY = 10.0
 _OPTIONAL = ("sacct", "sacctmgr")
 # What these commands say does not depend on how often one asks.
 _READING = ("squeue", "scontrol")
@@ -57,21 +64,31 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run_command(
-    command: list[str], stdin: str | None = None, variables: Mapping[str, str] | None = None
+    command: list[str],
+    stdin: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    is_answer: Callable[[str], bool] = lambda _said: True,
 ) -> Done:
     """Run one of Slurm's commands; after errors that pass, again with growing pauses.
 
-    ``variables`` are added to its environment.
+    ``variables`` are added to its environment.  Output that is no answer (``is_answer``) is an error
+    whatever the exit code: a wrapper may hide that of the command itself.
 
     Raises :class:`CadError` if the command is missing or did not answer until the last try.  Not for
     ``sbatch`` without ``--test-only``: that may have been accepted although its answer was lost.
     """
-    for tries, pause in enumerate(pauses(command[0]), 1):
+    tries = Tries(command[0])
+    while True:
         done = run_once(command, stdin, variables)
-        if done.returncode == 0 or pause is None or not _worth_another_try(command[0], done.stderr, tries):
+        if done.returncode == 0 and not is_answer(done.stdout):
+            done = Done(command, 1, done.stdout, done.stderr.strip() or _no_answer(done.stdout))
+        if done.returncode == 0:
+            return done
+        pause = tries.pause()
+        if pause is None or not _worth_another_try(command[0], done.stderr, tries.n):
             break
         wait(command[0], done.stderr, pause)
-    if done.returncode and re.search("does not answer", done.stderr):
+    if re.search("does not answer", done.stderr):
         raise CadError(done.stderr)
     return done
 
@@ -80,21 +97,47 @@ def run_once(
     command: list[str], stdin: str | None = None, variables: Mapping[str, str] | None = None
 ) -> Done:
     """Run a command once; no answer in time is an error like those that it reports itself."""
+    patience = _OPTIONAL_PATIENCE if command[0] in _OPTIONAL else _PATIENCE
     try:
-        return subprocess.run(
+        # A group of its own: what a site's wrapper has started is ended with it.  Ctrl-C comes to us alone.
+        process = subprocess.Popen(
             command,
-            input=stdin,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=_PATIENCE,
-            check=False,
             env={**environment(), **(variables or {})},
+            process_group=0,
         )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} does not answer within 60 s")
     except OSError as error:
         raise CadError(f"{command[0]} cannot be run: {error}") from error
+    with process:
+        try:
+            try:
+                said, error_text = process.communicate(stdin, timeout=min(_QUIET, patience))
+            except subprocess.TimeoutExpired:
+                log.warning("%s has not answered yet; waiting for it up to %g s", command[0], patience)
+                said, error_text = process.communicate(timeout=patience - _QUIET)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return Done(command, 1, "", f"{command[0]} does not answer within {patience:g} s")
+        except BaseException:
+            _end(process)
+            raise
+    return Done(command, process.returncode, said, error_text)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill a command and what it has started, which keeps its pipes open and might still do its work."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _no_answer(said: str) -> str:
+    first = next(iter(said.strip().splitlines()), "")
+    return f"it says something else: {first[:200]}" if first else "it says nothing"
 
 
 def passes(stderr: str) -> bool:
@@ -102,10 +145,20 @@ def passes(stderr: str) -> bool:
     return _PASSING.search(stderr) is not None
 
 
-def pauses(program: str) -> Iterator[float | None]:
-    """The pause in seconds after each try; None after the last."""
-    yield from _OPTIONAL_PAUSES if program in _OPTIONAL else _PAUSES
-    yield None
+class Tries:
+    """The tries of one command: their number, and how long to pause before the next one."""
+
+    def __init__(self, program: str) -> None:
+        optional = program in _OPTIONAL
+        self._pauses = iter(_OPTIONAL_PAUSES if optional else _PAUSES)
+        self._latest = time.monotonic() + (_OPTIONAL_LATEST_TRY if optional else _LATEST_TRY)
+        self.n = 0
+
+    def pause(self) -> float | None:
+        """Count a try that failed; the pause in seconds before the next one, None where it was the last."""
+        self.n += 1
+        pause = next(self._pauses, None)
+        return None if pause is None or time.monotonic() + pause > self._latest else pause
 
 
 def wait(program: str, stderr: str, pause: float) -> None:

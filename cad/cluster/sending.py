@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cad.cluster.command import passes, pauses, run_once, wait
+from cad.cluster.command import Tries, passes, run_once, wait
 from cad.cluster.queue import cancel_jobs, find_jobs, has_slurm
 from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
@@ -125,10 +125,11 @@ class _RefusedError(CadError):
 
 def _sbatch(sending: Sending) -> str:
     command = ["sbatch", "--parsable", str(sending.script)]
-    for tries, pause in enumerate(pauses("sbatch"), 1):
+    tries = Tries("sbatch")
+    while True:
         done = run_once(command)
         numbers = _NUMBER.findall(done.stdout)
-        if done.returncode == 0 and len(numbers) == 1 and tries == 1:
+        if done.returncode == 0 and len(numbers) == 1 and tries.n == 0:
             return str(numbers[0])
         # The answer is an error, more than one number, or none; or an earlier one was lost.
         found = find_jobs(sending.comment, sending.script)
@@ -137,10 +138,11 @@ def _sbatch(sending: Sending) -> str:
         if done.returncode == 0 and len(numbers) == 1:
             return str(numbers[0])
         said = done.stderr.strip() or done.stdout.strip()
-        if done.returncode == 0:
+        if done.returncode == 0 and not passes(done.stderr):
             raise CadError(f"sbatch answers without the job's number: {said}")
         if not passes(done.stderr):
             raise _RefusedError(f"sbatch refused the {sending.kind} jobs: {said}")
+        pause = tries.pause()
         if pause is None:
             break
         wait("sbatch", done.stderr, pause)

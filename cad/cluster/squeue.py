@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 Row = tuple[str, ...]
 
 _JSON_SINCE = (24, 5)
+# Every row of the text begins with it, the heading too: it tells an answer from a wrapper's words, and an
+# empty queue from no answer at all.
+_MARK = "cad|"
 # What a Slurm that was built without json-c says.
 _WITHOUT_JSON = re.compile(r"serializer|data_parser|json|unrecognized option", re.IGNORECASE)
 _ENDED = {
@@ -100,8 +103,9 @@ def parse_json(text: str) -> list[dict[str, Any]]:
 
 
 def parse_text(text: str, n: int) -> list[Row]:
-    """Rows of ``n`` fields with ``|`` between; the last one may contain it."""
-    return [tuple(line.split("|", n - 1)) for line in text.splitlines() if line.count("|") >= n - 1]
+    """Rows of ``n`` fields with ``|`` between, below a heading; the last field may contain it."""
+    _, *rows = (line.removeprefix(_MARK) for line in text.splitlines() if line.startswith(_MARK))
+    return [tuple(row.split("|", n - 1)) for row in rows if row.count("|") >= n - 1]
 
 
 # Slurm was built without JSON, a wrapper answers, or another version has other keys: text is asked for.
@@ -115,21 +119,27 @@ def _tell(why: str) -> None:
 
 def _as_json(options: Sequence[str]) -> list[dict[str, Any]]:
     # Else the numbers of an array's pending tasks are cut at 64 characters.
-    return parse_json(_said(["squeue", "--json", *options], SLURM_BITSTR_LEN="0") or '{"jobs": []}')
+    said = _said(["squeue", "--json", *options], variables={"SLURM_BITSTR_LEN": "0"})
+    return [] if said is None else parse_json(said)
 
 
 def _as_text(options: Sequence[str], form: Sequence[str]) -> list[Row]:
-    said = _said(["squeue", "--noheader", *options, "--format", "|".join(form)])
-    return parse_text(said, len(form))
+    said = _said(["squeue", *options, "--format", _MARK + "|".join(form)], is_answer=_has_heading)
+    return [] if said is None else parse_text(said, len(form))
 
 
-def _said(command: list[str], **variables: str) -> str:
-    done = run_command(command, variables=variables)
-    if done.returncode == 0:
-        return done.stdout
+def _has_heading(text: str) -> bool:
+    return any(line.startswith(_MARK) for line in text.splitlines())
+
+
+def _said(command: list[str], **how: Any) -> str | None:
+    """What squeue answers; None where it knows none of the jobs that it was asked for."""
+    done = run_command(command, **how)
     # Asked for a single job, squeue fails when it no longer knows that job.
     if "Invalid job id" in done.stderr:
-        return ""
+        return None
+    if done.returncode == 0:
+        return done.stdout
     if "--json" in command and _WITHOUT_JSON.search(done.stderr):
         raise ValueError(done.stderr.strip())
     raise CadError(f"squeue does not answer: {done.stderr.strip()}")

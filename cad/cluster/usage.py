@@ -157,13 +157,18 @@ def parse_usage(text: str) -> dict[str, Used]:
         fields = line.split("|")
         if len(fields) != 5:
             continue
+        try:
+            elapsed, cpu_time, n_cores = float(fields[1] or 0), _seconds(fields[2]), float(fields[3] or 0)
+            memory = _bytes(fields[4]) if fields[4] else 0.0
+        except ValueError:  # a wrapper's heading, or Slurm's INVALID
+            continue
         job, _, step = fields[0].partition(".")
         if not step:
-            seconds[job] = seconds.get(job, 0.0) + float(fields[1] or 0)
-            cpu[job] = cpu.get(job, 0.0) + _seconds(fields[2])
-            cores[job] = float(fields[3] or 0)
-        if fields[4]:
-            peak[job] = max(peak.get(job, 0.0), _bytes(fields[4]))
+            seconds[job] = seconds.get(job, 0.0) + elapsed
+            cpu[job] = cpu.get(job, 0.0) + cpu_time
+            cores[job] = n_cores
+        if memory:
+            peak[job] = max(peak.get(job, 0.0), memory)
     return {job: Used("", seconds[job], cpu[job], cores[job], peak.get(job)) for job in seconds}
 
 

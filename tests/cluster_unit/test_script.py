@@ -282,7 +282,7 @@ def test_attempts_that_lost_their_node_are_counted(tmp_path, events, lost):
 FAILS_TWICE = """#!/bin/bash
 echo "$@" >>"$0.calls"
 [ "$(wc -l <"$0.calls")" -gt 2 ] || { echo "Unable to contact slurm controller" >&2; exit 1; }
-echo "a banner of the site"; echo "RUNNING None"
+echo "a banner of the site"; echo "cad|RUNNING|None"
 """
 
 
@@ -307,12 +307,29 @@ def program(file: Path, text: str) -> None:
 def test_a_saved_task_is_requeued_although_the_controller_is_away_for_a_while(tmp_path):
     for name in ("squeue", "scontrol"):
         program(tmp_path / name, FAILS_TWICE)
-    text = bash_functions(tmp_path, "patiently", "standing", "stands", "requeue", "again")
+    text = bash_functions(tmp_path, "patiently", "ask", "standing", "stands", "requeue", "again")
     done = subprocess.run(
         ["bash", "-c", f"{text}task=7_1; again saved"], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[0] == "note saved"
     assert (tmp_path / "scontrol.calls").read_text() == "requeue 7_1\n" * 3
+
+
+@pytest.mark.parametrize("first", ["echo squeue is down for maintenance", "exit 0", "exec /bin/sleep 60"])
+def test_a_saved_task_is_requeued_although_squeue_first_says_nothing_of_it(tmp_path, first):
+    """A wrapper may end well without an answer, or never end."""
+    program(
+        tmp_path / "squeue",
+        f'#!/bin/bash\necho x >>"$0.calls"\n[ "$(wc -l <"$0.calls")" -gt 1 ] || {{ {first}; exit; }}\n'
+        'echo "cad|RUNNING|None"\n',
+    )
+    program(tmp_path / "timeout", '#!/bin/bash\nexec /usr/bin/timeout 1 "${@:4}"\n')
+    program(tmp_path / "scontrol", '#!/bin/bash\necho "$@" >>"$0.calls"\n')
+    text = bash_functions(tmp_path, "patiently", "ask", "standing", "stands", "requeue", "again")
+    subprocess.run(
+        ["bash", "-c", f"{text}task=7_1; again saved"], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert (tmp_path / "scontrol.calls").read_text() == "requeue 7_1\n"
 
 
 def test_a_task_that_is_done_releases_those_that_a_node_could_not_start(tmp_path):

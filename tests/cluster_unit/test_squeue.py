@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import Any
 
 import pytest
 
-from cad.cluster import squeue
+from cad.cluster import command, squeue
 from cad.cluster.queue import LAUNCH_FAILED, QueuedJob, find_jobs, queued_jobs
 from cad.errors import CadError
 
@@ -50,12 +51,19 @@ JSON = json.dumps(
     }
 )
 TEXT = """\
-1_4|PENDING||Priority|cad-e-train
-1_5|PENDING||Priority|cad-e-train
-1_7|PENDING||Priority|cad-e-train
-2|PENDING||Dependency|a|b
-1_0|RUNNING|node1|None|cad-e-train
-1_1|COMPLETING||None|cad-e-train
+| a banner | of the site | in a table | with | columns |
+cad|JOBID|STATE|NODELIST|REASON|NAME
+cad|1_4|PENDING||Priority|cad-e-train
+cad|1_5|PENDING||Priority|cad-e-train
+cad|1_7|PENDING||Priority|cad-e-train
+cad|2|PENDING||Dependency|a|b
+cad|1_0|RUNNING|node1|None|cad-e-train
+cad|1_1|COMPLETING||None|cad-e-train
+"""
+ALL = """cad|ARRAY_JOB_ID|COMMAND|COMMENT
+cad|1|/x/1.sh|
+cad|1|/x/1.sh|c
+cad|2|/x/1.sh|
 """
 
 
@@ -63,14 +71,14 @@ TEXT = """\
 def slurm(request, monkeypatch):
     """Slurm's answers of one version."""
 
-    def answer(command, **_more):
-        if command[0] == "scontrol":
+    def answer(words, **_more):
+        if words[0] == "scontrol":
             said = f"slurm-wlm {request.param}\n"
-        elif "--states=all" in command:
-            said = JSON if "--json" in command else "1|/x/1.sh|\n1|/x/1.sh|c\n2|/x/1.sh|\n"
+        elif "--states=all" in words:
+            said = JSON if "--json" in words else ALL
         else:
-            said = JSON if "--json" in command else TEXT
-        return subprocess.CompletedProcess(command, 0, said, "")
+            said = JSON if "--json" in words else TEXT
+        return subprocess.CompletedProcess(words, 0, said, "")
 
     monkeypatch.setattr(squeue, "run_command", answer)
     squeue.speaks_json.cache_clear()
@@ -130,10 +138,10 @@ def test_a_running_job_runs_whatever_else_it_does_and_a_description_is_the_reaso
 def test_text_is_asked_for_where_json_is_not_as_expected(monkeypatch, status, said, error):
     answer = squeue.run_command
 
-    def other(command, **more):
-        if "--json" in command:
-            return subprocess.CompletedProcess(command, status, said, error)
-        return answer(command, **more)
+    def other(words, **more):
+        if "--json" in words:
+            return subprocess.CompletedProcess(words, status, said, error)
+        return answer(words, **more)
 
     monkeypatch.setattr(squeue, "run_command", other)
     assert queued_jobs(["1_0"])["1_0"].state == "RUNNING"
@@ -144,11 +152,39 @@ def test_text_is_asked_for_where_json_is_not_as_expected(monkeypatch, status, sa
 def test_a_controller_that_does_not_answer_is_an_error(monkeypatch):
     answer = squeue.run_command
 
-    def down(command, **more):
-        if command[0] == "squeue":
-            return subprocess.CompletedProcess(command, 1, "", "Unable to contact slurm controller")
-        return answer(command, **more)
+    def down(words, **more):
+        if words[0] == "squeue":
+            return subprocess.CompletedProcess(words, 1, "", "Unable to contact slurm controller")
+        return answer(words, **more)
 
     monkeypatch.setattr(squeue, "run_command", down)
     with pytest.raises(CadError, match="does not answer: Unable to contact"):
         queued_jobs(["1_0"])
+
+
+@pytest.mark.parametrize("said", ["", "squeue is down for maintenance\n", "1|2|3|4|5|6|7|8\n"])
+@pytest.mark.usefixtures("slurm")
+def test_no_answer_is_no_empty_queue(monkeypatch, tmp_path, said):
+    """Else what runs would be taken for dead, and submitted a second time."""
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\necho 'Unable to contact slurm controller' >&2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(squeue, "run_command", command.run_command)
+    monkeypatch.setattr(command, "_PAUSES", (0.0,))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for ask in (lambda: queued_jobs(["1_0"]), lambda: find_jobs("c", "/y.sh")):
+        with pytest.raises(CadError, match="squeue does not answer: Unable to contact"):
+            ask()
+
+
+@pytest.mark.usefixtures("slurm")
+def test_an_empty_queue_is_one(monkeypatch):
+    heading = "cad|JOBID|STATE|NODELIST|REASON|NAME\n"
+    for status, said, error in ((0, heading, ""), (1, "", "slurm_load_jobs error: Invalid job id specified")):
+
+        def answer(words, status=status, said=said, error=error, **_more):
+            said = '{"jobs": []}' if "--json" in words and not status else said
+            return subprocess.CompletedProcess(words, status, said, error)
+
+        monkeypatch.setattr(squeue, "run_command", answer)
+        assert queued_jobs(["1_0"]) == {}

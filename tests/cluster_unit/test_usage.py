@@ -30,6 +30,11 @@ def test_accounting_sums_attempts_and_takes_the_largest_step() -> None:
     assert used["14"].cpu_seconds == 93784 and used["14"].peak_bytes is None
 
 
+def test_rows_of_accounting_that_are_not_as_expected_are_left_out() -> None:
+    odd = "JobID|ElapsedRaw|TotalCPU|AllocCPUS|MaxRSS\n15|60|INVALID|2|\n12_3.1|1|00:01|2|a?\na|b|c|d|e\n"
+    assert parse_usage(odd + SACCT) == parse_usage(SACCT)
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """Two trainings that are done, submitted with a profile."""

@@ -27,8 +27,8 @@
 # setup
 # Signals are for the worker; this script survives them to decide what comes next.
 trap : TERM USR2
-# A login file may set options of Slurm's commands.
-unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@} ${!SINFO_@}
+# A login file may set options of Slurm's commands; the job's own cluster is the one to ask.
+unset ${!SBATCH_@} ${!SQUEUE_@} ${!SCONTROL_@} ${!SINFO_@} SLURM_CLUSTERS
 task="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 attempts='/scratch/my runs;x/small/jobs/1'/"$task".attempts
 log='/scratch/my runs;x/small/jobs/1'/"$task"_0_log.out
@@ -70,15 +70,18 @@ patiently() {
     for pause in 1 4 15 30 60; do "$@" && return; sleep "$pause"; done
     "$@"
 }
-# Fields, not text that is meant for people.
-standing() { patiently squeue --noheader --states=all "--jobs=$task" --format="%T %r"; }
+# Fields, not text that is meant for people; what does not begin with the mark is no answer.
+ask() {
+    timeout -k 5 60 squeue --noheader --states=all "--jobs=$task" --format="cad|%T|%r" | grep "^cad|"
+}
+standing() { patiently ask; }
 # Not after scancel, nor when Slurm itself has requeued the job.
 stands() {
     said=$(standing)
-    case "$said" in "RUNNING "*|*[[:cntrl:]]"RUNNING "*|*" TimeLimit") ;; *) false ;; esac
+    case "$said" in *"cad|RUNNING|"*|*"|TimeLimit") ;; *) false ;; esac
 }
 # Named by its index: the job id of one task of an array can be the id of the whole array.
-requeue() { ! stands || scontrol requeue "$task"; }
+requeue() { ! stands || timeout -k 5 60 scontrol requeue "$task"; }
 again() {
     if ! stands; then echo "cad: not requeued, Slurm says: $said"; note ended; return; fi
     if [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ]; then note too-many-requeues; return; fi
@@ -89,7 +92,7 @@ again() {
     [ $# = 0 ] || (trap '' TERM; exec scontrol update "JobId=$task" "$@")
 }
 at_limit() {
-    case "$(standing)" in *" TimeLimit") again time-limit ;; esac
+    case "$(standing)" in *"|TimeLimit") again time-limit ;; esac
     exit
 }
 # When a task does not save in time, Slurm ends it and this script, which waits for it: a process of
@@ -116,7 +119,7 @@ shortages=$(grep -c ' out-of-memory$' "$attempts")
 avoid() {
     [ "$SECONDS" -lt 60 ] && [ "${SLURM_JOB_NUM_NODES:-1}" = 1 ] || return
     local all bad
-    all=$(sinfo --noheader --Node --format=%N --partition="$SLURM_JOB_PARTITION" | sort -u | wc -l)
+    all=$(timeout 20 sinfo --noheader --Node --format=%N --partition="$SLURM_JOB_PARTITION" | sort -u | wc -l)
     bad=$({ echo "$SLURMD_NODENAME"; awk '$3 == "bad-node" {print $2}' "$attempts"; } | sort -u)
     [ $((2 * $(wc -l <<<"$bad"))) -le "$all" ] || return
     note bad-node
