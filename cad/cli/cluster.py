@@ -183,18 +183,19 @@ def retry(
 
     Example: cad retry experiments/quickstart.yaml --failed --mem x2
     """
-    from cad.cluster.retry import factor, last_profile, multiplier_for
+    from cad.cluster.retry import factor, last_submission, multiplier_for
     from cad.cluster.submit import submit as submit_experiment
     from cad.experiments.plan.experiment import open_experiment
 
     opened = open_experiment(experiment, overrides or [], root)
     factors = factor(mem, "--mem"), factor(time, "--time")
-    last = last_profile(opened)
+    last, clusters = last_submission(opened)
     submission = submit_experiment(
         opened,
         last,
         choose=lambda stage: not failed or stage.state in ("failed", "dead"),
         multiplier=multiplier_for(opened.root, last, *factors),
+        clusters=clusters,
     )
     _report(submission, _again(opened.file, overrides, root))
 

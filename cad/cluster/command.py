@@ -57,8 +57,10 @@ _DROPPED = (
     "SLURM_",
     "SLURMD_",
 )
+CLUSTERS = "SLURM_CLUSTERS"
+"""The variable that names other clusters than this machine's."""
 # These find the cluster and prove who one is.
-_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+_KEPT = ("SLURM_CONF", CLUSTERS, "SLURM_JWT")
 
 Done = subprocess.CompletedProcess[str]
 
@@ -68,18 +70,21 @@ def run_command(
     stdin: str | None = None,
     variables: Mapping[str, str] | None = None,
     is_answer: Callable[[str], bool] = lambda _said: True,
+    cluster: str | None = None,
 ) -> Done:
     """Run one of Slurm's commands; after errors that pass, again with growing pauses.
 
-    ``variables`` are added to its environment.  Output that is no answer (``is_answer``) is an error
-    whatever the exit code: a wrapper may hide that of the command itself.
+    ``variables`` are added to its environment.  Output that is no answer (``is_answer``) is an error whatever
+    the exit code: a wrapper may hide that of the command itself.  ``cluster`` names another cluster than this
+    machine's, or several with commas between, and is empty for this machine's; with None,
+    ``SLURM_CLUSTERS`` decides.
 
     Raises :class:`CadError` if the command is missing or did not answer until the last try.  Not for
     ``sbatch`` without ``--test-only``: that may have been accepted although its answer was lost.
     """
     tries = Tries(command[0])
     while True:
-        done = run_once(command, stdin, variables)
+        done = run_once(command, stdin, variables, cluster)
         if done.returncode == 0 and not is_answer(done.stdout):
             done = Done(command, 1, done.stdout, done.stderr.strip() or _no_answer(done.stdout))
         if done.returncode == 0:
@@ -94,9 +99,17 @@ def run_command(
 
 
 def run_once(
-    command: list[str], stdin: str | None = None, variables: Mapping[str, str] | None = None
+    command: list[str],
+    stdin: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    cluster: str | None = None,
 ) -> Done:
     """Run a command once; no answer in time is an error like those that it reports itself."""
+    surroundings = {**environment(), **(variables or {})}
+    if cluster is not None:
+        surroundings.pop(CLUSTERS, None)
+    if cluster:
+        command = [command[0], f"--clusters={cluster}", *command[1:]]
     patience = _OPTIONAL_PATIENCE if command[0] in _OPTIONAL else _PATIENCE
     try:
         # A group of its own: what a site's wrapper has started is ended with it.  Ctrl-C comes to us alone.
@@ -107,7 +120,7 @@ def run_once(
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**environment(), **(variables or {})},
+            env=surroundings,
             process_group=0,
         )
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cad.cluster.queue import cancel_jobs
 from cad.cluster.sending import adopt_lost
-from cad.cluster.status import State, stage_statuses
+from cad.cluster.status import StageStatus, State, jobs_by_cluster, stage_statuses
 from cad.cluster.table import pick_cell
 from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import distinct_stages
@@ -81,29 +81,37 @@ def cancel(experiment: Experiment, numbers: list[int]) -> tuple[list[str], list[
     others = [cell for cell in experiment.cells if cell not in chosen]
     shared = {stage.name for stage in distinct_stages(tuple(others))}
     stages = [stage.name for stage in distinct_stages(tuple(chosen))]
-    own: dict[str, str] = {}
+    own: dict[str, StageStatus] = {}
     foreign: dict[str, str] = {}
     for name, status in stage_statuses(experiment.root, stages).items():
         note = StageDirectory(experiment.root, name).job()
         if status.alive and status.job_id and note is not None:
             mine = note.experiment == experiment.config.name and name not in shared
-            (own if mine else foreign)[name] = status.job_id
+            if mine:
+                own[name] = status
+            else:
+                foreign[name] = status.job_id
     others_need = _jobs_of_others(experiment.root, own)
-    leaving = [name for name, job_id in own.items() if job_id in others_need]
-    cancel_jobs(set(own.values()) - others_need)
+    leaving = [name for name, status in own.items() if _job(status) in others_need]
+    for cluster, ids in jobs_by_cluster(own[name] for name in own if name not in leaving).items():
+        cancel_jobs(ids, cluster)
     for name in leaving:
         # Its pack finds this, saves the training and goes on without it.
         StageDirectory(experiment.root, name).record_failure(CANCELLED, expected=True)
-    gone = dict.fromkeys(name if name in leaving else job_id for name, job_id in own.items())
+    gone = dict.fromkeys(name if name in leaving else str(status.job_id) for name, status in own.items())
     return list(gone), list(dict.fromkeys(foreign.values()))
 
 
-def _jobs_of_others(root: Path, cancelled: Mapping[str, str]) -> set[str]:
+def _job(status: StageStatus) -> tuple[str | None, str | None]:
+    return status.cluster, status.job_id
+
+
+def _jobs_of_others(root: Path, cancelled: Mapping[str, StageStatus]) -> set[tuple[str | None, str | None]]:
     """Those of the jobs of ``cancelled`` stages that also work on another one, as packs do."""
     notes = [StageDirectory(root, name).job() for name in cancelled]
     others = {member for note in notes if note is not None for member in note.pack} - set(cancelled)
     left = stage_statuses(root, sorted(others)).values()
-    return {status.job_id for status in left if status.alive and status.job_id} & set(cancelled.values())
+    return {_job(status) for status in left if status.alive} & {_job(one) for one in cancelled.values()}
 
 
 def cell_numbers(words: list[str]) -> list[int]:

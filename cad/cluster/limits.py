@@ -60,9 +60,12 @@ def room_for(request: AllocationRequest, limits: Limits) -> int | None:
     return max(0, min(rooms)) if rooms else None
 
 
-def submit_room(requests: Iterable[AllocationRequest]) -> int | None:
-    """How many more jobs the user may submit, whichever of ``requests`` they make; None without a limit."""
-    limits = _ask()
+def submit_room(requests: Iterable[AllocationRequest], cluster: str | None = None) -> int | None:
+    """How many more jobs the user may submit, whichever of ``requests`` they make; None without a limit.
+
+    ``cluster`` is that of :func:`cad.cluster.command.run_command`.
+    """
+    limits = _ask(cluster)
     rooms = (
         [room for request in requests if (room := room_for(request, limits)) is not None] if limits else []
     )
@@ -85,12 +88,13 @@ def parse_associations(text: str) -> tuple[Association, ...]:
     )
 
 
-def _ask() -> Limits | None:
+def _ask(other: str | None) -> Limits | None:
     """None without accounting, or without an answer: sbatch still refuses too many jobs."""
     if shutil.which("sacctmgr") is None:
         return None
     user = pwd.getpwuid(os.getuid()).pw_name
-    cluster = re.search(r"^ClusterName\s*=\s*(\S+)", _said(["scontrol", "show", "config"]), re.MULTILINE)
+    config = _said(["scontrol", "show", "config"], other)
+    cluster = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.MULTILINE)
     columns = "format=DefaultAccount,Account,Partition,MaxSubmitJobs,DefaultQOS,QOS"
     own = [f"name={user}", *([f"cluster={cluster.group(1)}"] if cluster else [])]
     associations = parse_associations(
@@ -105,15 +109,15 @@ def _ask() -> Limits | None:
         if most.isdigit()
     }
     try:
-        jobs = tasks_in_queue([f"--user={user}"], ("account", "qos"))
+        jobs = tasks_in_queue([f"--user={user}"], ("account", "qos"), other)
     except CadError:
         jobs = {}
     return Limits(associations, qos, tuple((account, name) for account, name in jobs.values()))
 
 
-def _said(command: Sequence[str]) -> str:
+def _said(command: Sequence[str], cluster: str | None = None) -> str:
     try:
-        done = run_command(list(command))
+        done = run_command(list(command), cluster=cluster)
     except CadError:
         return ""
     return "" if done.returncode else done.stdout

@@ -237,6 +237,16 @@ class Profile(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_place_for_all_stages(self) -> Profile:
+        given = {request.sbatch.get("clusters") for request in self._requests()}
+        if len(given) > 1:
+            raise ValueError(
+                "sbatch.clusters: no job can wait for one of another cluster; give it under resources:, and "
+                "wherever a stage has an sbatch: of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_owner_of_each_option(self) -> Profile:
         for request in self._requests():
             for option in request.sbatch:

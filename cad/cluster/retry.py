@@ -18,8 +18,11 @@ from cad.experiments.plan.job_records import OUT_OF_MEMORY, SUBMISSION_FILE, rea
 from cad.experiments.plan.stage import Stage
 
 
-def last_profile(experiment: Experiment) -> Profile:
-    """The profile that the experiment was last submitted with.  Raises :class:`CadError` if never."""
+def last_submission(experiment: Experiment) -> tuple[Profile, str]:
+    """The profile that the experiment was last submitted with, and to which clusters.
+
+    Raises :class:`CadError` if it never was.
+    """
     records = sorted((experiment.folder / "jobs").glob(f"*-slurm/{SUBMISSION_FILE}"))
     if not records:
         raise CadError(f"{experiment.config.name} was never submitted; use `cad submit` with a --profile")
@@ -28,7 +31,7 @@ def last_profile(experiment: Experiment) -> Profile:
         raise CadError(
             f"{records[-1]} is damaged or from another version of cad; use `cad submit` with a --profile"
         )
-    return from_mapping(Profile, submission.profile, str(records[-1]))
+    return from_mapping(Profile, submission.profile, str(records[-1])), submission.clusters or ""
 
 
 def multiplier_for(root: Path, profile: Profile, memory: float, minutes: float) -> MultiplierFor:

@@ -53,30 +53,34 @@ _FIELDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def tasks_in_queue(options: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
+def tasks_in_queue(
+    options: Sequence[str], fields: Sequence[str], cluster: str | None = None
+) -> dict[str, Row]:
     """The jobs that are queued or running, each task of an array by itself: id (``12_3``) to ``fields``.
 
-    Raises :class:`CadError` when Slurm does not answer; a job that it does not know is no error.
+    ``cluster`` is that of :func:`cad.cluster.command.run_command`.  Raises :class:`CadError` when Slurm does
+    not answer; a job that it does not know is no error.
     """
     if speaks_json():
         try:
-            live = [job for job in _as_json(options) if _is_live(job)]
+            live = [job for job in _as_json(options, cluster) if _is_live(job)]
             return {task: _row(job, fields) for job in live for task in _task_ids(job)}
         except _NOT_KNOWN as error:
             _tell(repr(error))
-    rows = _as_text(["--array", *options], ["%i", *(_FIELDS[name][0] for name in fields)])
+    form = ["%i", *(_FIELDS[name][0] for name in fields)]
+    rows = _as_text(["--array", *options], form, cluster)
     return {row[0]: row[1:] for row in rows}
 
 
-def jobs_of(user: str, fields: Sequence[str]) -> list[Row]:
+def jobs_of(user: str, fields: Sequence[str], cluster: str | None = None) -> list[Row]:
     """All jobs of a user that Slurm still knows, ended ones too; the pending tasks of an array are one."""
     options = ["--states=all", f"--user={user}"]
     if speaks_json():
         try:
-            return [_row(job, fields) for job in _as_json(options)]
+            return [_row(job, fields) for job in _as_json(options, cluster)]
         except _NOT_KNOWN as error:
             _tell(repr(error))
-    return _as_text(options, [_FIELDS[name][0] for name in fields])
+    return _as_text(options, [_FIELDS[name][0] for name in fields], cluster)
 
 
 @functools.cache
@@ -117,14 +121,15 @@ def _tell(why: str) -> None:
     log.debug("squeue is read as text, its JSON is not as expected: %s", why)
 
 
-def _as_json(options: Sequence[str]) -> list[dict[str, Any]]:
+def _as_json(options: Sequence[str], cluster: str | None) -> list[dict[str, Any]]:
     # Else the numbers of an array's pending tasks are cut at 64 characters.
-    said = _said(["squeue", "--json", *options], variables={"SLURM_BITSTR_LEN": "0"})
+    said = _said(["squeue", "--json", *options], variables={"SLURM_BITSTR_LEN": "0"}, cluster=cluster)
     return [] if said is None else parse_json(said)
 
 
-def _as_text(options: Sequence[str], form: Sequence[str]) -> list[Row]:
-    said = _said(["squeue", *options, "--format", _MARK + "|".join(form)], is_answer=_has_heading)
+def _as_text(options: Sequence[str], form: Sequence[str], cluster: str | None) -> list[Row]:
+    command = ["squeue", *options, "--format", _MARK + "|".join(form)]
+    said = _said(command, is_answer=_has_heading, cluster=cluster)
     return [] if said is None else parse_text(said, len(form))
 
 

@@ -5,7 +5,7 @@ Nothing here writes, and nothing imports torch: tables come at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from cad.cluster.queue import QueuedJob, ended_jobs, has_slurm, queued_jobs
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.job_records import BAD_NODE, STARTED, AttemptEvent, JobNote, is_shortage
 
+_Answers = tuple[dict[str, QueuedJob], dict[str, str]]
 State = Literal["done", "running", "queued", "failed", "dead", "waiting", "unknown", "pruned"]
 
 _LIVE = ("running", "queued")
@@ -71,6 +72,7 @@ class StageStatus:
     log: str | None = None
     avoids: tuple[str, ...] = ()  # nodes on which it was killed soon after its start
     pack: int = 1  # trainings that its job works on together
+    cluster: str | None = None  # its job's, as in its note
 
     @property
     def alive(self) -> bool:
@@ -95,14 +97,32 @@ def stage_statuses(root: Path, names: list[str]) -> dict[str, StageStatus]:
     notes = {
         name: note for name, stage in stages.items() if name not in done and (note := stage.job()) is not None
     }
-    job_ids = {note.job_id for note in notes.values()}
-    queue = queued_jobs(job_ids) if has_slurm() else None
-    gone = job_ids - set(queue or {})
-    ended = ended_jobs(gone) if queue is not None else {}
-    return {
-        name: _done(stage) if name in done else stage_status(stage, notes.get(name), queue, ended)
-        for name, stage in stages.items()
-    }
+    # By cluster: each counts its jobs by itself.
+    ids: dict[str | None, set[str]] = {}
+    for note in notes.values():
+        ids.setdefault(note.cluster, set()).add(note.job_id)
+    asked: dict[str | None, _Answers] = {}
+    if has_slurm():
+        for cluster, some in ids.items():
+            queue = queued_jobs(some, cluster)
+            asked[cluster] = queue, ended_jobs(some - set(queue), cluster)
+
+    def status(name: str, stage: StageDirectory) -> StageStatus:
+        note = notes.get(name)
+        answers = asked.get(note.cluster) if note is not None else None
+        found = stage_status(stage, note, *(answers or (None, {})))
+        return replace(found, cluster=note.cluster) if note is not None else found
+
+    return {name: _done(stage) if name in done else status(name, stage) for name, stage in stages.items()}
+
+
+def jobs_by_cluster(statuses: Iterable[StageStatus]) -> dict[str | None, set[str]]:
+    """The ids of the stages' jobs, by cluster."""
+    jobs: dict[str | None, set[str]] = {}
+    for status in statuses:
+        if status.job_id:
+            jobs.setdefault(status.cluster, set()).add(status.job_id)
+    return jobs
 
 
 def _done(stage: StageDirectory) -> StageStatus:

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +25,14 @@ from cad.cluster.arrays import (
     plan_arrays,
     share_throttle,
 )
+from cad.cluster.command import CLUSTERS
 from cad.cluster.image import Image, freeze_image, try_image
 from cad.cluster.limits import submit_room
 from cad.cluster.profile import Profile
-from cad.cluster.queue import LAUNCH_FAILED, has_slurm, max_array_size, release_jobs
+from cad.cluster.queue import LAUNCH_FAILED, has_slurm, max_array_size, own_cluster, release_jobs
 from cad.cluster.script import SubmissionPaths, check_path, job_script
-from cad.cluster.sending import Sending, adopt_lost, send
-from cad.cluster.status import StageStatus, stage_statuses
+from cad.cluster.sending import Job, Sending, adopt_lost, send
+from cad.cluster.status import StageStatus, jobs_by_cluster, stage_statuses
 from cad.cluster.worker import slurm_task
 from cad.errors import CadError
 from cad.experiments.plan.cells import distinct_stages
@@ -71,6 +72,8 @@ class Plan:
     left_over: tuple[Stage, ...] = ()
     """Stages to submit later, when the limit allows more jobs."""
     image: Image | None = None
+    clusters: str = ""
+    """Where to submit: names with commas between, empty for this machine's cluster."""
 
     @property
     def joined(self) -> tuple[StageStatus, ...]:
@@ -100,11 +103,13 @@ def plan_submission(
     profile: Profile,
     choose: Choose = lambda _status: True,
     multiplier: MultiplierFor = _no_more,
+    clusters: str = "",
 ) -> Plan:
     """Plan job arrays for the stages that are neither done nor queued nor running.
 
     ``choose`` decides from a stage's status whether to submit it, ``multiplier`` how much more memory and
-    time it gets.  Raises :class:`CadError` where the profile or the cluster does not allow it.
+    time it gets; ``clusters`` are where, unless the profile or ``SLURM_CLUSTERS`` says it.  Raises
+    :class:`CadError` where the profile or the cluster does not allow it.
     """
     _check(experiment, profile)
     stages = distinct_stages(experiment.cells)
@@ -122,8 +127,12 @@ def plan_submission(
     if wanted and has_slurm():
         # Jobs that can be submitted from here can also run here.
         image = try_image(profile)
-        size = max_array_size()
-        room = submit_room(profile.for_stage(kind) for kind in {stage.kind for stage in wanted})
+        clusters = _clusters(profile, clusters, wanted, statuses)
+        each = clusters.split(",")
+        size = min(max_array_size(cluster) for cluster in each)
+        requests = [profile.for_stage(kind) for kind in {stage.kind for stage in wanted}]
+        rooms = [submit_room(requests, cluster) for cluster in each]
+        room = min((one for one in rooms if one is not None), default=None)
     alive = {name: status.job_id for name, status in statuses.items() if status.alive and status.job_id}
     packed_jobs = {status.job_id for status in statuses.values() if status.job_id and status.pack > 1}
 
@@ -142,7 +151,7 @@ def plan_submission(
             "be submitted; submit again when some jobs have ended"
         )
     arrays = share_throttle(arrays_of(now), lambda kind: profile.for_stage(kind).throttle)
-    return Plan(arrays, statuses, wanted[len(now) :], image)
+    return Plan(arrays, statuses, wanted[len(now) :], image, clusters)
 
 
 def submit(
@@ -152,6 +161,7 @@ def submit(
     choose: Choose = lambda _status: True,
     multiplier: MultiplierFor = _no_more,
     approve: Callable[[Plan], None] = lambda _plan: None,
+    clusters: str = "",
 ) -> Submission:
     """Submit what :func:`plan_submission` plans, and return at once.
 
@@ -162,7 +172,7 @@ def submit(
     if not has_slurm():
         raise CadError("this machine has no Slurm (sbatch, squeue); `cad run` works without one")
     adopt_lost(experiment.root)
-    plan = plan_submission(experiment, profile, choose, multiplier)
+    plan = plan_submission(experiment, profile, choose, multiplier, clusters)
     if plan.arrays:
         # It may measure and ask: others can submit meanwhile.
         approve(plan)
@@ -178,23 +188,66 @@ def submit(
     # One submission at a time in a folder of runs: two would submit shared stages twice.
     with folder_lock_in_turn(experiment.root / "stages", "the folder of stages", tell):
         adopt_lost(experiment.root, locked=True)
-        plan = plan_submission(experiment, profile, still, multiplier)
+        plan = plan_submission(experiment, profile, still, multiplier, clusters)
         # What a node could not start is joined like what waits; Slurm lets it start when it is told to.
-        release_jobs(one.job_id for one in plan.joined if one.reason == LAUNCH_FAILED and one.job_id)
+        held = jobs_by_cluster(one for one in plan.joined if one.reason == LAUNCH_FAILED)
+        for cluster, ids in held.items():
+            release_jobs(ids, cluster)
         plan = replace(plan, left_over=(*plan.left_over, *no_room))
         write_json(experiment.folder / "experiment.json", experiment.record())
         paths = _new_paths(experiment)
         if not plan.arrays:
             return Submission(paths.folder, (), plan)
-        provenance = _freeze(experiment, profile, plan.image, paths)
+        provenance = _freeze(experiment, profile, plan.image, paths, plan.clusters)
         submitted: list[SubmittedArray] = []
-        for array in plan.arrays:
-            depends = dependency(array, plan.arrays, [done.job_id for done in submitted])
-            label = f"{len(submitted) + 1}-{array.kind}"
-            job_id = _submit_array(experiment, profile, paths, array, label, depends, provenance)
-            submitted.append(SubmittedArray(array, job_id))
-            _write_arrays(paths, submitted)
+        where: str | None = plan.clusters
+        try:
+            for array in plan.arrays:
+                depends = dependency(array, plan.arrays, [done.job_id for done in submitted])
+                label = f"{len(submitted) + 1}-{array.kind}"
+                # Of several clusters, that of the first one takes all: no job waits for another cluster's.
+                job_id, where = _submit_array(
+                    experiment, profile, paths, array, label, depends, provenance, where
+                )
+                submitted.append(SubmittedArray(array, job_id))
+                _write_arrays(paths, submitted)
+        except (CadError, KeyboardInterrupt):
+            if submitted:
+                jobs = ", ".join(f"{one.array.kind} (job {one.job_id})" for one in submitted)
+                log.warning(
+                    "%s stay submitted; the same command submits the rest, `cad cancel` ends them", jobs
+                )
+            raise
     return Submission(paths.folder, tuple(submitted), plan)
+
+
+def _clusters(
+    profile: Profile, last: str, wanted: Sequence[Stage], statuses: Mapping[str, StageStatus]
+) -> str:
+    """Where ``wanted`` go, by the profile, the environment, or the ``last`` submission; see :class:`Plan`.
+
+    Raises :class:`CadError` where they would wait for jobs of another cluster: Slurm knows none of these.
+    """
+    asked = str(profile.resources.sbatch.get("clusters") or os.environ.get(CLUSTERS) or last)
+    if asked and asked == own_cluster():
+        asked = ""
+    waited_for = [
+        statuses[needed.name] for stage in wanted for needed in stage.inputs if needed.name in statuses
+    ]
+    theirs = {one.cluster: one for one in waited_for if one.alive and one.cluster is not None}
+    if len(theirs) == 1 and asked and next(iter(theirs)) in asked.split(","):
+        return next(iter(theirs)) or ""
+    for cluster, needed in theirs.items():
+        if cluster != asked:
+            here, there = (
+                f"cluster {name}" if name else "this machine's cluster" for name in (asked, cluster)
+            )
+            raise CadError(
+                f"{needed.stage} is queued or running on {there}, and no job of {here} can wait for it; "
+                "submit to its cluster (SLURM_CLUSTERS, or sbatch: {clusters: ...} in the profile), or when "
+                "it has ended"
+            )
+    return asked
 
 
 def packs_of(profile: Profile) -> Pack:
@@ -233,7 +286,7 @@ def _new_paths(experiment: Experiment) -> SubmissionPaths:
 
 
 def _freeze(
-    experiment: Experiment, profile: Profile, image: Image | None, paths: SubmissionPaths
+    experiment: Experiment, profile: Profile, image: Image | None, paths: SubmissionPaths, clusters: str
 ) -> dict[str, str]:
     """Copy the code that the jobs will run, so that later edits do not reach them; returns its provenance."""
     make_dirs(paths.folder)
@@ -258,6 +311,7 @@ def _freeze(
             code_differs_from_commit=dirty,
             user=getpass.getuser(),
             image_sha256=image.sha256 if image else None,
+            clusters=clusters,
         ),
     )
     return {"code_version": version, **({"image_sha256": image.sha256} if image else {})}
@@ -271,7 +325,8 @@ def _submit_array(
     label: str,
     depends: str | None,
     provenance: dict[str, str],
-) -> str:
+    cluster: str | None,
+) -> Job:
     name = job_name(experiment, array.kind)
     request = profile.for_stage(array.kind)
     resources = Resources(
@@ -296,6 +351,7 @@ def _submit_array(
         submitted=time.time(),
         minutes=array.multiplier.minutes,
         memory=array.multiplier.memory,
+        cluster=cluster,
     )
     tasks = tuple(tuple(stage.name for stage in task) for task in array.tasks)
     return send(Sending(script, paths.comment(label), array.kind, tasks, note), experiment.root)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cad.cluster.queue import LAUNCH_FAILED
-from cad.cluster.status import StageStatus, stage_statuses
+from cad.cluster.status import StageStatus, jobs_by_cluster, stage_statuses
 from cad.errors import UsageError, printable
 from cad.experiments.durations import clock_time
 from cad.experiments.plan.cells import Cell, distinct_stages
@@ -148,10 +148,11 @@ def problems(cells: tuple[CellStatus, ...]) -> list[str]:
         lines += [
             f"{stage.stage} {state}: {reason}" + (f" ({stage.log})" if stage.log else "") for stage in members
         ]
-    held = sorted({stage.job_id for stage in stages.values() if stage.reason in _HELD and stage.job_id})
-    if held:
-        whole = sorted({job.partition("_")[0] for job in held}, key=int)
-        lines.append(f"held: {len(held)} jobs; release them with: scontrol release {' '.join(whole)}")
+    held = jobs_by_cluster(stage for stage in stages.values() if stage.reason in _HELD)
+    for cluster, jobs in held.items():
+        whole = sorted({job.partition("_")[0] for job in jobs}, key=int)
+        command = f"scontrol {f'--clusters={cluster} ' if cluster else ''}release {' '.join(whole)}"
+        lines.append(f"held: {len(jobs)} jobs; release them with: {command}")
     return lines
 
 

@@ -67,12 +67,15 @@ class KindUsage:
 def usage(root: Path, names: Iterable[str]) -> list[KindUsage]:
     """What the stages of these names used, by kind, in the order in which kinds need each other."""
     stages = [StageDirectory(root, name) for name in dict.fromkeys(names)]
-    jobs = {note.job_id: (stage, note) for stage in stages if (note := stage.job()) is not None}
+    jobs = {
+        (note.cluster, note.job_id): (stage, note) for stage in stages if (note := stage.job()) is not None
+    }
     used = {stage.name: _own(stage) for stage in stages if stage.done}
-    for job_id, row in _accounted(jobs).items():
-        stage, _ = jobs[job_id]
-        own = used.get(stage.name)
-        used[stage.name] = _larger(stage.kind, own, row)
+    for cluster in dict.fromkeys(cluster for cluster, _ in jobs):
+        ids = [job_id for other, job_id in jobs if other == cluster]
+        for job_id, row in _accounted(ids, cluster).items():
+            stage, _ = jobs[cluster, job_id]
+            used[stage.name] = _larger(stage.kind, used.get(stage.name), row)
     profiles = {}
     for stage, note in jobs.values():
         submission = note.submission(root)
@@ -132,7 +135,7 @@ def _of_kind(kind: str, used: list[Used], profile: Profile | None) -> KindUsage:
     )
 
 
-def _accounted(job_ids: Iterable[str]) -> dict[str, Used]:
+def _accounted(job_ids: Iterable[str], cluster: str | None) -> dict[str, Used]:
     """By job id, from ``sacct``; empty without accounting."""
     wanted = set(job_ids)
     if not wanted or shutil.which("sacct") is None:
@@ -141,7 +144,7 @@ def _accounted(job_ids: Iterable[str]) -> dict[str, Used]:
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", "--starttime=1970-01-01"]
     command += ["--format=JobID,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS", f"--jobs={','.join(bases)}"]
     try:
-        done = run_command(command)
+        done = run_command(command, cluster=cluster)
     except CadError:
         return {}
     return {} if done.returncode else {k: u for k, u in parse_usage(done.stdout).items() if k in wanted}

@@ -49,6 +49,9 @@ class JobNote:
     """Factors on the profile's time limit and memory (1 unless retried with more)."""
     pack: tuple[str, ...] = ()
     """The stages that the job works on together, where it is a pack."""
+    cluster: str | None = None
+    """The cluster's name, empty for the one that Slurm's commands ask by themselves; None in notes of
+    earlier versions, which did not say."""
 
     def log(self, root: Path) -> Path:
         """The log of all attempts."""
@@ -104,6 +107,8 @@ class SubmissionRecord:
     code_differs_from_commit: bool
     user: str
     image_sha256: str | None = None
+    clusters: str | None = None
+    """The clusters that were asked for, with commas between; empty and None as in :class:`JobNote`."""
 
 
 def read_submission(folder: Path) -> SubmissionRecord | None:
