@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
+from cad.locks import folder_lock_in_turn
+
+log = logging.getLogger(__name__)
 
 CANCELLED = "cancelled; its pack went on without it"
 
@@ -76,7 +81,23 @@ def cancel(experiment: Experiment, numbers: list[int]) -> tuple[list[str], list[
     and those left alone because another experiment submitted them, or because cells that are not cancelled
     need them.
     """
-    adopt_lost(experiment.root)
+    folder, held = experiment.root / "stages", contextlib.ExitStack()
+
+    def tell(owner: str) -> None:
+        log.warning(
+            "waiting for %s, which submits to %s: its jobs are cancelled, too", owner, experiment.root
+        )
+
+    with held:
+        if folder.is_dir():
+            # Where this user may not write, nothing of theirs can be on its way.
+            with contextlib.suppress(CadError):
+                held.enter_context(folder_lock_in_turn(folder, "the folder of stages", tell))
+                adopt_lost(experiment.root, locked=True)
+        return _cancel(experiment, numbers)
+
+
+def _cancel(experiment: Experiment, numbers: list[int]) -> tuple[list[str], list[str]]:
     chosen = [pick_cell(experiment, number) for number in numbers] or list(experiment.cells)
     others = [cell for cell in experiment.cells if cell not in chosen]
     shared = {stage.name for stage in distinct_stages(tuple(others))}

@@ -12,6 +12,7 @@ from cad.cluster.status import StageStatus
 from cad.cluster.submit import MultiplierFor
 from cad.config import from_mapping
 from cad.errors import CadError, UsageError
+from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import OUT_OF_MEMORY, SUBMISSION_FILE, read_submission
@@ -23,15 +24,23 @@ def last_submission(experiment: Experiment) -> tuple[Profile, str]:
 
     Raises :class:`CadError` if it never was.
     """
-    records = sorted((experiment.folder / "jobs").glob(f"*-slurm/{SUBMISSION_FILE}"))
-    if not records:
-        raise CadError(f"{experiment.config.name} was never submitted; use `cad submit` with a --profile")
-    submission = read_submission(records[-1].parent)
+    name = experiment.config.name
+    notes = [StageDirectory(experiment.root, stage.name).job() for stage in distinct_stages(experiment.cells)]
+    # What Slurm refused has left a record, but no jobs.
+    ours = [note for note in notes if note is not None and note.experiment == name]
+    if ours:
+        file = experiment.root / max(ours, key=lambda note: note.submitted).folder / SUBMISSION_FILE
+    else:
+        records = sorted((experiment.folder / "jobs").glob(f"*-slurm/{SUBMISSION_FILE}"))
+        if not records:
+            raise CadError(f"{name} was never submitted; use `cad submit` with a --profile")
+        file = records[-1]
+    submission = read_submission(file.parent)
     if submission is None:
         raise CadError(
-            f"{records[-1]} is damaged or from another version of cad; use `cad submit` with a --profile"
+            f"{file} is missing, damaged or from another version of cad; use `cad submit` with a --profile"
         )
-    return from_mapping(Profile, submission.profile, str(records[-1])), submission.clusters or ""
+    return from_mapping(Profile, submission.profile, str(file)), submission.clusters or ""
 
 
 def multiplier_for(root: Path, profile: Profile, memory: float, minutes: float) -> MultiplierFor:

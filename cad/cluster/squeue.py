@@ -123,12 +123,15 @@ def _tell(why: str) -> None:
 
 def _as_json(options: Sequence[str], cluster: str | None) -> list[dict[str, Any]]:
     # Else the numbers of an array's pending tasks are cut at 64 characters.
-    said = _said(["squeue", "--json", *options], variables={"SLURM_BITSTR_LEN": "0"}, cluster=cluster)
+    said = _said(
+        ["squeue", "--all", "--json", *options], variables={"SLURM_BITSTR_LEN": "0"}, cluster=cluster
+    )
     return [] if said is None else parse_json(said)
 
 
 def _as_text(options: Sequence[str], form: Sequence[str], cluster: str | None) -> list[Row]:
-    command = ["squeue", *options, "--format", _MARK + "|".join(form)]
+    # All: also those of partitions that are hidden.
+    command = ["squeue", "--all", *options, "--format", _MARK + "|".join(form)]
     said = _said(command, is_answer=_has_heading, cluster=cluster)
     return [] if said is None else parse_text(said, len(form))
 

@@ -6,6 +6,7 @@ some, knows more: all attempts, and jobs that failed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import typing
@@ -80,7 +81,8 @@ def usage(root: Path, names: Iterable[str]) -> list[KindUsage]:
     for stage, note in jobs.values():
         submission = note.submission(root)
         if submission is not None:
-            profiles[stage.kind] = from_mapping(Profile, submission.profile, note.folder)
+            with contextlib.suppress(CadError):  # a profile with keys of another version
+                profiles[stage.kind] = from_mapping(Profile, submission.profile, note.folder)
     kinds = sorted({one.kind for one in used.values()}, key=typing.get_args(StageKind).index)
     return [
         _of_kind(kind, [u for u in used.values() if u.kind == kind], profiles.get(kind)) for kind in kinds

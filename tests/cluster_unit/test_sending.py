@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,15 @@ from pathlib import Path
 import pytest
 
 from cad.cluster import command, sending, squeue
+from cad.cluster.jobs import cancel
+from cad.cluster.retry import last_submission
 from cad.cluster.sending import Sending, adopt_lost, send
 from cad.cluster.status import stage_statuses
+from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
-from cad.experiments.plan.job_records import JobNote
+from cad.experiments.plan.experiment import Experiment, open_experiment
+from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
+from cad.locks import folder_lock
 
 STAGES = ("train-000000000001", "train-000000000002")
 # A Slurm of several clusters: each has a file of jobs (number, script) of its own, "here" is this machine's.
@@ -51,7 +57,7 @@ squeue)
         done <"$folder/jobs-$cluster"
     done
     ;;
-scancel) sed -i "/^${rest[-1]} /d" "$folder/jobs-${clusters[0]}" ;;
+scancel) for job in "${rest[@]}"; do sed -i "/^${job%_*} /d" "$folder/jobs-${clusters[0]}"; done ;;
 scontrol) echo slurm-wlm 22.05.8 ;;
 esac
 """
@@ -163,6 +169,48 @@ def test_ctrl_c_between_the_answer_and_the_notes(slurm, root, array, monkeypatch
     assert noted(root) == []
     adopt_lost(root)
     assert noted(root) == [("7_0", ""), ("7_1", "")] and slurm.jobs() == ["7"]
+
+
+@pytest.fixture
+def experiment(root) -> Experiment:
+    """An experiment of one cell."""
+    file = root / "e.yaml"
+    file.write_text("name: e\nbase: {env: {size: 4}}\narms: [{name: AD, set: {model.kind: ad}}]\n")
+    return open_experiment(file, [], root)
+
+
+def test_cancel_waits_for_a_submission_and_ends_its_jobs_too(slurm, root, experiment, array, caplog):
+    histories, train, _ = (stage.name for stage in experiment.cells[0].stages)
+    begun = threading.Event()
+
+    def submit() -> None:
+        with folder_lock(root / "stages", "the folder of stages"):
+            begun.set()
+            time.sleep(0.5)
+            send(replace(array, tasks=((histories,), (train,))), root)
+
+    submitting = threading.Thread(target=submit)
+    submitting.start()
+    begun.wait()
+    assert cancel(experiment, []) == (["7_0", "7_1"], [])
+    submitting.join()
+    assert "waiting for process" in caplog.text and slurm.jobs() == []
+
+
+def test_a_retry_takes_the_profile_whose_jobs_slurm_took(root, experiment, array):
+    """A submission that Slurm refused leaves its record, too."""
+    with pytest.raises(CadError, match="never submitted"):
+        last_submission(experiment)
+    for number, (minutes, clusters) in enumerate(((7, "far"), (9, None))):
+        profile = {"resources": {"minutes": minutes}}
+        record = SubmissionRecord("e.yaml", (), "cad", profile, "0", False, "me", None, clusters)
+        write_submission(root / f"e/jobs/{number}-slurm", record)
+    train = StageDirectory(root, experiment.cells[0].training.name)
+    train.path.mkdir()
+    assert last_submission(experiment)[0].resources.minutes == 9
+    train.note_job(replace(array.note, job_id="7", folder="e/jobs/0-slurm"))
+    profile, clusters = last_submission(experiment)
+    assert (profile.resources.minutes, clusters) == (7, "far")
 
 
 @pytest.mark.parametrize("asked", ["far", "near,far"])

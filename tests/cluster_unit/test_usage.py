@@ -60,6 +60,13 @@ def test_the_stages_own_records_say_what_would_do(finished: Path) -> None:
     assert row.suggestion == "memory_gb: 1.5, minutes: 5"
 
 
+def test_a_profile_of_another_version_costs_what_was_asked_for_alone(finished: Path) -> None:
+    record = SubmissionRecord("e.yaml", (), "cad", {"max_requeues": 3}, "0", False, "me", None)
+    write_submission(finished / "e/jobs/1", record)
+    (row,) = usage(finished, ["train-000000000000", "train-000000000001"])
+    assert (row.seconds, row.asked_minutes) == (200, None)
+
+
 def test_a_stage_of_an_earlier_version_is_counted_without_what_it_lacks(tmp_path: Path) -> None:
     stage = StageDirectory(tmp_path, "train-000000000000")
     stage.path.mkdir(parents=True)
