@@ -4,6 +4,16 @@ These modules import late, inside the functions, so that help and mistakes in a 
 pydantic nor torch.
 """
 
-from cad.cli.app import main
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point; Ctrl-C ends it without a traceback also while the program is still being imported."""
+    try:
+        from cad.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,6 +1,6 @@
 """``python -m cad.cli``."""
 
-from cad.cli.app import main
+from cad.cli import main
 
 if __name__ == "__main__":
     main()

@@ -77,9 +77,18 @@ def submit(
     def approve(plan: Plan) -> None:
         cost = submission_cost(plan.arrays, settings, opened.root)
         say(f"estimate: {cost}")
-        require_approval(cost, max_hours, typer.confirm if sys.stdin.isatty() else None)
+        require_approval(cost, max_hours, _confirm if sys.stdin.isatty() else None)
 
     _report(submit_experiment(opened, settings, approve=approve), _again(opened.file, overrides, root))
+
+
+def _confirm(question: str) -> bool:
+    from cad.interrupt import InterruptedRun
+
+    try:
+        return typer.confirm(question)
+    except typer.Abort as stopped:
+        raise InterruptedRun("nothing was submitted") from stopped
 
 
 def status(

@@ -27,6 +27,8 @@ from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.stage import StageKind
 
 _GB = 2**30
+# Of jobs that have not ended it is not known what they need.
+_NOT_ENDED = ("PENDING", "RUNNING", "SUSPENDED", "RESIZING")
 # What to ask for: this much above the most that was used.
 _MORE_MEMORY, _MORE_TIME = 1.3, 1.5
 
@@ -144,7 +146,7 @@ def _accounted(job_ids: Iterable[str], cluster: str | None) -> dict[str, Used]:
         return {}
     bases = sorted({job.partition("_")[0] for job in wanted})
     command = ["sacct", "--noheader", "--parsable2", "--duplicates", "--starttime=1970-01-01"]
-    command += ["--format=JobID,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS", f"--jobs={','.join(bases)}"]
+    command += ["--format=JobID,ElapsedRaw,TotalCPU,AllocCPUS,MaxRSS,State", f"--jobs={','.join(bases)}"]
     try:
         done = run_command(command, cluster=cluster)
     except CadError:
@@ -153,14 +155,15 @@ def _accounted(job_ids: Iterable[str], cluster: str | None) -> dict[str, Used]:
 
 
 def parse_usage(text: str) -> dict[str, Used]:
-    """Job id to the sums over its attempts, and the largest memory of its steps."""
+    """Job id to the sums over its attempts, and the largest memory of its steps; jobs that ran and ended."""
+    going: set[str] = set()
     seconds: dict[str, float] = {}
     cpu: dict[str, float] = {}
     cores: dict[str, float] = {}
     peak: dict[str, float] = {}
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) != 5:
+        if len(fields) != 6:
             continue
         try:
             elapsed, cpu_time, n_cores = float(fields[1] or 0), _seconds(fields[2]), float(fields[3] or 0)
@@ -168,13 +171,19 @@ def parse_usage(text: str) -> dict[str, Used]:
         except ValueError:  # a wrapper's heading, or Slurm's INVALID
             continue
         job, _, step = fields[0].partition(".")
+        if fields[5].startswith(_NOT_ENDED):
+            going.add(job)
         if not step:
             seconds[job] = seconds.get(job, 0.0) + elapsed
             cpu[job] = cpu.get(job, 0.0) + cpu_time
             cores[job] = n_cores
         if memory:
             peak[job] = max(peak.get(job, 0.0), memory)
-    return {job: Used("", seconds[job], cpu[job], cores[job], peak.get(job)) for job in seconds}
+    return {
+        job: Used("", took, cpu[job], cores[job], peak.get(job))
+        for job, took in seconds.items()
+        if took and job not in going
+    }
 
 
 def _seconds(text: str) -> float:

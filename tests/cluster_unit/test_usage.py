@@ -10,15 +10,18 @@ from cad.cluster.usage import parse_usage, usage
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 
-# Two attempts of a task: steps have the memory, the job the time.
+# Two attempts of a task: steps have the memory, the job the time.  What is not over tells nothing.
 SACCT = """\
-12_3|60|01:30.500|2|
-12_3.batch|60|00:00.500|2|2048K
-12_3.0|60|01:30.000|2|1536M
-12_3|30|30.000|2|
-12_3.0|30|30.000|2|512M
-13|0|00:00:00|0|
-14|90000|1-02:03:04|4|
+12_3|60|01:30.500|2||REQUEUED
+12_3.batch|60|00:00.500|2|2048K|CANCELLED
+12_3.0|60|01:30.000|2|1536M|CANCELLED
+12_3|30|30.000|2||COMPLETED
+12_3.0|30|30.000|2|512M|COMPLETED
+13|0|00:00:00|0||CANCELLED by 0
+14|90000|1-02:03:04|4||TIMEOUT
+15|60|01:00|1||REQUEUED
+15|3|00:00|1||RUNNING
+16_[0-3%2]|0|00:00:00|0||PENDING
 """
 
 
@@ -27,11 +30,14 @@ def test_accounting_sums_attempts_and_takes_the_largest_step() -> None:
     task = used["12_3"]
     assert (task.seconds, task.cpu_seconds, task.cores) == (90, 120.5, 2)
     assert task.peak_bytes == 1.5 * 2**30
+    assert set(used) == {"12_3", "14"}
     assert used["14"].cpu_seconds == 93784 and used["14"].peak_bytes is None
 
 
 def test_rows_of_accounting_that_are_not_as_expected_are_left_out() -> None:
-    odd = "JobID|ElapsedRaw|TotalCPU|AllocCPUS|MaxRSS\n15|60|INVALID|2|\n12_3.1|1|00:01|2|a?\na|b|c|d|e\n"
+    odd = (
+        "JobID|ElapsedRaw|TotalCPU|Cores|MaxRSS|State\n17|60|INVALID|2||FAILED\n12_3.1|1|00:01|2|a?|FAILED\n"
+    )
     assert parse_usage(odd + SACCT) == parse_usage(SACCT)
 
 
