@@ -36,6 +36,7 @@ from cad.cluster.status import StageStatus, jobs_by_cluster, stage_statuses
 from cad.cluster.worker import slurm_task
 from cad.errors import CadError
 from cad.experiments.plan.cells import distinct_stages
+from cad.experiments.plan.environments import require_environments
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 from cad.experiments.plan.stage import Stage
@@ -109,7 +110,8 @@ def plan_submission(
 
     ``choose`` decides from a stage's status whether to submit it, ``multiplier`` how much more memory and
     time it gets; ``clusters`` are where, unless the profile or ``SLURM_CLUSTERS`` says it.  Raises
-    :class:`CadError` where the profile or the cluster does not allow it.
+    :class:`CadError` where the profile or the cluster does not allow it, and :class:`UsageError` where an
+    environment of its tasks cannot be made.
     """
     _check(experiment, profile)
     stages = distinct_stages(experiment.cells)
@@ -123,6 +125,7 @@ def plan_submission(
         and not status.alive
         and choose(status)
     )
+    require_environments(wanted, str(experiment.file), elsewhere=profile.image is not None)
     size, room, image = sys.maxsize, None, None
     if wanted and has_slurm():
         # Jobs that can be submitted from here can also run here.

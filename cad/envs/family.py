@@ -344,6 +344,11 @@ class TaskFamily(ABC, Generic[C]):
         return BatchedEnv(self, task_ids, keys, loads)
 
     @property
+    def tried_tasks(self) -> tuple[int, ...]:
+        """Tasks whose environments show, before anything runs, whether those of all can be made."""
+        return self.task_ids[:1]
+
+    @property
     def codec(self) -> AnyCodec:
         """Between observations and actions as Gymnasium's spaces have them, and ours."""
         from cad.envs.foreign import PlainCodec

@@ -43,6 +43,8 @@ class Everything(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if self.fault == "reset":
+            raise KeyError("no map")
         self.options, self.taken = options, []
         self.cell, self.value = int(self.np_random.integers(5)), float(self.np_random.random())
         return self._see(), {}

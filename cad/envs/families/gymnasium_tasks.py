@@ -159,6 +159,15 @@ class GymnasiumTasks(TaskFamily[GymnasiumConfig]):
 
         return ForeignEnv(self, task_ids, keys)
 
+    @property
+    def tried_tasks(self) -> tuple[int, ...]:
+        """The first task, and one for each other set of keyword arguments and options."""
+        first: dict[tuple[frozenset[str], frozenset[str]], int] = {}
+        for task_id in self.task_ids:
+            task = self.config.tasks[task_id]
+            first.setdefault((frozenset(task.kwargs), frozenset(task.options)), task_id)
+        return tuple(first.values())
+
     def goal(self, task_id: int) -> tuple[int, ...]:
         """The task's place in ``tasks``."""
         self._check_id(task_id)

@@ -15,6 +15,7 @@ from cad.checksums import DamagedFileError
 from cad.errors import CadError, printable
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
+from cad.experiments.plan.environments import require_environments, unfinished
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import StageKind
 from cad.experiments.reporting.report import no_cell_counts, write_experiment_report
@@ -42,18 +43,21 @@ def dry_run_text(
 ) -> str:
     """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done.
 
-    With ``pack`` above one, also which trainings would go together.
+    With ``pack`` above one, also which trainings would go together.  Raises :class:`UsageError` where the
+    environments that are still needed cannot be made.
     """
+    stages = distinct_stages(experiment.cells, first, last)
+    to_do = unfinished(experiment, stages)
+    require_environments(to_do, str(experiment.file))
     lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
     for cell in experiment.cells:
         chosen = f" ({cell.equal_state.in_words()})" if cell.equal_state else ""
         lines.append(f"  {cell.label}, seed {cell.config.seed}{chosen}")
-    stages = distinct_stages(experiment.cells, first, last)
     lines.append(f"{len(stages)} stages under {stages_folder(experiment.root)}")
-    done = {stage.name for stage in stages if StageDirectory(experiment.root, stage.name).done}
-    lines += [f"  {stage.name}  {'done' if stage.name in done else 'to do'}" for stage in stages]
+    names = {stage.name for stage in to_do}
+    lines += [f"  {stage.name}  {'to do' if stage.name in names else 'done'}" for stage in stages]
     if pack > 1:
-        packs = planned_packs([stage for stage in stages if stage.name not in done], pack, pack_memory)
+        packs = planned_packs(to_do, pack, pack_memory)
         lines.append(
             f"{len(packs)} packs of up to {pack} trainings of one shape, fewer where workers are idle"
         )
@@ -78,9 +82,12 @@ def run_experiment(
     ``display`` shows the run's state on the console; default: a live table, or a line a change in a file.
     Only stages of the kinds from ``first`` to ``last`` are run; earlier ones must be done.
     Raises :class:`CadError` when stages failed (after the report, which names them) or when the
-    experiment is running already, and :class:`~cad.interrupt.InterruptedRun` when it was stopped.
+    experiment is running already, :class:`UsageError` when an environment that it needs cannot be made,
+    and :class:`~cad.interrupt.InterruptedRun` when it was stopped.
     """
     require_ranks_of_cells(experiment.cells, resources.ranks)
+    to_do = unfinished(experiment, distinct_stages(experiment.cells, first, last))
+    require_environments(to_do, str(experiment.file))
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
         write_json(experiment.folder / "experiment.json", experiment.record())
         resources = replace(resources, pruning=pruning_of(experiment))
@@ -178,6 +185,7 @@ def run_cell(
     run = Run(root.absolute(), (cell,))
     wanted = [stage for stage in cell.stages if stage.kind == last][-1]
     needed = cell.stages[: cell.stages.index(wanted) + 1]
+    require_environments(stage for stage in needed if not StageDirectory(run.root, stage.name).done)
     run.stages = {stage.name: run.stages[stage.name] for stage in needed}
     directory = StageDirectory(run.root, wanted.name)
     traced = _printer(console) if trace else None

@@ -63,6 +63,39 @@ def test_zero_heldout_tasks(cad, tmp_path):
     refused(cad("train", "env.n_heldout=81", "--root", tmp_path), 2, "n_heldout")
 
 
+GYMNASIUM = """
+name: lakes
+base:
+  env: {name: gymnasium, id: FrozenLake-v1, horizon: 5, n_heldout: 1, n_validation: 0,
+        tasks: [{kwargs: {is_slippery: true}}, {kwargs: {is_slippery: false}}, {kwargs: {map_name: 4x4}}]}
+  train: {validate_every: 0}
+arms: [{name: AD, set: {model.kind: ad, model.n_transit: 20}}]
+"""
+PROFILE = Path(__file__).parents[3] / "slurm" / "profiles" / "cpu.yaml"
+
+
+@pytest.mark.parametrize("command", [("run",), ("run", "--dry-run"), ("submit", "--dry-run"), ("submit",)])
+@pytest.mark.parametrize(
+    ("written", "instead", "words"),
+    [
+        ("FrozenLake-v1", "FrozenLak-v1", ("env.id=FrozenLak-v1", "task 0", "doesn't exist")),
+        ("id: Fro", "kwargs: {maps: 3}, id: Fro", ("task 0", "unexpected keyword argument 'maps'")),
+        ("{map_name: 4x4}", "{map: 4x4}", ("task 2", "unexpected keyword argument 'map'")),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_said_before_anything_runs(
+    cad, tmp_path, command, written, instead, words
+):
+    file = tmp_path / "lakes.yaml"
+    file.write_text(GYMNASIUM.replace(written, instead))
+    if command == ("submit",) and shutil.which("sbatch") is None:
+        pytest.skip("no Slurm here")
+    profile = ("--profile", PROFILE) if command[0] == "submit" else ()
+    done = cad(*command, file, *profile, "--root", tmp_path / "runs")
+    refused(done, 2, f"error: {file}: env.id=", *words)
+    assert not list(tmp_path.glob("runs/stages/*"))
+
+
 def test_missing_experiment(cad, tmp_path):
     refused(cad("run", tmp_path / "none.yaml"), 2, "none.yaml")
 
