@@ -20,10 +20,12 @@ from typing import Literal
 import cad
 from cad.config import load
 from cad.config.presets import PRESETS
+from cad.envs.config import EnvConfig
 from cad.envs.registry import FAMILIES
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
+from cad.experiments.plan.experiment import open_experiment
 from cad.locks import folder_lock, has_flock
-from cad.schema import Config
+from cad.schema import Config, holds_experiment, load_cell
 from cad.surroundings import dropped, usable_cores
 
 State = Literal["ok", "missing", "broken"]
@@ -66,15 +68,34 @@ def examine(root: Path, presets: Path = PRESETS) -> Iterator[Check]:
 def examine_family(files: Sequence[Path], overrides: Sequence[str]) -> Iterator[Check]:
     """Check the task family that a cell's settings name; see :mod:`cad.envs.check`.
 
-    Raises :class:`CadError` for settings that are wrong, or a family that cannot be imported.
+    Of an experiment, its settings and all task families of its cells.  Raises :class:`CadError` for
+    settings that are wrong, or a family that cannot be imported.
     """
+    if not any(holds_experiment(file) for file in files):
+        yield from _family(load_cell(files, overrides).env)
+        return
+    if len(files) > 1:
+        raise UsageError(f"{files[0]} and {files[1]}: name one experiment file, or files of one cell")
+    cells = open_experiment(files[0], overrides, Path()).cells
+    envs = dict.fromkeys(cell.config.env for cell in cells)
+    detail = f"{files[0]}: cells, whose settings fit: {len(cells)}"
+    yield Check("experiment", "ok", f"{detail}; task families: {len(envs)}")
+    for env in envs:
+        yield from _family(env)
+
+
+def _family(env: EnvConfig) -> Iterator[Check]:
     from cad.envs.check import check_family
 
-    env = load(Config, files, overrides).value.env
-    yield Check("family", "ok", f"{env.name}: {FAMILIES[env.name].in_a_line()}")
+    family = FAMILIES[env.name]
+    yield Check("family", "ok", f"{env.in_words()}: {family.in_a_line()}")
+    # What is wrong with a family whose code knows no environment is the environment, or its settings.
+    wrong = (
+        f"correct {family.__module__}" if family.has_rules else "correct the section env, or the environment"
+    )
     for finding in check_family(env):
-        advice = "" if finding.kept else f"correct {FAMILIES[env.name].__module__}"
-        yield Check(finding.promise, "ok" if finding.kept else "broken", finding.words, advice)
+        state: State = "ok" if finding.kept else "broken"
+        yield Check(finding.promise, state, finding.words, "" if finding.kept else wrong)
 
 
 def _python() -> Check:

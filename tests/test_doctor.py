@@ -10,12 +10,14 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from cad import doctor
+from cad.cli.app import build
 from cad.config import load
 from cad.config.presets import PRESETS
-from cad.doctor import Check, examine, try_model
-from cad.errors import CadError
+from cad.doctor import Check, examine, examine_family, try_model
+from cad.errors import CadError, UsageError
 from cad.schema import Config
 from cad.training import checkpoint
 
@@ -137,3 +139,47 @@ def test_the_command_ends_with_1_where_something_is_broken(tmp_path, presets):
     assert "broken: model wrong" in done.stderr and "Traceback" not in done.stderr
     assert "model small" in done.stdout
     assert shutil.which("sbatch") or "no sbatch on the path" in done.stdout
+
+
+LAKES = """
+name: lakes
+base:
+  env: {name: gymnasium, id: FrozenLake-v1, horizon: 5, n_heldout: 1, n_validation: 0,
+        tasks: [{kwargs: {is_slippery: true}}, {kwargs: {is_slippery: false}}]}
+  train: {validate_every: 0}
+arms:
+  - {name: AD, set: {model.kind: ad}, grid: {env.split_seed: [0, 1]}}
+  - {name: dark, set: {model.kind: ad, env.name: darkroom, env.size: 5, env.horizon: 5, env.n_heldout: 3}}
+"""
+
+
+def test_an_experiment_is_checked_with_its_families(tmp_path):
+    file = tmp_path / "lakes.yaml"
+    file.write_text(LAKES)
+    checks = list(examine_family([file], []))
+    assert checks[0] == Check("experiment", "ok", f"{file}: cells, whose settings fit: 3; task families: 3")
+    assert [c.detail.partition(":")[0] for c in checks if c.name == "family"] == [
+        "gymnasium FrozenLake-v1",
+        "gymnasium FrozenLake-v1",
+        "darkroom of size 5",
+    ]
+    assert {c.state for c in checks} == {"ok"}
+    checks = list(examine_family([file], ["base.env.id=FrozenLak-v1"]))
+    (broken, *_) = [c for c in checks if c.state == "broken"]
+    assert broken.detail.startswith("env.id=FrozenLak-v1: gymnasium.make fails for task 0")
+    assert broken.advice.startswith("correct the section env")
+    with pytest.raises(UsageError, match="name one experiment file"):
+        list(examine_family([file, file], []))
+
+
+def test_the_command_takes_an_experiment(tmp_path):
+    def doctor(*words):
+        return CliRunner().invoke(build(), ["doctor", *map(str, words)], env={"COLUMNS": "200"})
+
+    file = tmp_path / "lakes.yaml"
+    file.write_text(LAKES)
+    done = doctor(file, "arms=[{name: AD}]")
+    assert done.exit_code == 0
+    assert "cells, whose settings fit: 1;" in done.output and "gymnasium FrozenLake-v1" in done.output
+    assert "leave out --family" in str(doctor(file, "--family", "darkroom").exception)
+    assert "base.env.id: expected text" in str(doctor(file, "base.env.id=3").exception)

@@ -8,13 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from cad.api.results import Results
-from cad.config import load
 from cad.experiments.plan.experiment import Experiment, open_experiment
 from cad.experiments.run.local_run import run_experiment
 from cad.experiments.run.pack_size import PackSize, local_limit
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.table import progress_bar
-from cad.schema import Config
+from cad.schema import Config, load_cell
 from cad.surroundings import usable_cores
 
 
@@ -26,7 +25,7 @@ def load_config(*files: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         >>> config.model.n_latent, config.env.name
         (8, 'darkroom')
     """
-    return load(Config, [Path(file) for file in files], list(overrides)).value
+    return load_cell([Path(file) for file in files], overrides)
 
 
 def load_results(experiment: str | Path, *overrides: str, root: str | Path = "runs") -> Results:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def show(
     words: ConfigWords = None,
-    experiment: Annotated[bool, typer.Option("--experiment", help="The files are experiment files.")] = False,
+    experiment: Annotated[
+        bool,
+        typer.Option("--experiment", help="Show the keys of experiment files (a file with arms is one)."),
+    ] = False,
     keys: Annotated[bool, typer.Option("--keys", help="List every key with type, default, meaning.")] = False,
 ) -> None:
     """Print the resolved config as YAML, with where each value came from.
@@ -24,13 +27,15 @@ def show(
     """
     from cad.config import describe, load
     from cad.config import show as as_yaml
+    from cad.schema import holds_experiment
 
-    model = _model(experiment)
+    files, overrides = split_files(words)
+    model = _model(experiment or any(holds_experiment(file) for file in files))
     if keys:
         for row in describe(model):
             say(row.key, f" ({row.type}, default {row.default}): {row.description}", style="bold")
         return
-    typer.echo(as_yaml(load(model, *split_files(words))))
+    typer.echo(as_yaml(load(model, files, overrides)))
 
 
 def schema(

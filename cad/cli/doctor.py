@@ -9,7 +9,7 @@ import typer
 
 from cad.cli.arguments import RUNS, ConfigWords, Root, split_files
 from cad.cli.terminal import console
-from cad.errors import CadError, printable
+from cad.errors import CadError, UsageError, printable
 
 
 def doctor(
@@ -22,8 +22,8 @@ def doctor(
 ) -> None:
     """Check the installation: packages, devices, every model preset, Slurm, Apptainer, disk.
 
-    With --family, or with settings of a cell, check the task family that they name: its spaces, tasks,
-    split, steps, seeds and optimum.
+    With an experiment file, --family or settings of a cell, check the task family that they name instead:
+    its spaces, tasks, split, steps, seeds and optimum.
 
     Example: cad doctor
     """
@@ -32,12 +32,15 @@ def doctor(
 
     from cad.config.presets import PRESETS
     from cad.doctor import examine, examine_family
+    from cad.schema import holds_experiment
 
     style = {"ok": "green", "missing": "yellow", "broken": "bold red"}
     table = Table("check", "state", "detail", "what to do")
     broken = []
     files, settings = split_files(words)
     if family is not None:
+        if any(holds_experiment(file) for file in files):
+            raise UsageError("an experiment names its task families itself; leave out --family")
         settings = [*settings, f"env.name={family}"]
     checks = examine_family(files, settings) if files or settings else examine(root, presets or PRESETS)
     with console.status("checking"):

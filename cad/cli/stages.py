@@ -101,10 +101,9 @@ def _run_cell(
     *,
     trace: bool = False,
 ) -> None:
-    from cad.config import load
-    from cad.schema import Config
+    from cad.schema import load_cell
 
-    config = load(Config, *split_files(words)).value
+    config = load_cell(*split_files(words))
     # Only now: a mistake in the config is reported without waiting for torch.
     from cad.experiments.plan.cells import Cell
     from cad.experiments.run.local_run import run_cell

@@ -12,6 +12,7 @@ from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys, noise_keys
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
+from cad.errors import CadError
 
 # Tasks that are tried out, environments of each, and episodes of each environment.
 _MOST_TASKS, _COPIES, _EPISODES = 12, 4, 3
@@ -65,7 +66,7 @@ def check_family(env: EnvConfig) -> Iterator[Finding]:
 def _tried(promise: str, attempt: Callable[[], str]) -> Finding:
     try:
         return Finding(promise, True, attempt())
-    except _Fault as fault:
+    except (_Fault, CadError) as fault:
         return Finding(promise, False, str(fault))
     except Exception as error:  # code of others may raise anything
         return Finding(promise, False, f"it raises {type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cad.schema.cell import Config, EnvOnly
 from cad.schema.experiment import Arm, EqualState, ExperimentConfig, Prune, ReportConfig
+from cad.schema.files import holds_experiment, load_cell
 from cad.schema.stored import stored_config
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "ExperimentConfig",
     "Prune",
     "ReportConfig",
+    "holds_experiment",
+    "load_cell",
     "stored_config",
 ]

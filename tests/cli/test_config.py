@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,17 @@ def test_show_keys_lists_every_key_with_type_default_and_meaning() -> None:
     of_experiments = " ".join(cad("config", "show", "--experiment", "--keys").split())
     assert "base.source.gae_lambda (a number from 0 to 1, default 0.95): ppo: GAE lambda." in of_experiments
     assert "arms[].name (text" in of_experiments
+
+
+def test_an_experiment_is_told_from_a_config(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("name: e\narms: [{name: AD}]\n")
+    assert "arms:" in cad("config", "show", str(file))
+    done = CliRunner().invoke(build(), ["train", str(file)])
+    assert str(done.exception) == (
+        f"{file}: it is an experiment (it has arms), and this takes the settings of one cell, such as "
+        f"configs/model/ad.yaml; 'cad run {file}' runs the experiment"
+    )
 
 
 @pytest.mark.parametrize(
