@@ -120,7 +120,8 @@ class PPOConfig(SourceConfig):
         if self.batch_size > rollout:
             raise ValueError(
                 f"source.batch_size={self.batch_size} is more than one PPO roll-out holds "
-                f"(n_steps x n_streams = {rollout})"
+                f"(n_steps x n_streams = {self.n_steps} x {self.n_streams} = {rollout}); with few streams "
+                f"set source.batch_size to at most {rollout}, or raise source.n_steps"
             )
         return self
 

@@ -94,7 +94,7 @@ class EnvConfig(Section):
         if self.total_heldout + self.n_validation >= self.total_tasks:
             raise ValueError(
                 f"n_heldout={self.total_heldout} and n_validation={self.n_validation} leave no training "
-                f"task of {self.total_tasks}"
+                f"task of {self.total_tasks}; lower them (n_validation: 0 goes with train.validate_every: 0)"
             )
         return self
 

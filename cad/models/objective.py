@@ -161,7 +161,8 @@ class ActionObjective:
                 f"training does not learn: loss {loss:.3f} after {step} of {settings.n_updates} updates is "
                 f"still at chance level (log {self._n_actions} = {chance:.3f}); "
                 f"try another {rates_in_words(settings, self.section)}, "
-                "more train.num_warmup_steps, or look at the histories with `cad histories plot`"
+                f"more {self.section}.num_warmup_steps, or look at the histories with `cad histories plot`; "
+                f"{self.section}.watchdog_share: null trains to the end all the same"
             )
 
 

@@ -179,7 +179,11 @@ class Config(Section):
                 section = key.partition(".")[0]
                 raise ValueError(f"{key}={every} is not a multiple of {section}.log_every={log_every}")
         if self.train.validate_every and not self.env.n_validation:
-            raise ValueError("train.validate_every needs env.n_validation of at least 1 (or set it to 0)")
+            raise ValueError(
+                f"train.validate_every={self.train.validate_every} rolls out in validation tasks, and "
+                "env.n_validation=0 splits off none; set train.validate_every: 0, or env.n_validation to at "
+                "least 1"
+            )
         if self.evaluation.tasks == "validation" and not self.env.n_validation:
             raise ValueError("evaluation.tasks=validation needs env.n_validation of at least 1")
         if self.evaluation.knock_out is not None and not self.spec.compresses(self.model):

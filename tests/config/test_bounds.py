@@ -79,3 +79,29 @@ def test_a_rule_names_the_key_that_was_set() -> None:
 )
 def test_a_key_is_named_where_its_section_has_a_kind_of_the_same_name(override: str, names: str) -> None:
     assert names in refused("source.kind=learner", "env.name=cued_darkroom", override)
+
+
+@pytest.mark.parametrize(
+    ("set_so", "says", "advice"),
+    [
+        (
+            ["env.n_validation=0"],
+            "train.validate_every=500 rolls out in validation tasks, and env.n_validation=0 splits off none; "
+            "set train.validate_every: 0",
+            ["train.validate_every=0"],
+        ),
+        (
+            ["source.n_streams=5"],
+            "n_steps x n_streams = 80 x 5 = 400); with few streams set source.batch_size to at most 400",
+            ["source.batch_size=400"],
+        ),
+        (
+            ["env.n_tasks=3", "env.n_heldout=1", "env.size=5", "env.horizon=5"],
+            "lower them (n_validation: 0 goes with train.validate_every: 0)",
+            ["env.n_validation=0", "train.validate_every=0"],
+        ),
+    ],
+)
+def test_a_rule_between_settings_says_what_would_do(set_so: list[str], says: str, advice: list[str]) -> None:
+    assert says in refused(*set_so)
+    load(Config, [], [*set_so, *advice])

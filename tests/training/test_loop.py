@@ -265,8 +265,14 @@ def test_the_watchdog_stops_a_run_at_chance_level(smoothing, tiny_config, toy_hi
     arrays = dataclasses.replace(toy_histories, actions=noise)
     settings = {"watchdog_share": 0.5, "label_smoothing": smoothing, "learning_rate": 1e-3}
     config = tiny_config(train=settings)
-    with pytest.raises(CadError, match=r"does not learn: loss 1\.\d+ after 10 of 20 .*learning_rate"):
+    with pytest.raises(
+        CadError, match=r"does not learn: loss 1\.\d+ after 10 of 20 .*learning_rate"
+    ) as caught:
         run(config, arrays, tmp_path)
+    # What it says of how to switch it off is what does.
+    assert "train.watchdog_share: null trains to the end" in str(caught.value)
+    run(tiny_config(train=settings | {"watchdog_share": None}), arrays, tmp_path / "without")
+    assert records(tmp_path / "without")[-1]["step"] == 20
 
 
 def test_the_watchdog_lets_a_run_pass_that_learned_under_label_smoothing(
