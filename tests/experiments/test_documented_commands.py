@@ -20,10 +20,11 @@ from cad.cli.app import build
 from cad.cli.arguments import split_files
 from cad.cluster.profile import Profile
 from cad.config import load
-from cad.experiments.plan.cells import Cell
+from cad.experiments.plan.cells import Cell, distinct_stages
+from cad.experiments.plan.environments import require_environments
 from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.run.resources import require_ranks_of_cells
-from cad.schema import Config
+from cad.schema import Config, holds_experiment
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -147,7 +148,9 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
     name, arguments = parsed(words_of(line))
     words = (arguments.get("words") or []) + (arguments.get("overrides") or [])
     words += [f"env.name={family}"] if (family := arguments.get("family")) else []
-    if name.startswith(WHOLE) and not arguments.get("model"):
+    if name == "doctor" and any(holds_experiment(file) for file in split_files(words)[0]):
+        assert open_experiment(split_files(words)[0][0], [], Path("runs")).cells
+    elif name.startswith(WHOLE) and not arguments.get("model"):
         others, overrides = split_files(words)
         files = [Path(file) for file in others if not file.name.isdecimal()]
         for file in (Path(arguments["experiment"]), *files):
@@ -158,6 +161,28 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
         require_ranks_of_cells([Cell("", "", config)], arguments.get("ranks", 1))
     if (profile := arguments.get("profile")) is not None:
         assert load(Profile, [profile]).value
+
+
+def yaml_blocks() -> list[tuple[str, str]]:
+    """The blocks of YAML in pages that are an experiment or a section ``env``."""
+    fenced = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    blocks = [(page.name, block) for page in PAGES for block in fenced.findall(page.read_text("utf-8"))]
+    return [(name, block) for name, block in blocks if re.search(r"^(env|arms):", block, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(("page", "block"), yaml_blocks())
+def test_a_documented_experiment_is_one(page: str, block: str, tmp_path: Path) -> None:
+    del page
+    file = tmp_path / "experiments" / "e.yaml"
+    file.parent.mkdir()
+    if "arms:" in block:
+        file.write_text(block if "name:" in block.splitlines()[0] else f"name: e\n{block}")
+        stages = distinct_stages(open_experiment(file, [], tmp_path).cells)
+    else:
+        file.write_text(f"{block}train: {{validate_every: 0}}\n")
+        # It shows every key, and one of them is for environments with actions of another kind.
+        stages = Cell("", "", load(Config, [file], ["env.bins=null"]).value).stages
+    require_environments(stages)
 
 
 @pytest.mark.timeout(2400)
