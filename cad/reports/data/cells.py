@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from cad.envs.registry import task_family
 from cad.reports.data.results import CellResult, FloatArray
@@ -15,6 +16,7 @@ from cad.reports.data.statistics import iqm
 from cad.schema import Config
 
 LAST_EPISODES = 10
+_COMMON = 0.9  # share of roll-outs that a mean by compressions has to be of
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,11 @@ class CellSummary:
         Means over roll-outs and episodes first, then over the tasks that have such episodes: if the
         model chooses when to compress, not all tasks reach the highest counts.
         """
-        compression_steps, normalised = self.result.compression_steps, self.normalised
-        if compression_steps is None or normalised is None or compression_steps.size == 0:
+        normalised = self.normalised
+        counts = None if normalised is None else _compressions_before(self.result, normalised.shape)
+        if counts is None or normalised is None:
             return []
-        n_tasks, n_rollouts, n_episodes = normalised.shape
-        n, horizon, lengths = (
-            n_tasks * n_rollouts,
-            self.result.config.evaluated_env.steps_per_episode,
-            self.result.lengths,
-        )
-        # A compression after step m comes before every episode that starts at step m or later.
-        if lengths is None:
-            first = -(-compression_steps // horizon)
-        else:
-            starts = lengths.cumsum(axis=2) - lengths
-            first = (starts[:, :, None] < compression_steps[..., None]).sum(axis=3)
-        first = np.where(compression_steps > 0, first, n_episodes).reshape(n, -1)
-        index = np.arange(n)[:, None] * (n_episodes + 1) + np.minimum(first, n_episodes)
-        new = np.bincount(index.ravel(), minlength=n * (n_episodes + 1)).reshape(n, n_episodes + 1)
-        counts = new[:, :-1].cumsum(axis=1).reshape(normalised.shape)
+        n_tasks = len(normalised)
         most = int(counts.max()) + 1
         keys = (np.arange(n_tasks)[:, None, None] * most + counts).ravel()
         size = np.bincount(keys, minlength=n_tasks * most).reshape(n_tasks, most)
@@ -84,6 +72,39 @@ class CellSummary:
             for k in range(most)
             if (has := size[:, k] > 0).any()
         ]
+
+    @cached_property
+    def common_compressions(self) -> int:
+        """How often nine of ten roll-outs at least had compressed before their last episode; 0 if unknown.
+
+        Where episodes differ in length, only roll-outs of long ones get further: a mean over those few is of
+        others than the means before it.
+        """
+        shape = () if self.normalised is None else self.normalised.shape
+        counts = _compressions_before(self.result, shape) if shape else None
+        if counts is None:
+            return 0
+        return int(np.quantile(counts[..., -1], 1 - _COMMON, method="lower"))
+
+
+def _compressions_before(result: CellResult, shape: tuple[int, ...]) -> npt.NDArray[np.int64] | None:
+    """Compressions before each episode, of ``shape`` (tasks, roll-outs, episodes); None where not known."""
+    compression_steps = result.compression_steps
+    if compression_steps is None or compression_steps.size == 0:
+        return None
+    n_tasks, n_rollouts, n_episodes = shape
+    n, horizon = n_tasks * n_rollouts, result.config.evaluated_env.steps_per_episode
+    # A compression after step m comes before every episode that starts at step m or later.
+    if result.lengths is None:
+        first = -(-compression_steps // horizon)
+    else:
+        starts = result.lengths.cumsum(axis=2) - result.lengths
+        first = (starts[:, :, None] < compression_steps[..., None]).sum(axis=3)
+    first = np.where(compression_steps > 0, first, n_episodes).reshape(n, -1)
+    index = np.arange(n)[:, None] * (n_episodes + 1) + np.minimum(first, n_episodes)
+    new = np.bincount(index.ravel(), minlength=n * (n_episodes + 1)).reshape(n, n_episodes + 1)
+    counts: npt.NDArray[np.int64] = new[:, :-1].cumsum(axis=1).reshape(shape)
+    return counts
 
 
 def _defect(cell: CellResult) -> str | None:

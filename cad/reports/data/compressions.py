@@ -25,13 +25,25 @@ def compressing(study: Study) -> list[ModelResult]:
     ]
 
 
+def common_compressions(model: ModelResult) -> int:
+    """How often nine of ten roll-outs of each seed compress, whose means are over nearly all roll-outs."""
+    return min((cell.common_compressions for cell in model.done if cell.by_compressions), default=0)
+
+
 def mean_by_compressions(model: ModelResult) -> list[tuple[int, float]]:
-    """(compressions before an episode, mean return over the seeds that got that far)."""
+    """(compressions before an episode, mean return over seeds), as far as :func:`common_compressions`."""
     values: dict[int, list[float]] = {}
     for cell in model.done:
         for count, value, _ in cell.by_compressions:
-            values.setdefault(count, []).append(value)
+            if count <= common_compressions(model):
+                values.setdefault(count, []).append(value)
     return [(count, float(np.mean(returns))) for count, returns in sorted(values.items())]
+
+
+def cut_short(model: ModelResult) -> bool:
+    """Whether some roll-outs compress more often than :func:`common_compressions`."""
+    most = max((count for cell in model.done for count, _, _ in cell.by_compressions), default=0)
+    return most > common_compressions(model)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from cad.reports.data import (
     FloatArray,
     ModelResult,
     Study,
+    common_compressions,
     compressing,
     compression_tables,
+    cut_short,
     depth_row,
     intervals_over,
     is_long,
@@ -44,6 +46,10 @@ _MOST_MODELS = 6
 _MOST_ROWS = 16
 _BLOCK = 10  # episodes that one point of a long roll-out averages
 _LONG = 100  # number of episodes from which on blocks are drawn
+_NOT_ALL = (
+    " Curves end where a tenth of the roll-outs had ended: episodes differ in length, and only long ones are "
+    "compressed more often (the CSV file has those too)."
+)
 _TICKS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -96,6 +102,7 @@ def _draw(study: Study) -> Drawing | None:
     by_compressions = (
         "Return of an episode by the number of compressions before it, means over roll-outs, then tasks, "
         "then seeds; the mark is the depth that training unrolled. Scale: linear to 10, then logarithmic."
+        + (_NOT_ALL if any(map(cut_short, counted)) else "")
     )
     return Drawing(
         "lasting",
@@ -206,7 +213,7 @@ def _draw_matrix(study: Study) -> Drawing | None:
     models = [model for model in every if model in best]
     if len(models) < 2:
         return None
-    rows = [depth_row(model) for model in models]
+    rows = [[spot for spot in depth_row(model) if spot.low <= common_compressions(model)] for model in models]
     columns = sorted({spot.low: spot.counts for row in rows for spot in row}.items())
     place = {low: column for column, (low, _) in enumerate(columns)}
     figure, hover = new_figure(0.9 + 0.3 * len(models)), Hover()
@@ -232,6 +239,7 @@ def _draw_matrix(study: Study) -> Drawing | None:
         "Trained depth and compressions in a roll-out",
         f"Mean {study.measure.name} of the episodes that begin after so many compressions, over all tasks, "
         "roll-outs and seeds; right of the thick line: more compressions in a row than training unrolled."
+        + (_NOT_ALL.replace("Curves", "Rows") if any(map(cut_short, models)) else "")
         + left_out(len(every) - len(models), f"The best {_MOST_ROWS} models"),
         "Heat map of return by trained depth and number of compressions. "
         + "; ".join(

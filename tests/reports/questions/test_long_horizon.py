@@ -14,7 +14,7 @@ from cad.reports import (
     Study,
     make_study,
 )
-from cad.reports.data import compression_tables
+from cad.reports.data import common_compressions, compression_tables, mean_by_compressions
 from cad.reports.questions import (
     long_horizon,
 )
@@ -67,3 +67,31 @@ def test_a_row_of_the_matrix_ends_with_the_roll_outs(cell: Make) -> None:
     drawing = long_horizon.SECTION.figures[1](study)
     assert drawing is not None and "0.07 after 5-8" in drawing.alt
     assert long_horizon.SECTION.figures[1](study_of([deep])) is None
+
+
+def test_a_curve_ends_where_only_long_episodes_go_on(cell: Make) -> None:
+    """Two roll-outs of forty have episodes four times as long, none rewarded: they alone compress on."""
+    long = np.zeros((8, 5), dtype=bool)
+    long[3, 1] = long[6, 4] = True
+    lengths = np.where(long, 40, 10)[..., None] * np.ones((8, 5, 20), dtype=int)
+    steps = np.arange(40, 841, 40, dtype=np.int32) * np.ones((8, 5, 1), dtype=np.int32)
+    steps[steps >= lengths.sum(axis=2, keepdims=True)] = 0
+    one = cell(shape=(8, 5, 20), compression_steps=steps, chosen=np.zeros(steps.shape, dtype=bool))
+    shares = np.where(long, 0.0, 0.8)[..., None] * np.ones(20)
+    optimal = np.array(one.optimal)[:, None, None]
+    one = dataclasses.replace(one, returns=shares * optimal, lengths=lengths)
+    study = study_of([one, dataclasses.replace(one, label="other, depth 3, 16 latents")])
+    model = study.scored[0]
+    assert model.cells[0].by_compressions[-1][:2] == (19, 0.0)
+    assert common_compressions(model) == 4
+    assert [count for count, _ in mean_by_compressions(model)] == [0, 1, 2, 3, 4]
+    assert min(value for _, value in mean_by_compressions(model)) > 0.7
+    assert [row[2] for row in compression_tables(study)["return_by_compressions"].rows][:20] == list(
+        range(20)
+    )
+    assert "compresses up to 4 times" in long_horizon.sentence(study)
+    curve, matrix = (draw(study) for draw in long_horizon.SECTION.figures)
+    assert curve is not None and "Curves end where a tenth of the roll-outs had ended" in curve.caption
+    assert matrix is not None and "0.00 after" not in matrix.alt
+    even = long_horizon.SECTION.figures[0](study_of([long_cell(cell)]))
+    assert even is not None and "Curves end" not in even.caption
