@@ -51,6 +51,8 @@ from cad.reports.data.labels import (
     intervals_over,
     last_words,
     plural,
+    task_name,
+    task_tick,
     task_word,
     unclaimed,
 )
@@ -216,7 +218,9 @@ __all__ = [
     "source_agent",
     "stated_optimum",
     "summarise_cell",
+    "task_name",
     "task_tables",
+    "task_tick",
     "task_word",
     "text_cell",
     "training_tables",

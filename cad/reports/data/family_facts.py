@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from cad.config import LearnerConfig
 from cad.envs.registry import task_family
 from cad.schema import Config
@@ -10,6 +12,16 @@ from cad.schema import Config
 def task_noun(config: Config | None) -> str:
     """``goal`` where a task is one place of the grid, else ``task``."""
     return "task" if config is None else task_family(config.env).task_noun
+
+
+def described_task(config: Config | None, task_id: int, longest: int = 60) -> str | None:
+    """A task in its family's words, without what is beyond ``longest`` characters; None for single goals.
+
+    Those are named by their place.
+    """
+    if config is None or (family := task_family(config.env)).task_noun == "goal":
+        return None
+    return textwrap.shorten(" ".join(family.describe(task_id).split()), longest, placeholder=" …")
 
 
 def goal_map_size(config: Config) -> int | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from cad.reports.data.cells import LAST_EPISODES, last_episodes
-from cad.reports.data.family_facts import task_noun
+from cad.reports.data.cells import LAST_EPISODES, TaskScore, last_episodes
+from cad.reports.data.family_facts import described_task, task_noun
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.study import Study
@@ -40,6 +40,18 @@ def intervals_over(study: Study) -> str:
 def goal_text(goal: tuple[int, ...]) -> str:
     """A goal as people write it: (4, 2)."""
     return "(" + ", ".join(str(int(part)) for part in goal) + ")"
+
+
+def task_name(study: Study, task: TaskScore) -> str:
+    """A task in a sentence or a table: a goal by its place, another by its number and its family's words."""
+    words = described_task(study.shared_config, task.task_id)
+    return goal_text(task.goal) if words is None else f"{task.task_id} ({words})"
+
+
+def task_tick(study: Study, task: TaskScore) -> str:
+    """A task on an axis, where there is room for a place or a number."""
+    named = described_task(study.shared_config, task.task_id) is not None
+    return str(task.task_id) if named else goal_text(task.goal)
 
 
 def task_word(study: Study) -> str:

@@ -22,8 +22,8 @@ class Measure:
     whole: str
 
     def level(self, share: float) -> str:
-        """A score as a level that is reached, such as ``90% of the optimum``."""
-        return f"{share:.0%}{self.of}" if self.unit else f"a return of {share:g}"
+        """A score as a level that is reached, such as ``90% of the optimum``; not of raw returns."""
+        return f"{share:.0%}{self.of}"
 
     @property
     def divided(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cad.reports.plotting.drawing import Drawing, keeping_figures, render
 from cad.reports.plotting.grid_map import draw_grid_map
-from cad.reports.plotting.heat_map import bare_axes, tile
+from cad.reports.plotting.heat_map import bare_axes, tile, whole_scale
 from cad.reports.plotting.hover import Hover
 from cad.reports.plotting.line_styles import (
     LEGEND_WIDTH,
@@ -31,6 +31,7 @@ from cad.reports.plotting.style import (
     new_figure,
     not_drawn,
     spread,
+    whole_ticks,
     wrap,
 )
 
@@ -66,5 +67,7 @@ __all__ = [
     "spread",
     "strip_png",
     "tile",
+    "whole_scale",
+    "whole_ticks",
     "wrap",
 ]

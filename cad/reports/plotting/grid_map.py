@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -11,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cad.reports.data import ModelResult, Panel, Study, interval_note
-from cad.reports.plotting.heat_map import HEAT_COLOURS, bare_axes, tile
+from cad.reports.plotting.heat_map import HEAT_COLOURS, bare_axes, close_scale, tile
 from cad.reports.plotting.hover import Hover
 from cad.reports.plotting.style import SMALL, WIDTH, new_figure, wrap
 
@@ -21,8 +19,7 @@ _MOST_AD = 4
 def draw_grid_map(study: Study, panels: list[Panel], references: list[ModelResult], hover: Hover) -> Figure:
     """One heat map a panel, and AD beside the first."""
     scores = [model.score for model in study.scored if model.score is not None]
-    low = math.floor(10 * min(scores) + 1e-9) / 10
-    norm = Normalize(low, max(math.ceil(10 * max(scores) - 1e-9) / 10, low + 0.1))
+    norm = close_scale(scores, shares=bool(study.measure.unit))
     columns = max(len(panel.latents) for panel in panels)
     heights = [0.48 * len(panel.depths) + 0.66 for panel in panels]
     ad_columns = min(len(references), _MOST_AD)

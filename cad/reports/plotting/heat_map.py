@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -11,6 +14,29 @@ from cad.reports.plotting.hover import Hover
 from cad.reports.plotting.style import INK, MUTED, SURFACE
 
 HEAT_COLOURS = colormaps["cividis"]
+_LEAST = 0.4  # of the whole: values that are closer get colours that are closer
+
+
+def close_scale(values: Sequence[float], *, shares: bool) -> Normalize:
+    """Colours from about the lowest to about the highest of ``values``, which alike values do not stretch.
+
+    Its range is 0.4 at least: of ``shares`` of the optimum, else of the value that is largest in size.
+    """
+    low, high = min(values), max(values)
+    whole = 1.0 if shares else max(abs(low), abs(high)) or 1.0
+    step = 10.0 ** math.floor(math.log10(whole)) / 10  # its ends are round numbers
+    low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
+    missing = max(0.0, _LEAST * whole - (high - low))
+    below = step * math.ceil(missing / 2 / step - 1e-9)
+    if min(values) >= 0:
+        below = min(below, low)
+    low -= below
+    return Normalize(low, max(high, low + _LEAST * whole))
+
+
+def whole_scale(values: Sequence[float], *, shares: bool) -> Normalize:
+    """Colours from 0 to 1 for ``shares`` of the optimum, further where one of ``values`` is higher."""
+    return Normalize(0.0, max(1.0, *values)) if shares else close_scale(values, shares=False)
 
 
 def bare_axes(ax: Axes, columns: int, rows: int) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import matplotlib
 import matplotlib.font_manager
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK = "#1f2328"
 MUTED = "#69727d"
@@ -116,6 +118,11 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def whole_ticks(ax: Axes) -> None:
+    """Ticks of the x axis at whole numbers alone: there is no episode 2.5."""
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def wrap(text: str, width: int) -> str:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from matplotlib.colors import Normalize
-from matplotlib.ticker import MaxNLocator
 
 from cad.reports.data import (
     ChosenRollout,
@@ -23,7 +22,9 @@ from cad.reports.data import (
     plural,
     rewarded_by_episode,
     rollout_tables,
+    task_name,
     task_tables,
+    task_tick,
     task_word,
     text_cell,
 )
@@ -40,6 +41,8 @@ from cad.reports.plotting import (
     new_figure,
     render,
     tile,
+    whole_scale,
+    whole_ticks,
     wrap,
 )
 from cad.reports.questions.section import Section, left_out
@@ -63,12 +66,14 @@ def _goals_sentence(study: Study) -> str:
     lowest = f"{worst.normalised_last10:.2f}"
     alike = sum(f"{task.normalised_last10:.2f}" == lowest for task in lead.task_scores)
     if alike == len(lead.task_scores):
-        where = f"the only {word}, {goal_text(worst.goal)}" if alike == 1 else f"each of {alike} {word}s"
+        where = f"the only {word}, {task_name(study, worst)}" if alike == 1 else f"each of {alike} {word}s"
         return f"{describe(lead)} reaches {lowest} on {where}."
     others = f" and {alike - 1} more" if alike > 1 else ""
+    text = f"{describe(lead)} is lowest on {word} {task_name(study, worst)}{others}, with {lowest}"
+    if not study.measure.unit:  # no level of raw returns means anything here
+        return f"{text}."
     return (
-        f"{describe(lead)} is lowest on {word} {goal_text(worst.goal)}{others}, with {lowest}; "
-        f"{weak or 'none'} of {plural(len(lead.task_scores), word)} "
+        f"{text}; {weak or 'none'} of {plural(len(lead.task_scores), word)} "
         f"{'is' if weak <= 1 else 'are'} below {_WEAK}."
     )
 
@@ -81,7 +86,7 @@ def _never_sentence(study: Study) -> str:
     texts = []
     worst = sorted(lead.task_scores, key=lambda task: task.normalised_last10)[:_WORST]
     if len(lead.task_scores) > _WORST:
-        parts = [f"{goal_text(task.goal)} with {task.normalised_last10:.2f}" for task in worst]
+        parts = [f"{task_name(study, task)} with {task.normalised_last10:.2f}" for task in worst]
         texts.append(f"Its worst: {', '.join(parts)}.")
     parts = []
     for model in dict.fromkeys([lead, *study.references]):
@@ -101,33 +106,42 @@ def _draw_goals(study: Study) -> Drawing | None:
     figure, hover = new_figure(0.86 + 0.28 * len(models)), Hover()
     ax = figure.subplots()
     bare_axes(ax, len(tasks), len(models))
-    numbers = len(tasks) <= 16
+    numbers, word, unit = len(tasks) <= 16, task_word(study), study.measure.unit
+    norm = whole_scale(
+        [task.normalised_last10 for model in models for task in model.task_scores], shares=bool(unit)
+    )
     for row, model in enumerate(models):
         scores = {task.task_id: task.normalised_last10 for task in model.task_scores}
         for column, task in enumerate(tasks):
-            value, name = scores[task.task_id], f"{model.label}, {goal_text(task.goal)}"
+            value, name = scores[task.task_id], f"{model.label}, {word} {task_name(study, task)}"
             text = f"{value:.2f}" if numbers else ""
             tile(
-                ax, hover, (column, row), value, text, Normalize(0, 1), size=SMALL, name=name,
+                ax, hover, (column, row), value, text, norm, size=SMALL, name=name,
                 measure=study.measure.name,
             )  # fmt: skip
     ax.set_xticks(
         np.arange(len(tasks)) + 0.5,
-        [f"{goal_text(task.goal)}\n{task.optimum:g}" for task in tasks],
+        [task_tick(study, task) + (f"\n{task.optimum:g}" if unit else "") for task in tasks],
         rotation=0 if numbers else 90,
         fontsize=SMALL if numbers else 4.7,
     )
     ax.set_yticks(np.arange(len(models)) + 0.5, [wrap(model.label, 36) for model in models], fontsize=SMALL)
-    ax.set_xlabel(f"{study.task_kind} goal, and below it its {study.measure.unit or 'scale'} (return)")
+    number = "" if word == "goal" else " (its number)"
+    below = f", and below it its {unit} (return)" if unit else ""
+    ax.set_xlabel(f"{study.task_kind} {word}{number}{below}")
     worst = min(models[0].task_scores, key=lambda task: task.normalised_last10)
     return Drawing(
         "goals",
-        f"Return on each {study.task_kind} goal",
-        "Normalised return over the last episodes, best model on top, easiest goal to the right; dark is 0, "
-        f"bright is the {study.measure.unit or 'best'}."
+        f"Return on each {study.task_kind} {word}",
+        (
+            f"Normalised return over the last episodes, best model on top, easiest {word} to the right; dark "
+            f"is 0, bright is the {unit}."
+            if unit
+            else "Return over the last episodes, best model on top; the brighter, the higher."
+        )
         + left_out(len(study.scored) - len(models), f"The best {_MOST_ROWS} models"),
-        f"Heat table of return by model and goal. The best model's lowest is "
-        f"{worst.normalised_last10:.2f} on goal {goal_text(worst.goal)}.",
+        f"Heat table of return by model and {word}. The best model's lowest is "
+        f"{worst.normalised_last10:.2f} on {word} {task_name(study, worst)}.",
         ("per_task",),
         *render(figure, "goals", hover),
     )
@@ -199,7 +213,7 @@ def _draw_first_rewards(study: Study) -> Drawing | None:
     last = [int(np.argmax(share == share[-1])) + 1 for share in shares]
     end = max(2, min(max(map(len, shares)), round(1.2 * max(last))))  # nothing changes after it
     ax.set_xlim(1, end)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_ticks(ax)
     ax.set_ylim(0, 1.02)
     for model, share in zip(models, shares, strict=True):
         episodes, style = np.arange(1, len(share) + 1), styles[model.label]
@@ -211,9 +225,9 @@ def _draw_first_rewards(study: Study) -> Drawing | None:
     figure.legend(loc="outside lower center", ncols=min(3, len(models)))
     return Drawing(
         "found",
-        "How soon the goal is found",
+        "How soon the goal is found" if task_word(study) == "goal" else "How soon the first reward comes",
         "Share of all roll-outs, tasks and seeds that got a reward in this episode or earlier. Roll-outs "
-        "that never found the goal keep the end of a curve below 1."
+        "that never got one keep the end of a curve below 1."
         + left_out(len(study.scored) - len(models), "References and best models"),
         "Step chart of the share of roll-outs with a reward so far, by episode. " + _never_sentence(study),
         ("found", "never_found"),
@@ -257,14 +271,16 @@ def _table(study: Study) -> ShownTable | None:
         return None
     tasks = study.scored[0].task_scores
     by_model = [{task.task_id: task.normalised_last10 for task in m.task_scores} for m in study.scored]
-    whole = study.measure.unit or "scale"
-    caption = f"Normalised return on each {study.task_kind} goal; beside the goal its {whole}, a return"
+    whole, word = study.measure.unit, task_word(study)
+    caption = f"Normalised return on each {study.task_kind} {word}; beside the {word} its {whole}, a return"
+    if not whole:
+        caption = f"Return on each {study.task_kind} {word}"
     labels = [model.label for model in study.scored]
     if len(tasks) > len(labels):
         rows = [
             (
-                Shown(goal_text(task.goal).replace(" ", "\u00a0"), task.task_id),
-                number_cell(task.optimum, "g"),
+                Shown(_unbroken(task_name(study, task)), task.task_id),
+                *([number_cell(task.optimum, "g")] if whole else []),
                 *(number_cell(scores[task.task_id]) for scores in by_model),
             )
             for task in tasks
@@ -272,16 +288,21 @@ def _table(study: Study) -> ShownTable | None:
         return ShownTable(
             "goals-table",
             caption,
-            ("goal", whole, *labels),
+            (word, *([whole] if whole else []), *labels),
             rows,
             len(rows) > _MOST_OPEN,
         )
-    goals = (goal_text(task.goal).replace(" ", "\u00a0") + f" {task.optimum:g}" for task in tasks)
+    goals = (_unbroken(task_tick(study, task)) + (f" {task.optimum:g}" if whole else "") for task in tasks)
     rows = [
         (text_cell(label), *(number_cell(scores[task.task_id]) for task in tasks))
         for label, scores in zip(labels, by_model, strict=True)
     ]
     return ShownTable("goals-table", caption, ("model", *goals), rows)
+
+
+def _unbroken(name: str) -> str:
+    """A name that stays on one line where it is a place."""
+    return name.replace(" ", "\u00a0") if name.startswith("(") else name
 
 
 SECTION = Section(

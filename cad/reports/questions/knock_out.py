@@ -25,6 +25,7 @@ from cad.reports.plotting import (
     Hover,
     new_figure,
     render,
+    whole_ticks,
     wrap,
 )
 from cad.reports.questions.section import Section, left_out
@@ -81,6 +82,7 @@ def _draw(study: Study) -> Drawing | None:
         if study.measure.unit:
             ax.set_ylim(0, 1.05)
         ax.set_title(wrap(label, 44), fontsize=TEXT, fontweight="normal")
+        whole_ticks(ax)
         ax.set_xlabel("episode")
         ax.set_ylabel(study.measure.name)
     for ax in axes[len(shown) :]:

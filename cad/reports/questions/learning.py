@@ -38,6 +38,7 @@ from cad.reports.plotting import (
     new_figure,
     render,
     spread,
+    whole_ticks,
     wrap,
 )
 from cad.reports.questions.section import Section, banded, bands_of, left_out
@@ -71,7 +72,9 @@ def _learning_sentence(study: Study) -> str:
 
 
 def _profile_sentence(study: Study) -> str:
-    """How many runs come close to the optimum."""
+    """How many runs come close to the optimum; empty where returns are shares of nothing."""
+    if not study.measure.unit:
+        return ""
     parts = [
         f"{(model.returns.scores >= 0.9 - 1e-9).sum():,} of {model.returns.scores.size:,} for {model.label}"
         for model in dict.fromkeys([study.best(ad=False), *study.references])
@@ -167,12 +170,12 @@ def _label_ends(ax: Axes, labels: list[tuple[float, str, str]], n_episodes: int)
 
 
 def _limit(ax: Axes, study: Study, n_episodes: int) -> None:
-    ends = [curve for model in study.scored for curve in model.returns.band]
-    top = max(1.06, 1.02 * max(float(end.max()) for end in ends))
-    lowest = min(float(end.min()) for end in ends)
     ax.set_xlim(0.5 if n_episodes > 1 else 0, n_episodes + 0.5)
-    ax.set_ylim(min(0.0, 1.02 * lowest), top)
+    whole_ticks(ax)
     if study.measure.unit:
+        ends = [curve for model in study.scored for curve in model.returns.band]
+        top = max(1.06, 1.02 * max(float(end.max()) for end in ends))
+        ax.set_ylim(min(0.0, 1.02 * min(float(end.min()) for end in ends)), top)
         ax.set_yticks(np.arange(0, top, 0.2))
 
 
@@ -257,9 +260,12 @@ def _many_panels(study: Study, hover: Hover, n_episodes: int) -> Figure:
 
 
 def _draw_profile(study: Study) -> Drawing | None:
-    """Curves of the best models and of the references; None where nothing can be compared."""
+    """Curves of the best models and of the references; None where nothing can be compared.
+
+    None for raw returns, too: no level between 0 and 1 means anything there.
+    """
     models = study.featured(_MOST_PROFILES)
-    if not models or not study.comparable:
+    if not models or not study.comparable or not study.measure.unit:
         return None
     styles = featured_styles(study, models)
     shaded = banded(study, models)

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cad.reports.data import (
@@ -38,6 +37,8 @@ from cad.reports.plotting import (
     new_figure,
     render,
     tile,
+    whole_scale,
+    whole_ticks,
     wrap,
 )
 from cad.reports.questions.section import Section, banded, bands_of, left_out
@@ -123,13 +124,14 @@ def _panels(
     figure = new_figure(3.35)
     axes = list(figure.subplots(1, int(long) + bool(counted), squeeze=False)[0])
     styles = featured_styles(study, models)
-    top = max(1.05, *(1.02 * float(model.returns.curve.max()) for model in models))
+    highest = max(float(model.returns.curve.max()) for model in models)
+    top = max(1.05, 1.02 * highest)
     for ax in axes:
         if study.measure.unit:
             ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
-        ax.set_ylim(0, top)
+            ax.set_ylim(0, top)
         ax.set_ylabel(study.measure.name)
-    if long:
+    if long and study.measure.unit:
         axes[0].set_ylim(_lowest(models), top)
         _draw_episodes(axes[0], hover, models, styles, banded(study, models))
     if counted:
@@ -169,6 +171,7 @@ def _draw_episodes(
     history = min(model.returns.history for model in models)
     ax.axvspan(history, n_episodes, color=MUTED, alpha=0.10, linewidth=0)
     ax.set_xlim(0, n_episodes)
+    whole_ticks(ax)
     ax.set_xlabel("episode in context")
     for model in models:
         style, curve = styles[model.label], model.returns.curve
@@ -179,7 +182,8 @@ def _draw_episodes(
             ax.fill_between(at, low, high, color=style.colour, alpha=0.12, linewidth=0)
         ax.plot(at, means, color=style.colour, linestyle=style.dash, linewidth=1.1)
         window = model.facts.training_window / model.config.evaluated_env.steps_per_episode
-        ax.plot(window, _lowest(models), "^", color=style.colour, markersize=4.7, clip_on=False)
+        at_bottom = ax.get_xaxis_transform()
+        ax.plot(window, 0, "^", color=style.colour, markersize=4.7, clip_on=False, transform=at_bottom)
         names = {"x_name": "episode in context", "y_name": model.measure.name}
         hover.points(ax, at, means, name=model.label, **names)
 
@@ -219,8 +223,7 @@ def _draw_matrix(study: Study) -> Drawing | None:
     figure, hover = new_figure(0.9 + 0.3 * len(models)), Hover()
     ax = figure.subplots()
     bare_axes(ax, len(columns), len(models))
-    top = max(spot.mean for row in rows for spot in row)
-    norm = Normalize(0.0, max(1.0, top))
+    norm = whole_scale([spot.mean for row in rows for spot in row], shares=bool(study.measure.unit))
     for i, (model, row) in enumerate(zip(models, rows, strict=True)):
         for spot in row:
             name = f"{model.label}: {spot.counts} compressions ({spot.episodes:,} episodes)"

@@ -13,6 +13,7 @@ from cad.reports.plotting import (
     featured_styles,
     new_figure,
     render,
+    whole_ticks,
     wrap,
 )
 from cad.reports.questions.section import Section, left_out
@@ -58,6 +59,7 @@ def _draw(study: Study) -> Drawing | None:
         ax.plot(episodes, curve, color=colour, linestyle=dash, label=wrap(label, LEGEND_WIDTH))
         hover.points(ax, episodes, curve, name=label, x_name=x_name, y_name=y_name)
     ax.set_xlim(left=0)
+    whole_ticks(ax)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(x_name)
     ax.set_ylabel(y_name)

@@ -32,6 +32,7 @@ from cad.reports.plotting import (
     line_styles,
     new_figure,
     render,
+    whole_ticks,
     wrap,
 )
 from cad.reports.questions.section import Section, left_out
@@ -197,6 +198,7 @@ def _draw_lines(
 
 def _dress(ax: Axes, metric: str, title: str) -> None:
     """Title and scales of a metric's panel."""
+    whole_ticks(ax)
     ax.set_xlabel("update")
     ax.set_xlim(left=0)
     ax.set_title(title, fontsize=TEXT, fontweight="normal")
@@ -259,6 +261,7 @@ def _depth_panels(models: Sequence[ModelResult], hover: Hover) -> Figure:
             if row == 0:
                 ax.set_title(wrap(model.label, 28), fontsize=SMALL)
             elif block == blocks - 1 or i + columns >= len(models):
+                whole_ticks(ax)
                 ax.set_xlabel("update")
                 ax.tick_params(labelbottom=True)
     for first in range(2):  # equal limits, so that panels compare

@@ -12,7 +12,15 @@ import pytest
 from cad.reports import CellResult, Study, make_study
 from cad.reports.data import all_differences, differing_keys, interval_note, own_settings
 from cad.reports.output.summary import qualification
-from cad.reports.questions import depth_and_latents, failures, learning, references, training
+from cad.reports.plotting import drawing_style, keeping_figures
+from cad.reports.questions import (
+    depth_and_latents,
+    failures,
+    learning,
+    long_horizon,
+    references,
+    training,
+)
 from cad.schema import Config
 
 Make = Callable[..., CellResult]
@@ -128,3 +136,22 @@ def test_settings_that_differ_are_those_that_a_model_uses(cell: Make) -> None:
     assert differing_keys([ad, heavy]) == ["model.kind"]
     assert differing_keys([ad, narrow, wide]) == ["model.kind", "model.n_latent"]
     assert differing_keys([wide, heavy]) == ["train.depth_weights"]
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 4, 10, 50])
+def test_there_is_no_episode_two_and_a_half(episodes: int, cell: Make) -> None:
+    kinds = [{"kind": "ad", "window": 80}, {"depth": 1}, {}]
+    steps = np.broadcast_to(np.arange(20, 20 * episodes + 1, 20, dtype=np.int32), (8, 4, episodes))
+    known = {"compression_steps": steps, "chosen": np.zeros(steps.shape, dtype=bool)}
+    study = study_of([cell(shape=(8, 4, episodes), **known, **kind) for kind in kinds])
+    with drawing_style(), keeping_figures() as kept:
+        for question in (failures, learning, long_horizon, training):
+            for draw in question.SECTION.figures:
+                draw(study)
+    axes = [ax for figure in kept.values() for ax in figure.axes if ax.get_visible()]
+    names = ("episode in context", "update")
+    counted = [ax for ax in axes if ax.get_xlabel() in names]
+    assert len(counted) >= 2
+    for ax in counted:
+        ticks = [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
+        assert ticks and np.allclose(ticks, np.round(ticks)), (ax.get_xlabel(), ticks)
