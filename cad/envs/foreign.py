@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -13,7 +16,7 @@ from cad.envs.arrays import BoolArray, FloatArray, IntArray
 from cad.envs.batched import Outcome
 from cad.envs.family import AnyFamily, Spaces
 from cad.envs.noise import Keys, derive, noise_keys
-from cad.errors import CadError, UsageError
+from cad.errors import CadError, UsageError, first_line, printable
 
 if TYPE_CHECKING:
     from cad.envs.families.gymnasium_tasks import GymnasiumTasks
@@ -108,7 +111,10 @@ class Codec:
         return list(mesh.astype(kind).reshape(total, *space.shape))
 
     def encode(self, observations: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """Observations as numbers (n, width): whole ones first, then floats."""
+        """Observations as numbers (n, width): whole ones first, then floats.
+
+        Raises any exception for what has another shape than the space; ranges are not looked at.
+        """
         whole: list[npt.NDArray[Any]] = []
         floats: list[npt.NDArray[Any]] = []
         _flatten(self.observation_space, observations, whole, floats)
@@ -228,6 +234,8 @@ def _flatten(
             _flatten(inner, [value[index] for value in values], whole, floats)
     else:
         array = np.array(values).reshape(len(values), -1)
+        if array.shape[1] != math.prod(space.shape or ()):
+            raise ValueError(f"{array.shape[1]} numbers for {space}")
         if isinstance(space, gym.spaces.Box):
             floats.append(array)
         else:  # MultiBinary begins at 0
@@ -242,7 +250,8 @@ class ForeignEnv:
     set of options, and tasks have their own.
 
     Raises :class:`UsageError` for a task whose spaces differ from the first one's, :class:`CadError` for an
-    observation or a reward that is no finite number.
+    observation that is not in the observation space (floats need only be finite), a reward that is no finite
+    number, and what the environment itself raises.
     """
 
     def __init__(self, family: GymnasiumTasks, task_ids: npt.ArrayLike, keys: Keys | None = None) -> None:
@@ -259,15 +268,16 @@ class ForeignEnv:
         self._codec = family.codec
         self._envs = [family.make(int(task)) for task in self.task_ids]
         for task, env in zip(self.task_ids, self._envs, strict=True):
-            for what in ("observation_space", "action_space"):
+            for what, same in (("observation_space", same_numbers), ("action_space", same_actions)):
                 theirs, first = getattr(env, what), getattr(self._codec, what)
-                if theirs != first and not _alike(theirs, first):
+                if not same(theirs, first):
                     raise UsageError(
                         f"env.tasks[{task}]: its {what.replace('_', ' ')} is {theirs}, that of another task "
                         f"{first}; all tasks need the same"
                     )
         whole = not family.spaces.n_reals
         self._type: npt.DTypeLike = np.int64 if whole else np.float32
+        self._sizes = np.array(family.spaces.field_sizes, dtype=np.int64)
         self._episode, self._steps_taken = np.zeros((2, n), dtype=np.int64)
         self._observed: npt.NDArray[Any] = np.zeros((n, family.spaces.width), dtype=self._type)
 
@@ -279,7 +289,7 @@ class ForeignEnv:
         """Unknown: raises :class:`UsageError`."""
         return self.family.optimal_actions(self.goals, self._observed, self.hidden, 0)
 
-    def _begin(self, rows: Iterable[int]) -> npt.NDArray[np.float64]:
+    def _begin(self, rows: Sequence[int]) -> npt.NDArray[np.float64]:
         """Start the next episode of some environments; the first observations (rows, width)."""
         first = []
         for row in rows:
@@ -287,19 +297,61 @@ class ForeignEnv:
             seed = task.seed
             if seed is None and self._episode[row] == 0:  # later episodes go on with the same generator
                 seed = int(self._seeds[row] >> np.uint64(33))
-            first.append(self._envs[row].reset(seed=seed, options=task.options or None)[0])
-        return self._codec.encode(first)
+            try:
+                begun = self._envs[row].reset(seed=seed, options=task.options or None)
+            except (Exception, SystemExit) as error:  # code of others may raise anything
+                raise self._raised(row, error, "at the start of an episode") from error
+            if not (isinstance(begun, tuple) and len(begun) == 2):
+                raise CadError(
+                    f"{self._of(row)}: reset() gives {printable(begun, 80)}, which is not (observation, info)"
+                )
+            first.append(begun[0])
+        return self._encode(first, rows)
+
+    def _of(self, row: int) -> str:
+        return f"env.id={self._config.id}: task {self.task_ids[row]}"
+
+    def _raised(self, row: int, error: BaseException, where: str) -> CadError:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return CadError(
+            f"{self._of(row)} raises {type(error).__name__} {where}: {first_line(error)} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        )
+
+    def _encode(self, observations: Sequence[Any], rows: Sequence[int]) -> npt.NDArray[np.float64]:
+        try:
+            return self._codec.encode(observations)
+        except Exception:  # something of another type or shape: which?
+            for row, observation in zip(rows, observations, strict=True):
+                try:
+                    self._codec.encode([observation])
+                except Exception as error:
+                    raise CadError(
+                        f"{self._of(row)} observes {printable(observation, 80)}, which is not in its "
+                        f"observation space {self._codec.observation_space} ({first_line(error)})"
+                    ) from error
+            raise
 
     def _checked(self, observed: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
-        if not np.isfinite(observed).all():
-            row, column = np.argwhere(~np.isfinite(observed))[0]
+        """Observations as they are kept; :class:`CadError` for a number that is not in its range."""
+        n_fields = len(self._sizes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            kept = observed.astype(self._type)
+        right, whole = np.isfinite(kept), kept[:, :n_fields]
+        right[:, :n_fields] &= (whole >= 0) & (whole < self._sizes) & (whole == observed[:, :n_fields])
+        if not right.all():
+            row, column = np.argwhere(~right)[0]
             spaces = self.family.spaces
             what = (*spaces.field_names, *spaces.real_names)[column]
-            raise CadError(
-                f"env.id={self._config.id}: task {self.task_ids[row]} observes {what}="
-                f"{observed[row, column]} {where}, which is no finite number"
+            words = (
+                f"a whole number in 0..{self._sizes[column] - 1}"
+                if column < n_fields
+                else "a finite number of 32 bits"
             )
-        return observed.astype(self._type)
+            raise CadError(
+                f"{self._of(row)} observes {what}={observed[row, column]:g} {where}, which is not {words}"
+            )
+        return kept
 
     def reset(self) -> IntArray:
         """Start an episode everywhere; one in which no step was taken starts again."""
@@ -317,17 +369,26 @@ class ForeignEnv:
         seen = []
         table = self._codec.table
         for row, (env, action) in enumerate(zip(self._envs, actions.tolist(), strict=True)):
-            observation, rewards[row], terminated[row], truncated[row], _ = env.step(table[action])
+            try:
+                given = env.step(table[action])
+            except (Exception, SystemExit) as error:  # code of others may raise anything
+                where = f"in step {self._steps_taken[row] + 1} of an episode"
+                raise self._raised(row, error, where) from error
+            try:
+                observation, rewards[row], terminated[row], truncated[row], _ = given
+            except (TypeError, ValueError) as error:
+                raise CadError(
+                    f"{self._of(row)}: step() gives {printable(given, 80)}, which is not (observation, "
+                    "reward, terminated, truncated, info) with a number and two flags"
+                ) from error
             seen.append(observation)
         if not np.isfinite(rewards).all():
             row = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise CadError(
-                f"env.id={self._config.id}: task {self.task_ids[row]} gives a reward of {rewards[row]}"
-            )
+            raise CadError(f"{self._of(row)} gives a reward of {rewards[row]}")
         self._steps_taken = self._steps_taken + 1
         truncated = ~terminated & (truncated | (self._steps_taken >= self.family.horizon))
         checked = self._checked(
-            self._codec.encode(seen), f"after step {int(self._steps_taken.max())} of an episode"
+            self._encode(seen, range(n)), f"after step {int(self._steps_taken.max())} of an episode"
         )
         ended, self._observed = terminated | truncated, checked
         any_ended = bool(ended.any())
@@ -340,6 +401,19 @@ class ForeignEnv:
         return Outcome(checked, rewards, terminated, truncated, self.hidden, any_ended, self._observed)
 
 
-def _alike(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
-    """Whether two spaces give the same numbers; the bounds of what is observed may differ."""
-    return isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box) and one.shape == other.shape
+def same_numbers(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
+    """Whether observations of two spaces are the same numbers; the bounds of floats may differ."""
+    if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
+        return one.shape == other.shape
+    if isinstance(one, gym.spaces.Dict) and isinstance(other, gym.spaces.Dict):
+        return list(one) == list(other) and all(same_numbers(one[key], other[key]) for key in one)
+    if isinstance(one, gym.spaces.Tuple) and isinstance(other, gym.spaces.Tuple):
+        return len(one) == len(other) and all(map(same_numbers, one, other))
+    return bool(one == other)
+
+
+def same_actions(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
+    """Whether actions mean the same in two spaces: bins lie between bounds, so these are equal too."""
+    if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
+        return one.shape == other.shape and np.allclose([one.low, one.high], [other.low, other.high])
+    return bool(one == other)

@@ -19,6 +19,7 @@ import numpy as np
 from cad.config import FileConfig
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
+from cad.envs.foreign import same_actions, same_numbers
 from cad.envs.registry import env_config, task_family
 from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError, first_line
@@ -118,10 +119,9 @@ def _require_same_env(dataset: Any, env: EnvConfig | None, path: Path) -> EnvCon
 
 
 def _require_same_spaces(dataset: Any, family: AnyFamily, path: Path) -> None:
-    for what in ("observation_space", "action_space"):
+    for what, same in (("observation_space", same_numbers), ("action_space", same_actions)):
         theirs, ours = getattr(dataset.spec, what), getattr(family.codec, what)
-        boxes = isinstance(theirs, gym.spaces.Box) and isinstance(ours, gym.spaces.Box)
-        if not (theirs == ours or (boxes and theirs.shape == ours.shape)):
+        if not same(theirs, ours):
             raise CadError(
                 f"{path} is of another environment: its {what.replace('_', ' ')} is {theirs}, that of "
                 f"{family.config.in_words()} is {ours}"

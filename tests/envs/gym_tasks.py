@@ -56,4 +56,42 @@ class Everything(gym.Env):
         return self._see(), reward, self.cell == self.target, False, {}
 
 
+class Odd(gym.Env):
+    """Observes one of four numbers; something is wrong with it from the third step on, or from the start."""
+
+    def __init__(self, task=0, fault="", bound=1.0) -> None:  # noqa: ARG002
+        self.observation_space = gym.spaces.Discrete(4)
+        self.action_space = gym.spaces.Discrete(2)
+        if fault == "huge":
+            self.observation_space = gym.spaces.Box(-1, 1, (2,), np.float64)
+        if fault == "bounds":
+            self.observation_space = gym.spaces.Dict({"x": gym.spaces.Box(-bound, bound, (1,))})
+        if fault == "actions":
+            self.action_space = gym.spaces.Box(-bound, bound, (1,))
+        self.fault, self.steps = fault, 0
+
+    def _see(self):
+        late = self.steps > 2
+        return {
+            "above": 7 * late, "below": -late, "between": 0.5, "wide": [0, 1] if late else 0, "text": "here",
+            "huge": np.array([0, 1e300 * late]), "bounds": {"x": np.zeros(1)},
+        }.get(self.fault, 0)  # fmt: skip
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        if self.fault == "reset raises":
+            raise ValueError("not today\nnor tomorrow")
+        return self._see() if self.fault == "reset" else (self._see(), {})
+
+    def step(self, action):  # noqa: ARG002
+        self.steps += 1
+        if self.fault == "raises" and self.steps > 2:
+            raise RuntimeError("broken")
+        if self.fault == "exits":
+            raise SystemExit(3)
+        if self.fault == "step":
+            return self._see(), 0.0, False, {}
+        return self._see(), [0.0] if self.fault == "reward" else 0.0, False, False, {}
+
+
 gym.register("test/Everything-v0", entry_point=Everything)
+gym.register("test/Odd-v0", entry_point=Odd)

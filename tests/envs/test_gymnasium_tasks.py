@@ -357,6 +357,49 @@ def test_what_only_shows_in_a_step_is_named() -> None:
         task_family(env_config(POLES)).environments([0]).optimal_actions()
 
 
+def odd(fault: str, **settings: object):
+    base = {"name": "gymnasium", "id": "gym_tasks:test/Odd-v0", "horizon": 6, "kwargs": {"fault": fault}}
+    return env_config({**base, "tasks": [{"kwargs": {"task": i}} for i in range(3)], **SPLIT, **settings})
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("above", "observes state=7 after step 3 of an episode, which is not a whole number in 0..3"),
+        ("below", "observes state=-1 after step 3 of an episode, which is not a whole number in 0..3"),
+        ("between", "observes state=0.5 at the start of an episode, which is not a whole number in 0..3"),
+        ("huge", "observes x.1=1e+300 after step 3 of an episode, which is not a finite number of 32 bits"),
+        ("wide", "observes [0, 1], which is not in its observation space Discrete(4) (2 numbers"),
+        ("text", "observes here, which is not in its observation space Discrete(4)"),
+        ("reset", ": reset() gives 0, which is not (observation, info)"),
+        ("step", ": step() gives (0, 0.0, False, {}), which is not (observation, reward, terminated"),
+        ("reward", ": step() gives (0, [0.0], False, False, {}), which is not (observation, reward"),
+        ("reset raises", "raises ValueError at the start of an episode: not today (gym_tasks.py, line "),
+        ("raises", "raises RuntimeError in step 3 of an episode: broken (gym_tasks.py, line "),
+        ("exits", "raises SystemExit in step 1 of an episode: 3 (gym_tasks.py, line "),
+    ],
+)
+def test_an_environment_that_breaks_its_promises_is_named(fault: str, words: str) -> None:
+    env = task_family(odd(fault)).environments([0, 2])
+    with pytest.raises(CadError) as caught:
+        for _ in range(4):
+            env.reset()
+            for _ in range(4):
+                env.advance(np.zeros(2, dtype=np.int64))
+    assert str(caught.value).startswith("env.id=gym_tasks:test/Odd-v0: task 0")
+    assert words in str(caught.value)
+
+
+def test_bounds_may_differ_from_task_to_task_of_what_is_observed_not_of_actions() -> None:
+    """Bins lie between the bounds: one action would mean different things."""
+    tasks = [{"kwargs": {"bound": 1.0}}, {"kwargs": {"bound": 2.0}}]
+    seen = task_family(odd("bounds", tasks=tasks)).environments([0, 1])
+    assert seen.reset().tolist() == [[0.0], [0.0]]
+    family = task_family(odd("actions", tasks=tasks, bins=3))
+    with pytest.raises(UsageError, match=r"env\.tasks\[1\]: its action space is Box\(-2"):
+        family.environments([0, 1])
+
+
 @pytest.mark.parametrize("settings", [LAKE, POLES, {}], ids=["lake", "poles", "everything"])
 def test_doctor_checks_it(settings: dict) -> None:
     findings = list(check_family(env_config(settings) if settings else everything()))
