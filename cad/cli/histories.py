@@ -23,7 +23,8 @@ def audit(file: Path) -> None:
 
     report = audit_file(checked_if_recorded(file))
     console.print(audit_table(report))
-    say(f"{report.transitions:,} transitions replayed from state, action and goal")
+    how = "replayed from state, action and goal" if report.replayed else "looked at, none replayed"
+    say(f"{report.transitions:,} transitions {how}")
     for warning in report.warnings:
         say("warning:", f" {warning}", style="yellow")
     for problem in report.problems:

@@ -129,6 +129,18 @@ def _tasks(family: AnyFamily) -> str:
         _require(bool(family.describe(task).strip()), f"describe({task}) is empty; it is what tables show")
         best = family.optimal_return(task)
         _require(bool(np.isfinite(best)), f"optimal_return({task}) is {best}; it is a finite number")
+        base = family.random_return
+        _require(
+            family.has_optimum or (best, base) == (1, 0),
+            f"has_optimum is False, so that returns stay as they are, but optimal_return({task}) is {best:g} "
+            f"and random_return {base:g}; they are 1 and 0 then",
+        )
+        _require(
+            best > base,
+            f"optimal_return({task}) is {best:g}, not above random_return, the {base:g} that counts as 0 in "
+            "reports: no return can be divided by it; define random_return, such as that of random actions, "
+            "or leave such tasks out",
+        )
     outside = family.config.family_size
     try:
         family.goal(outside)
@@ -270,7 +282,7 @@ def _batch_is_its_singles(family: AnyFamily) -> str:
 
 def _optimum(family: AnyFamily) -> str:
     """Neither chance nor the optimal policy earns more than the optimum, and the policy earns that much."""
-    if not family.has_rules:
+    if not (family.has_rules and family.has_optimum):
         return f"unknown; reports divide returns by {family.score_in_words}"
     copies = _RANDOM_COPIES if family.is_random else _COPIES
     tasks, keys = _environments(family, copies)

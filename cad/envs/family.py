@@ -180,12 +180,18 @@ class TaskFamily(ABC, Generic[C]):
 
     @property
     def has_optimum(self) -> bool:
-        """Whether :meth:`optimal_return` is a return that was found out or stated, not 1 for raw returns."""
+        """Whether :meth:`optimal_return` is a return that was found out or stated.
+
+        A family whose optimum nobody knows says False, and gives 1: reports show its returns as they are.
+        """
         return True
 
     @property
     def random_return(self) -> float:
-        """Return that counts as nothing; see :meth:`score`."""
+        """Return that counts as nothing; see :meth:`score`.
+
+        Below every optimum: with negative rewards another one is stated, such as that of random actions.
+        """
         return 0.0
 
     def score(self, returns: npt.ArrayLike, optimum: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -199,9 +205,14 @@ class TaskFamily(ABC, Generic[C]):
         return share
 
     @property
+    def best_in_words(self) -> str:
+        """What :meth:`optimal_return` is called; empty where it is only 1, for raw returns."""
+        return "optimum" if self.has_optimum else ""
+
+    @property
     def score_in_words(self) -> str:
         """What reports divide returns by."""
-        return "the optimum"
+        return "the optimum" if self.has_optimum else "1, that is, shown as they are"
 
     @classmethod
     def in_a_line(cls) -> str:

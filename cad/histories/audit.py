@@ -55,7 +55,11 @@ class AuditReport:
     warnings: list[str] = field(default_factory=list)
     table: list[TaskRow] = field(default_factory=list)
     transitions: int = 0
-    """Transitions derived again."""
+    """Transitions that were looked at."""
+    replayed: bool = True
+    """Whether they were derived again from the rules."""
+    best_in_words: str = "optimum"
+    """What :attr:`TaskRow.optimal_return` is called; empty where no optimum is known."""
 
     @property
     def ok(self) -> bool:
@@ -120,6 +124,8 @@ def _audit_open(
     if report.problems:
         return  # other rules: every transition would look wrong
     family, split = task_family(env), split_tasks(env)
+    report.best_in_words = family.best_in_words
+    report.replayed = _can_derive(family, histories.provenance.source)
     _check_split(histories, split, report)
     missing = sorted(set(family.task_ids) - set(histories.task_ids))
     extra = sorted(set(histories.task_ids) - set(family.task_ids))
@@ -150,6 +156,13 @@ def _audit_open(
             f"env.name={family.name} has no rules to derive transitions from: checked were shapes, ranges, "
             "finite numbers, episode flags and equal streams, not whether next states and rewards are the "
             "task's"
+        )
+    if not family.has_optimum and (
+        family.random_return or any(row.optimal_return != 1 for row in report.table)
+    ):
+        report.problems.append(
+            f"env.name={family.name} says that no optimum is known (has_optimum), but returns would not stay "
+            "as they are: its optimal_return has to be 1 and its random_return 0"
         )
     if family.has_optimum:
         # What others recorded need not have learned: it can be trained on all the same.
@@ -414,7 +427,7 @@ _WORDS = {"states": "state", "next_states": "next state", "rewards": "reward"}
 
 def _derive(
     family: AnyFamily, task_id: int, history: Transitions, hidden: IntArray, noise: NoiseArray | None
-) -> tuple[IntArray, FloatArray]:
+) -> tuple[npt.NDArray[Any], FloatArray]:
     """Next states (streams, steps, fields) and rewards (streams, steps) by the rules.
 
     All episodes side by side, so that the Python loop is only as long as one episode (the hidden
@@ -425,20 +438,33 @@ def _derive(
     states = history.states.reshape(episodes, horizon, -1)
     actions = history.actions.reshape(episodes, horizon)
     goals = _goals(family, task_id, episodes)
-    next_states = np.empty(states.shape, dtype=np.int64)
+    kind = np.float32 if family.spaces.n_reals else np.int64  # what environments step with
+    next_states = np.empty(states.shape, dtype=kind)
     rewards = np.empty((episodes, horizon), dtype=np.float32)
     hidden = hidden.ravel()
     by_step = [None] * horizon if noise is None else noise.reshape(episodes, horizon).T
     for step in range(horizon):
         next_states[:, step], rewards[:, step], hidden = family.transition(
-            goals, states[:, step].astype(np.int64), hidden, actions[:, step].astype(np.int64), by_step[step]
+            goals, states[:, step].astype(kind), hidden, actions[:, step].astype(np.int64), by_step[step]
         )
     return next_states.reshape(streams, steps, -1), rewards.reshape(streams, steps)
 
 
 def check_learning(report: AuditReport, family: AnyFamily, found: list[str]) -> None:
-    """Note in ``found`` that the agents of all tasks together did not learn; warn of single weak tasks."""
-    rows = [row for row in report.table if row.optimal_return > family.random_return]
+    """Note in ``found`` that the agents of all tasks together did not learn; warn of single weak tasks.
+
+    That a task which models are scored on has no optimum above ``random_return`` is a problem of the file.
+    """
+    base = family.random_return
+    rows = [row for row in report.table if row.optimal_return > base]
+    worthless = [row for row in report.table if row not in rows and row.part != "train"]
+    if worthless:  # reports and the validation divide by it
+        report.problems.append(
+            f"the optimum of task {worthless[0].task_id} is {worthless[0].optimal_return:g}, not above the "
+            f"{base:g} that counts as 0 (the family's random_return), so that no return can be divided by it "
+            f"({len(worthless)} such tasks)"
+        )
+        return
     if not rows:
         return
     optima = [row.optimal_return for row in rows]
@@ -452,9 +478,8 @@ def check_learning(report: AuditReport, family: AnyFamily, found: list[str]) -> 
         )
     elif last - first < _LEAST_GAIN:
         found.append(
-            f"the source agents did not learn: their last episode returns {last:.2f} of "
-            f"{family.score_in_words}, the first {first:.2f}; collect with more steps or other source "
-            "settings"
+            f"the source agents did not learn: mean return {last:.2f} of {family.score_in_words} in the last "
+            f"episode, {first:.2f} in the first; collect with more steps or other source settings"
         )
     report.warnings.extend(
         f"task {row.task_id} ({row.description}): the last episode returns {row.last_return:.2f} of "
@@ -465,7 +490,14 @@ def check_learning(report: AuditReport, family: AnyFamily, found: list[str]) -> 
 
 
 def _value(value: npt.NDArray[Any]) -> str:
-    return str(tuple(int(part) for part in value)) if np.ndim(value) else f"{int(value)}"
+    return (
+        f"({', '.join(map(_number, value))}{',' * (len(value) == 1)})" if np.ndim(value) else _number(value)
+    )
+
+
+def _number(value: Any) -> str:
+    """All digits that tell a float of 32 bits from the next one; none after the point of a whole number."""
+    return np.format_float_positional(np.float32(value), trim="-") if value % 1 else str(int(value))
 
 
 def _some(ids: tuple[int, ...] | list[int]) -> str:

@@ -34,11 +34,12 @@ def plot_histories(path: Path, out_png: Path) -> None:
 def histories_figure(path: Path) -> Figure:
     """Draw return by episode: single tasks on the left, scores of all tasks on the right.
 
-    Returns are means over streams.  The single tasks are spread evenly over the tasks' optima.  Scores are
-    those of reports; where nothing is known to divide by, they are the returns.
+    Returns are means over streams.  The single tasks are spread evenly over the tasks' optima.  Where no
+    optimum is known, neither drawn nor stated is one: all returns are as they are.
     """
     with open_histories(path) as histories:
         family = task_family(histories.provenance.env)
+        whole = family.best_in_words
         optima = {task: family.optimal_return(task) for task in histories.task_ids}
         curves: dict[int, npt.NDArray[np.float64]] = {}
         for task in histories.task_ids:
@@ -50,38 +51,33 @@ def histories_figure(path: Path) -> Figure:
     places = np.linspace(0, len(by_optimum) - 1, min(_SHOWN_TASKS, len(by_optimum)))
     shown = [by_optimum[int(place)] for place in places]
     episodes = np.arange(1, len(curves[shown[0]]) + 1)
-    unit = "optimum" if family.has_rules else "reference"  # what is called 1
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     single, everything = figure.subplots(1, 2)
     for task, colour in zip(shown, _COLOURS, strict=False):
         label = family.short_name(task)
-        if family.has_optimum:
-            label += f", {unit} {optima[task]:g}"
+        best = f", {whole} {optima[task]:g}" if whole else ""
+        single.plot(episodes, curves[task], color=colour, label=f"{label}{best}")
+        if whole:
             single.axhline(optima[task], color=colour, linewidth=0.8, linestyle=":")
-        single.plot(episodes, curves[task], color=colour, label=label)
-    dotted = f" (dotted: {unit})" if family.has_optimum else ""
+    dotted = f" (dotted: {whole})" if whole else ""
     single.set(title=f"Single tasks{dotted}", ylabel="return, mean over streams")
     single.legend(fontsize="small")
 
-    base = family.random_return
-    shares = np.array(
-        [family.score(curve, optima[task]) for task, curve in curves.items() if optima[task] > base]
-    )
+    scored = [task for task in curves if optima[task] > family.random_return]
+    shares = np.array([family.score(curves[task], optima[task]) for task in scored or curves])
     low, high = np.quantile(shares, [0.1, 0.9], axis=0)
     everything.fill_between(episodes, low, high, color=_COLOURS[0], alpha=0.2, label="middle 80 % of tasks")
     everything.plot(episodes, shares.mean(axis=0), color=_COLOURS[0], label=f"mean of {len(shares)} tasks")
-    everything.set(title="All tasks", ylabel="return")
-    if family.has_optimum:
-        everything.axhline(1.0, color="0.4", linewidth=0.8, linestyle=":", label=unit)
-        everything.set(ylabel=f"return / {unit}")
-        everything.set_ylim(top=max(1.05, float(high.max())))
+    if whole:
+        everything.axhline(1.0, color="0.4", linewidth=0.8, linestyle=":", label=whole)
+        everything.set_ylim(top=max(1.05, 1.05 * float(high.max())))
+    everything.set(title="All tasks", ylabel=f"return / {whole}" if whole else "return")
     everything.legend(fontsize="small", loc="lower right")
     for axes in (single, everything):
         axes.set_xlabel("episode")
         axes.set_xlim(1, max(2, len(episodes)))
-        if axes.dataLim.ymin >= 0:
-            axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, 1.05 * axes.dataLim.ymin))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     return figure

@@ -246,8 +246,8 @@ def test_what_was_learned_is_counted_from_the_random_return() -> None:
     report.table.append(TaskRow(2, "a lake", "train", 30, first_return=12, last_return=12.6))
     check_learning(report, family, found)
     assert found == [
-        "the source agents did not learn: their last episode returns 0.03 of a stated reference_return of "
-        "30, both counted from a random_return of 12, the first 0.00; collect with more steps or other "
+        "the source agents did not learn: mean return 0.03 of a stated reference_return of 30, both counted "
+        "from a random_return of 12 in the last episode, 0.00 in the first; collect with more steps or other "
         "source settings"
     ]
     assert report.warnings == [
@@ -257,7 +257,7 @@ def test_what_was_learned_is_counted_from_the_random_return() -> None:
 
 @pytest.mark.parametrize(
     ("reference", "label", "low", "high"),
-    [(None, "return", -3, 5), (4.0, "return / reference", -0.75, 1.25)],
+    [(None, "return", -3, 5), (4.0, "return / reference return", -0.75, 1.25)],
 )
 def test_histories_are_plotted_as_reports_give_them(
     tmp_path: Path, reference: float | None, label: str, low: float, high: float
@@ -269,7 +269,7 @@ def test_histories_are_plotted_as_reports_give_them(
     for axes, (least, most) in ((single, (-3, 5)), (scores, (low, high))):
         bottom, top = axes.get_ylim()
         assert bottom <= least and top >= most
-    assert [text.get_text() for text in scores.get_legend().get_texts()][2:] == ["reference"] * (
+    assert [text.get_text() for text in scores.get_legend().get_texts()][2:] == ["reference return"] * (
         label != "return"
     )
 

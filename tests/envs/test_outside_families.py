@@ -25,6 +25,8 @@ from cad.histories.file import Provenance, open_histories, write_root, write_tas
 from cad.histories.sampler import read_arrays
 from cad.histories.source import learn
 from cad.interrupt import StopFlag
+from cad.reports.data import stated_optimum
+from cad.reports.data.measure import measure_of
 from cad.schema import Config
 from cad.training.learner import build_training
 
@@ -184,6 +186,31 @@ def test_doctor_prints_what_is_wrong(ring: type, monkeypatch: pytest.MonkeyPatch
     spoil(ring, "steps", monkeypatch)
     done = CliRunner().invoke(build(), call, env={"COLUMNS": "200"})
     assert str(done.exception) == "broken: steps; the table says what to do"
+
+
+def test_floats_negative_returns_and_an_unknown_optimum_are_promises_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    line = {"name": "float_line:FloatLine", "n_validation": 1, "n_heldout": 2}
+    assert [f for f in check_family(env_config(line)) if not f.kept] == []
+    (fault,) = [f for f in check_family(env_config({**line, "base": 0.0})) if not f.kept]
+    assert "optimal_return(0) is 0, not above random_return, the 0 that counts as 0" in fault.words
+    *kept, optimum = check_family(env_config({**line, "known": False, "base": 0.0}))
+    assert all(f.kept for f in kept)
+    assert optimum.words == "unknown; reports divide returns by 1, that is, shown as they are"
+    words = [stated_optimum(Config.model_validate({"env": {**line, "horizon": 5, **more}}))
+             for more in ({}, {"known": False, "base": 0.0})]  # fmt: skip
+    assert words == [
+        "Returns and optima are both counted from a random_return of -20.",
+        "The optimum is not known: returns are divided by 1, that is, shown as they are.",
+    ]
+    assert (
+        measure_of(Config.model_validate({"env": {**line, "horizon": 5, "known": False, "base": 0.0}})).unit
+        == ""
+    )
+    (fault,) = [f for f in check_family(env_config({**line, "known": False})) if not f.kept]
+    assert "optimal_return(0) is 1 and random_return -20; they are 1 and 0 then" in fault.words
 
 
 @pytest.mark.parametrize("name", ["frozen_lake", "cued_darkroom", "bandit"])

@@ -12,13 +12,16 @@ import matplotlib
 import numpy as np
 import pytest
 
+from cad.config import NoiseDistillationConfig
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.histories.audit import audit, require_sound
-from cad.histories.file import open_histories
+from cad.histories.audit_table import audit_table
+from cad.histories.file import Provenance, open_histories, write_root, write_task
 from cad.histories.plot import plot_histories
+from cad.histories.source import learn_tasks
 
 
 @pytest.fixture
@@ -191,3 +194,67 @@ def test_plot_is_a_picture_and_reproducible(collected: Path, tmp_path: Path) -> 
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 20_000
     assert picture == (tmp_path / "b.png").read_bytes()
+
+
+# Families of floats, negative rewards, or no known optimum --------------------------------------
+
+
+def demonstrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Path:
+    """Histories of noise distillation in tests/envs/float_line.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "envs"))
+    env = env_config({"name": "float_line:FloatLine", "n_heldout": 2, "n_validation": 1, **settings})
+    family = task_family(env)
+    source = NoiseDistillationConfig(kind="noise_distillation", n_streams=4, steps_per_stream=60)
+    path = tmp_path / "floats.h5"
+    with h5py.File(path, "w") as file:
+        write_root(file, Provenance(env, source, split_tasks(env), {}, "test"))
+        for task, history in zip(family.task_ids, learn_tasks(family, family.task_ids, source), strict=True):
+            write_task(file, task, family.goal(task), family.optimal_return(task), history)
+    return path
+
+
+def test_floats_are_replayed_as_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = demonstrated(tmp_path, monkeypatch)
+    report = audit(path)
+    assert (report.problems, report.replayed) == ([], True)
+    plot_histories(path, tmp_path / "a.png")
+    with opened(path) as file:
+        file["task_00005/next_states"][1, 5] += 0.125  # the last step of an episode
+        file["task_00005/rewards"][2, 5] = -0.75
+    state, reward = audit(path).problems
+    assert "stream 1, step 5: next state is (" in state
+    assert ".125,), it must be (" in state or ".375,), it must be (" in state or ".625,), it must" in state
+    assert "stream 2, step 5: reward is -0.75, it must be -" in reward
+
+
+def test_learning_is_counted_from_the_random_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optima are all at most 0 here: a gain is still seen, and so is that there is none."""
+    path = demonstrated(tmp_path, monkeypatch)
+    with opened(path) as file:
+        for name in (name for name in file if name.startswith("task_")):
+            rewards = file[f"{name}/rewards"]
+            for dataset in ("states", "actions", "next_states", "rewards"):
+                whole = file[f"{name}/{dataset}"]
+                whole[:, -6:] = whole[:, :6]
+            assert rewards[:, -6:].tolist() == rewards[:, :6].tolist()
+    (problem,) = audit(path).problems
+    assert "did not learn: mean return 0." in problem and "of the optimum in the last episode" in problem
+
+
+def test_an_optimum_that_no_return_can_be_divided_by_is_found_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = demonstrated(tmp_path, monkeypatch, base=0.0)
+    (problem,) = audit(path).problems
+    assert "not above the 0 that counts as 0 (the family's random_return)" in problem
+
+
+def test_without_an_optimum_none_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = audit(demonstrated(tmp_path, monkeypatch, known=False)).problems
+    assert "its optimal_return has to be 1 and its random_return 0" in problem
+    path = demonstrated(tmp_path, monkeypatch, known=False, base=0.0)
+    report = audit(path)
+    assert report.problems == []
+    assert set(audit_table(report).columns[3].cells) == {"-"}
+    plot_histories(path, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000

@@ -189,6 +189,11 @@ class GymnasiumTasks(TaskFamily[GymnasiumConfig]):
         return self.config.random_return
 
     @property
+    def best_in_words(self) -> str:
+        """The stated ``reference_return`` is no optimum: it may be exceeded."""
+        return "reference return" if self.has_optimum else ""
+
+    @property
     def score_in_words(self) -> str:
         """What is stated, or that nothing is."""
         reference, base = self.config.reference_return, self.config.random_return

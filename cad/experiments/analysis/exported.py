@@ -97,12 +97,15 @@ def evaluate_exported(
     last = min(10, settings.n_episodes)
     late = result.returns[:, :, -last:].mean(axis=(1, 2))
     lines = [f"mean return over the last {last} of {settings.n_episodes} episodes"]
+    best = [f" of {family.optimal_return(task):g}" * bool(family.best_in_words) for task in result.task_ids]
     lines += [
-        f"  task {task}: {value:.3f} of {family.optimal_return(task):g}"
-        for task, value in zip(result.task_ids, late, strict=True)
+        f"  task {task}: {value:.3f}{of}" for task, value, of in zip(result.task_ids, late, best, strict=True)
     ]
     score = result.shares(family)[:, :, -last:].mean()
-    lines.append(f"return / {family.score_in_words.removeprefix('the ')}: {score:.3f}")
+    divided = (
+        f" / {family.score_in_words.removeprefix('the ')}" if family.best_in_words else ", mean of tasks"
+    )
+    lines.append(f"return{divided}: {score:.3f}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ import textwrap
 
 from cad.config import LearnerConfig
 from cad.envs.registry import task_family
+from cad.reports.data.measure import OPTIMUM, measure_of
 from cad.schema import Config
 
 
@@ -31,10 +32,11 @@ def goal_map_size(config: Config) -> int | None:
 
 
 def stated_optimum(config: Config) -> str | None:
-    """What scores are where the family does not know the optimum; None where it does."""
+    """What scores are where they are not return / optimum; None where they are."""
     family = task_family(config.env)
-    if family.has_rules:
-        return None
+    if measure_of(config) is OPTIMUM:
+        base = family.random_return
+        return f"Returns and optima are both counted from a random_return of {base:g}." if base else None
     return f"The optimum is not known: returns are divided by {family.score_in_words}."
 
 
