@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -53,6 +54,10 @@ class EnvConfig(Section):
     def steps_per_episode(self) -> int:
         """Horizon with the family's default filled in."""
         return self.horizon if self.horizon is not None else self.DEFAULT_HORIZON
+
+    def changed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings, with those of ``evaluation.env`` in place of this config's."""
+        return {**self.model_dump(mode="json"), **settings}
 
     @property
     def least_horizon(self) -> int:

@@ -59,7 +59,7 @@ class Config(Section):
         """``env`` with what ``evaluation.env`` changes: the tasks and the split are the same."""
         if self.evaluation.env is None:
             return self.env
-        return env_config({**self.env.model_dump(mode="json"), **self.evaluation.env})
+        return env_config(self.env.changed(self.evaluation.env))
 
     @property
     def freezes_encoder(self) -> bool:

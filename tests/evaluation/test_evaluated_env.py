@@ -32,6 +32,13 @@ def test_a_model_is_put_into_longer_corridors(config, loud_model):
     assert np.asarray(result.actions).shape == (3, 2, 3 * 21)
 
 
+def test_all_corridors_are_as_long_as_the_one_that_is_given(config):
+    drawn = config(env={"corridor": 20})
+    env = drawn.env.model_copy(update={"shortest": 2})
+    drawn = drawn.model_copy(update={"env": env})
+    assert (env.n_corridors, drawn.evaluated_env.n_corridors, drawn.evaluated_env.corridor) == (4, 1, 20)
+
+
 def test_one_training_serves_all_and_the_old_names_hold(config):
     plain, near, far = (
         Cell("", "", config(**settings))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,7 +27,7 @@ _CORRIDOR, _JUNCTION, _END = range(3)
 class TMazeConfig(EnvConfig):
     """Remember a cue to the end of a corridor, and what cues mean from episode to episode."""
 
-    EVALUATED = ("horizon", "corridor", "shortest")
+    EVALUATED = ("horizon", "corridor")
 
     name: Literal["t_maze"] = Field("t_maze", description="Task family.")
     corridor: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
@@ -56,6 +57,10 @@ class TMazeConfig(EnvConfig):
     def steps_per_episode(self) -> int:
         """See :attr:`EnvConfig.steps_per_episode`."""
         return self.horizon if self.horizon is not None else self.corridor + 1
+
+    def changed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`EnvConfig.changed`; where a corridor is given, all are as long."""
+        return super().changed({"shortest": None, **settings} if "corridor" in settings else settings)
 
     @property
     def n_corridors(self) -> int:
