@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from cad.envs.registry import task_family
-from cad.errors import UsageError, first_line
+from cad.errors import CadError, UsageError, first_line
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import Stage
@@ -29,8 +29,8 @@ def require_environments(stages: Iterable[Stage], where: str = "", *, elsewhere:
 
     Raises :class:`UsageError`.
     """
-    configs = {id(stage.config): stage.config for stage in stages}.values()
-    envs = [env for config in configs for env in (config.env, config.evaluated_env)]
+    # Only an evaluation's own config holds its environment: that of histories has another horizon.
+    envs = [stage.config.evaluated_env if stage.kind == "evaluate" else stage.config.env for stage in stages]
     for env in {(env.name, str(env.rules)): env for env in envs}.values():
         try:
             family = task_family(env)
@@ -38,7 +38,7 @@ def require_environments(stages: Iterable[Stage], where: str = "", *, elsewhere:
         except Exception as error:  # code of others may raise anything
             what = (
                 str(error)
-                if isinstance(error, UsageError)
+                if isinstance(error, CadError)
                 else f"env.name={env.name}: no episode can begin in its environments: "
                 f"{type(error).__name__}: {first_line(error)}; 'cad doctor {where or 'FILE.yaml'}' tries all "
                 "that the family promises"

@@ -47,7 +47,7 @@ def test_one_task_stands_for_those_with_the_same_keys(monkeypatch: pytest.Monkey
         ({"kwargs": {"fault": "text"}}, "the observation space Text"),
         ({"kwargs": {"actions": "text"}, "bins": None}, "the action space Text"),
         ({"bins": None}, "set env.bins"),
-        ({"kwargs": {"fault": "reset"}}, "no episode can begin in its environments: KeyError: no map"),
+        ({"kwargs": {"fault": "reset"}}, "raises KeyError at the start of an episode: no map"),
     ],
 )
 def test_what_cannot_be_used_is_one_message(settings: dict, words: str) -> None:
@@ -77,3 +77,10 @@ def test_a_package_that_only_the_image_has_is_warned_of(caplog: pytest.LogCaptur
         require_environments(stages(id="no_module:X-v0"), "a.yaml")
     with pytest.raises(UsageError, match="doesn't exist"):
         require_environments(stages(id="Nowhere-v3"), "a.yaml", elsewhere=True)
+
+
+def test_corridors_of_roll_outs_may_be_longer_than_the_horizon_of_histories() -> None:
+    env = {"name": "t_maze", "corridor": 5, "n_heldout": 3}
+    source = {"kind": "learner", "steps_per_stream": 300}
+    config = {"env": env, "source": source, "evaluation": {"env": {"corridor": 20}}}
+    require_environments(Cell("", "", Config.model_validate(config)).stages)
