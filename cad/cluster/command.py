@@ -158,6 +158,11 @@ def passes(stderr: str) -> bool:
     return _PASSING.search(stderr) is not None
 
 
+def why(done: Done) -> str:
+    """What a command that failed says, for messages."""
+    return done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+
+
 class Tries:
     """The tries of one command: their number, and how long to pause before the next one."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cad.cluster.command import run_command
+from cad.cluster.command import passes, run_command, why
 from cad.cluster.squeue import jobs_of, tasks_in_queue
 from cad.errors import CadError
 
@@ -93,7 +93,7 @@ def own_cluster() -> str:
 def _show_config(cluster: str | None) -> str:
     done = run_command(["scontrol", "show", "config"], cluster=cluster)
     if done.returncode != 0:
-        raise CadError(f"scontrol does not answer: {done.stderr.strip()}")
+        raise CadError(f"scontrol does not answer: {why(done)}")
     return done.stdout
 
 
@@ -126,8 +126,9 @@ def cancel_jobs(job_ids: Iterable[str], cluster: str | None = None) -> None:
     ids = sorted(job_ids)
     for start in range(0, len(ids), 500):
         done = run_command(["scancel", "--quiet", *ids[start : start + 500]], cluster=cluster)
-        if done.returncode != 0 and "Invalid job id" not in done.stderr:
-            raise CadError(f"scancel failed: {done.stderr.strip()}")
+        # A wrapper may hide the exit code.
+        if (done.returncode != 0 and "Invalid job id" not in done.stderr) or passes(done.stderr):
+            raise CadError(f"scancel failed: {why(done)}")
 
 
 def _bases(job_ids: set[str]) -> set[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cad.cluster.command import run_command
+from cad.cluster.command import run_command, why
 from cad.errors import CadError
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def _said(command: list[str], **how: Any) -> str | None:
         return done.stdout
     if "--json" in command and _WITHOUT_JSON.search(done.stderr):
         raise ValueError(done.stderr.strip())
-    raise CadError(f"squeue does not answer: {done.stderr.strip()}")
+    raise CadError(f"squeue does not answer: {why(done)}")
 
 
 def _row(job: dict[str, Any], fields: Sequence[str]) -> Row:

@@ -9,6 +9,7 @@ import pytest
 
 from cad.cluster import command
 from cad.cluster.command import run_command, run_once
+from cad.cluster.queue import cancel_jobs
 from cad.errors import CadError
 
 
@@ -64,6 +65,24 @@ def test_output_that_is_no_answer_is_an_error(program, monkeypatch):
     monkeypatch.setattr(command, "_PAUSES", (0.0,))
     done = run_command(["squeue"], is_answer=lambda said: "|" in said)
     assert (done.returncode, done.stderr) == (1, "it says something else: a banner")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo 'scancel: error: Unable to contact slurm controller' >&2", "Unable to contact"),
+        ("echo not today; exit 1", "not today"),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_what_was_not_cancelled_is_an_error(program, monkeypatch, text, said):
+    """A wrapper may hide the exit code."""
+    monkeypatch.setattr(command, "_PAUSES", (0.0,))
+    program("scancel", text)
+    with pytest.raises(CadError, match=f"scancel failed: .*{said}"):
+        cancel_jobs(["1"])
+    program("scancel", "echo 'scancel: error: Invalid job id 1' >&2; exit 1")
+    cancel_jobs(["1"])
 
 
 def test_a_missing_command_is_named(tmp_path, monkeypatch):
