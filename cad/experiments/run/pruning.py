@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from cad.errors import CadError
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.experiment import Experiment
 from cad.schema import Prune
 from cad.training.metrics import read_metrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,12 @@ class Pruning:
         )
 
     def _best_until(self, name: str, update: int) -> float:
-        """The best validation return of a training up to an update; minus infinity where there is none."""
-        records = read_metrics(StageDirectory(self.root, name).file(StageFile.METRICS))
+        """The best validation return of a training up to an update; minus infinity where none can be read."""
+        try:
+            records = read_metrics(StageDirectory(self.root, name).file(StageFile.METRICS))
+        except CadError as error:  # another node may just be writing it; no reason to fail here
+            log.warning("not compared with %s: %s", name, error)
+            return -float("inf")
         key = "validation_return"
         return max((r[key] for r in records if key in r and r["step"] <= update), default=-float("inf"))
 

@@ -46,6 +46,17 @@ def test_compared_with_others_after_as_many_updates(tmp_path, update, best, ends
     )
 
 
+@pytest.mark.parametrize("text", [b"\0" * 40 + b"\n", b"{}\n"])
+def test_metrics_of_another_that_cannot_be_read_end_nothing(tmp_path, text):
+    """A network file system may show zeros where another node is writing."""
+    folder = tmp_path / "stages/train-a"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_bytes(text)
+    assert (
+        Pruning(tmp_path, Prune(behind=0.2), ("train-a", "train-b")).verdict("train-b", 60, 100, 0.0) is None
+    )
+
+
 def returns(root: Path, name: str) -> float:
     return next(
         record["validation_return"]
