@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
-from cad.experiments.plan.stage import Stage
+from cad.experiments.plan.stage import Stage, named_files
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class StageArray:
     def stages(self) -> tuple[Stage, ...]:
         """The stages of all tasks."""
         return tuple(stage for task in self.tasks for stage in task)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the user's that its tasks read, each once."""
+        return tuple(dict.fromkeys(file for stage in self.stages for file in named_files(stage)))
 
     @property
     def packed(self) -> bool:

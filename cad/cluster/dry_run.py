@@ -33,7 +33,9 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
             job_script, profile, array.kind, job_name(experiment, array.kind), paths, array.multiplier
         )
         label = f"{number + 1}-{array.kind}"
-        make = functools.partial(make, n=len(array.tasks), label=label, throttle=array.throttle)
+        make = functools.partial(
+            make, n=len(array.tasks), label=label, throttle=array.throttle, files=array.files
+        )
         text = make(depends=dependency(array, plan.arrays, ids))
         file = paths.folder / f"{label}.sh"
         write_text(file, text)

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,13 @@ class Image:
     modified: int
 
 
-def enter(profile: Profile, gpus: int, root: Path) -> str:
-    """The shell words that start the image's Python in a job script, which has set ``$cache``."""
+def enter(profile: Profile, gpus: int, paths: Sequence[Path]) -> str:
+    """The shell words that start the image's Python in a job script, which has set ``$cache``.
+
+    ``paths`` are bound beside what the profile says.
+    """
     assert profile.image is not None
-    words = _enter(profile, (str(root), *profile.binds), gpus)
+    words = _enter(profile, (*map(str, paths), *profile.binds), gpus)
     # Only the job script knows the name of the task's cache, so it is bound by its variable.
     return (
         f'{shlex.join(words)} --bind "$cache" {node_path(profile.image)} {shlex.quote(profile.image_python)}'

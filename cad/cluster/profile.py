@@ -199,7 +199,9 @@ class Profile(Section):
     )
     image_python: OneLine = Field("python3", description="Python inside the image.")
     binds: tuple[PlainPath, ...] = Field(
-        (), description="Folders to bind into the image under the same path; the runs folder always is."
+        (),
+        description="Folders to bind into the image under the same path; the runs folder, and files that the "
+        "experiment names, always are.",
     )
 
     @model_validator(mode="after")

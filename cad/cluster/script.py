@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,13 @@ def check_path(path: Path, what: str) -> None:
         )
 
 
-def python_command(profile: Profile, kind: str, paths: SubmissionPaths) -> str:
-    """The shell words that start Python: plain, or inside the image."""
+def python_command(profile: Profile, kind: str, paths: SubmissionPaths, files: Sequence[Path] = ()) -> str:
+    """The shell words that start Python: plain, or inside the image, with the ``files`` that it reads."""
     if profile.image is None:
         return shlex.quote(paths.python)
-    return enter(profile, profile.for_stage(kind).n_gpus, paths.root)
+    for file in files:
+        check_path(file, "a file that the experiment names,")
+    return enter(profile, profile.for_stage(kind).n_gpus, (paths.root, *files))
 
 
 def executor_parameters(
@@ -146,15 +149,15 @@ def job_script(
     n: int,
     label: str = "1",
     throttle: int | None = None,
+    files: Sequence[Path] = (),
 ) -> str:
     """The job script for an array of ``n`` tasks.
 
     ``label`` names the array in its submission; at most ``throttle`` tasks run at a time (default: the
-    profile's).
+    profile's).  ``files`` are those that the tasks read, wherever they lie.
     """
-    command = (
-        f"{python_command(profile, kind, paths)} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
-    )
+    python = python_command(profile, kind, paths, files)
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
     parameters = executor_parameters(profile, kind, job_name, paths, multiplier, depends, label, throttle)
     return _make_sbatch_string(
         command=command, folder=paths.folder, map_count=n if n > 1 else None, **parameters

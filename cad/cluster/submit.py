@@ -343,7 +343,9 @@ def _submit_array(
         DelayedSubmission(slurm_task, experiment.root, task, resources).dump(paths.task(label, index))
     script = paths.folder / f"{label}.sh"
     n = len(array.tasks)
-    text = job_script(profile, array.kind, name, paths, array.multiplier, depends, n, label, array.throttle)
+    text = job_script(
+        profile, array.kind, name, paths, array.multiplier, depends, n, label, array.throttle, array.files
+    )
     write_text(script, text)
     note = JobNote(
         job_id="",

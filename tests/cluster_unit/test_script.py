@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 
 import cad
-from cad.cluster.arrays import ResourceMultiplier
+from cad.cluster.arrays import ResourceMultiplier, plan_arrays
 from cad.cluster.image import check_lines, try_image
 from cad.cluster.profile import Profile
 from cad.cluster.queue import LAUNCH_FAILED
-from cad.cluster.script import SubmissionPaths, check_path, executor_parameters, job_script
+from cad.cluster.script import (
+    SubmissionPaths,
+    check_path,
+    executor_parameters,
+    job_script,
+    python_command,
+)
 from cad.config import from_mapping, load
 from cad.errors import UsageError
+from cad.experiments.plan.stage import Stage
+from cad.schema import Config
 
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = Path(__file__).parents[2] / "slurm" / "profiles"
@@ -94,6 +102,22 @@ def test_stages_differ_only_in_what_is_said():
     )
     different = {key for key in histories | train if histories.get(key) != train.get(key)}
     assert different == {"additional_parameters", "cpus_per_task", "srun_args"}
+
+
+def test_files_that_the_experiment_names_are_bound_wherever_they_lie(tmp_path):
+    """Else a model outside of the runs folder would be missing in the image."""
+    weights = tmp_path / "a model.safetensors"
+    weights.write_bytes(b"")
+    settings = {"model": {"kind": "ad"}, "train": {"weights": str(weights)}}
+    stage = Stage("train", from_mapping(Config, settings, "config"))
+    (array,) = plan_arrays((stage,), {}, 10)
+    assert array.files == (weights,)
+    profile = from_mapping(Profile, {"image": "/images/cad.sif"}, "profile")
+    command = python_command(profile, "train", PATHS, array.files)
+    assert shlex.split(command)[2:6] == ["--bind", str(PATHS.root), "--bind", str(weights)]
+    assert "--bind" not in python_command(Profile(), "train", PATHS, array.files)
+    with pytest.raises(UsageError, match="a file that the experiment names"):
+        python_command(profile, "train", PATHS, [Path("/a,b")])
 
 
 def test_values_stay_values_in_the_shell():

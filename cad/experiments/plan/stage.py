@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cad.config import FileConfig
 from cad.errors import UsageError
 from cad.experiments.plan.directory import stage_name
 from cad.models.spec import without_defaults
@@ -151,6 +152,19 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
     if config.pretrain.enabled:
         result["pretrain"] = {"freeze": config.pretrain.freeze}
     return result
+
+
+def named_files(stage: Stage) -> tuple[Path, ...]:
+    """The files of the user's that a stage of this config reads."""
+    config, named = stage.config, []
+    if stage.kind == "histories" and isinstance(config.source, FileConfig):
+        named = [] if config.source.path.startswith(FileConfig.CONTENT) else [config.source.path]
+    elif stage.kind == "train" and config.train.weights is not None:
+        named = [config.train.weights]
+    elif stage.kind == "train":
+        paths = (getattr(config.train, key) for key in sorted(_FILES))
+        named = [path for path in paths if path not in (None, WARM_START_STAGE)]
+    return tuple(user_path(path).absolute() for path in named)
 
 
 _FILES = {"pretrained_encoder_path", "init_from_ad"}
