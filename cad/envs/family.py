@@ -269,6 +269,15 @@ class TaskFamily(ABC, Generic[C]):
         return self.grid_size is not None and not self.ends_early
 
     @property
+    def rewards_tell(self) -> bool:
+        """Whether a return above 0 means that something was found: no reward is negative, and most are 0.
+
+        Known of rewards of a few values only; of any floats it is not assumed.
+        """
+        spaces = self.spaces
+        return spaces.n_rewards > 0 and (spaces.reward_values is None or min(spaces.reward_values) == 0)
+
+    @property
     @abstractmethod
     def start(self) -> tuple[int, ...]:
         """First observation of every episode, but for what shows its fact."""

@@ -19,6 +19,7 @@ from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
 from cad.evaluation.results import load_results, save_results
 from cad.evaluation.rollout import roll_out
+from cad.experiments.reporting.gather import _most_episodes
 from cad.histories.audit import audit
 from cad.histories.episodes import EpisodeIndex, first_steps, whole_episodes
 from cad.histories.file import Provenance, open_histories, write_root, write_task
@@ -290,3 +291,11 @@ def test_compressions_before_an_episode_are_counted_by_its_own_start() -> None:
     )
     cell = SimpleNamespace(result=result, normalised=np.array([[[0.25, 0.5, 0.75]]]))
     assert CellSummary.by_compressions.func(cell) == [(0, 0.25, 1), (1, 0.5, 1), (2, 0.75, 1)]
+
+
+def test_a_report_knows_how_many_episodes_training_saw(collected: Path) -> None:
+    """The longest history of a training task; steps by the horizon would be 18."""
+    directory = SimpleNamespace(checked=lambda _: collected, name=None)
+    with h5py.File(collected) as file:
+        counts = [file[f"task_{task:05d}/episode_ends"][:].sum(axis=1) for task in split_tasks(ENV).train]
+    assert _most_episodes.__wrapped__(directory, ENV) == np.max(counts) > 18

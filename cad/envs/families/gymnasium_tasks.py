@@ -134,6 +134,12 @@ class GymnasiumTasks(TaskFamily[GymnasiumConfig]):
         return self.codec.spaces(0 if values is None else len(values), values)
 
     @property
+    def rewards_tell(self) -> bool:
+        """See :attr:`TaskFamily.rewards_tell`; the environment need not be made for it."""
+        values = self.config.reward_values
+        return values is not None and min(values) == 0
+
+    @property
     def start(self) -> tuple[int, ...]:
         """Not one state: that is the environment's."""
         raise NotImplementedError

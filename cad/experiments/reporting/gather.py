@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy.typing as npt
 
 from cad.checksums import DamagedFileError
 from cad.config import FileConfig
+from cad.envs.config import EnvConfig
 from cad.envs.registry import task_family
+from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
 from cad.evaluation.probes.result import load_probe
@@ -59,6 +62,7 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         compression_steps=result.compression_steps if result else None,
         chosen=result.chosen if result else None,
         lengths=result.lengths if result else None,
+        history_episodes=_history_episodes(root, cell) if result else None,
         facts=result.facts if result else None,
         optima=result.optima if result else None,
         probe=load_probe(probe, evaluation.name) if result and probe.exists() else None,
@@ -66,6 +70,21 @@ def gather_cell(root: Path, cell: Cell) -> CellResult:
         parts=_training_parts(root, cell),
         pretrain_metrics=_pretraining_metrics(root, cell),
     )
+
+
+def _history_episodes(root: Path, cell: Cell) -> int | None:
+    """Most episodes of a history that was trained on; None where all have as many, or none is there."""
+    directory = StageDirectory(root, cell.histories.name)
+    if not task_family(cell.config.env).ends_early or not directory.done:
+        return None
+    return _most_episodes(directory, cell.config.env)
+
+
+@lru_cache(maxsize=16)  # cells share histories, and those of a stage that is done do not change
+def _most_episodes(directory: StageDirectory, env: EnvConfig) -> int:
+    with open_histories(directory.checked(StageFile.HISTORIES), directory.name) as file:
+        ends = [file.dataset(task, "episode_ends") for task in split_tasks(env).train]
+    return max(int(each.sum(axis=1, dtype=np.int64).max()) for each in ends)
 
 
 def _actions(evaluation: StageDirectory) -> Callable[[int], npt.NDArray[np.uint8]] | None:

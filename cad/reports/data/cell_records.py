@@ -48,7 +48,7 @@ def cell_record(cell: CellSummary) -> dict[str, Any]:
                 "goal": [int(part) for part in task.goal],
                 "optimum": task.optimum,
                 "normalised_last10": task.normalised_last10,
-                "never_found": task.never_found,
+                "never_found": finite(task.never_found),
             }
             for task in cell.per_task
         ],

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from cad.envs.registry import task_family
 from cad.reports.data.results import CellResult, FloatArray
 from cad.reports.data.statistics import iqm
-from cad.schema import Config
 
 LAST_EPISODES = 10
 _COMMON = 0.9  # share of roll-outs that a mean by compressions has to be of
@@ -27,7 +26,7 @@ class TaskScore:
     goal: tuple[int, ...]
     optimum: float
     normalised_last10: float
-    never_found: float  # share of roll-outs without a single reward
+    never_found: float  # share of roll-outs without a single reward; NaN where returns do not tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,11 @@ class CellSummary:
     per_task: tuple[TaskScore, ...]
     compressions: float | None  # mean over tasks and roll-outs
     returns_sha256: str | None
+
+    @property
+    def history(self) -> int:
+        """See :func:`history_episodes`."""
+        return history_episodes(self.result)
 
     @property
     def done(self) -> bool:
@@ -138,9 +142,11 @@ def last_episodes(n_episodes: int) -> int:
     return min(LAST_EPISODES, n_episodes)
 
 
-def history_episodes(config: Config) -> int:
-    """Episodes of one source history; training saw no later ones."""
-    return config.source.steps_per_stream // config.env.steps_per_episode
+def history_episodes(cell: CellResult) -> int:
+    """Episodes of the longest source history; training saw no later ones."""
+    if cell.history_episodes is not None:
+        return cell.history_episodes
+    return cell.config.source.steps_per_stream // cell.config.env.steps_per_episode
 
 
 def summarise_cell(cell: CellResult) -> CellSummary:
@@ -152,12 +158,15 @@ def summarise_cell(cell: CellResult) -> CellSummary:
         return CellSummary(cell, status, None, None, None, None, None, None, (), None, None)
     returns = np.ascontiguousarray(cell.returns, dtype=np.float64)
     optima = np.asarray(cell.optimal)[:, None, None] if cell.optima is None else cell.optima
-    normalised = task_family(cell.config.evaluated_env).score(returns, optima)
+    family = task_family(cell.config.evaluated_env)
+    normalised = family.score(returns, optima)
     n_episodes = returns.shape[2]
     last = last_episodes(n_episodes)
     task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)
     never = (returns == 0).all(axis=2).mean(axis=1)  # (tasks,)
-    history = history_episodes(cell.config)
+    if not family.rewards_tell:
+        never = np.full(len(returns), np.nan)
+    history = history_episodes(cell)
     within = normalised[:, :, max(0, history - LAST_EPISODES) : history]
     return CellSummary(
         result=cell,

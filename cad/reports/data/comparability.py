@@ -63,8 +63,13 @@ def _cut(cell: CellResult, shared: set[_Task], n_episodes: int) -> CellResult:
             changes["compressions"] = None  # counted over the whole roll-out
     if "compressions" not in changes and cell.compressions is not None:
         changes["compressions"] = cell.compressions[kept]
+    for name in ("facts", "optima", "lengths"):  # shaped as returns
+        if (each := getattr(cell, name)) is not None:
+            changes[name] = each[kept, :, :n_episodes]
     if cell.compression_steps is not None and cell.chosen is not None:
         end = n_episodes * cell.config.evaluated_env.steps_per_episode
+        if cell.lengths is not None:  # of each roll-out its own
+            end = changes["lengths"].sum(axis=2, dtype=np.int64)[..., None]
         within = cell.compression_steps[kept] < end
         changes["compression_steps"] = np.where(within, cell.compression_steps[kept], -1)
         changes["chosen"] = cell.chosen[kept] & within

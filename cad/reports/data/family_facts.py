@@ -33,11 +33,16 @@ def goal_map_size(config: Config) -> int | None:
 
 def stated_optimum(config: Config) -> str | None:
     """What scores are where they are not return / optimum; None where they are."""
-    family = task_family(config.env)
-    if measure_of(config) is OPTIMUM:
+    family, measure = task_family(config.env), measure_of(config)
+    if measure.unit == OPTIMUM.unit:
         base = family.random_return
         return f"Returns and optima are both counted from a random_return of {base:g}." if base else None
     return f"The optimum is not known: returns are divided by {family.score_in_words}."
+
+
+def rewards_tell(config: Config) -> bool:
+    """Whether a return above 0 means that something was found."""
+    return task_family(config.evaluated_env).rewards_tell
 
 
 def source_agent(config: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cad.reports.data.cells import CellSummary
+from cad.reports.data.family_facts import rewards_tell
 from cad.reports.data.labels import goal_text
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.results import FloatArray
@@ -15,17 +16,22 @@ _COLUMNS = ("label", "seed", "task_id", "goal", "n_rollouts", "never_found", "me
 
 
 def first_rewards(cell: CellSummary) -> FloatArray | None:
-    """Episode (from 1) of each roll-out's first reward (tasks, rollouts); infinite where there is none."""
-    if cell.normalised is None:
+    """Episode (from 1) of each roll-out's first reward (tasks, rollouts); infinite where there is none.
+
+    None where a cell is not done, or a return does not tell whether there was a reward.
+    """
+    returns = cell.result.returns
+    if cell.normalised is None or returns is None or not rewards_tell(cell.result.config):
         return None
-    rewarded = cell.normalised > 0
+    rewarded = returns > 0
     first: FloatArray = np.where(rewarded.any(axis=2), rewarded.argmax(axis=2) + 1.0, np.inf)
     return first
 
 
 def rewarded_by_episode(model: ModelResult) -> FloatArray:
     """Share of all roll-outs, seeds and tasks that had a reward by each episode (episodes,)."""
-    rewarded = np.maximum.accumulate(model.returns.normalised > 0, axis=3)
+    returns = np.stack([cell.result.returns for cell in model.done if cell.result.returns is not None])
+    rewarded = np.maximum.accumulate(returns > 0, axis=3)
     share: FloatArray = rewarded.mean(axis=(0, 1, 2))
     return share
 
@@ -47,6 +53,7 @@ def first_reward_tables(study: Study) -> dict[str, Table]:
     curves: list[tuple[Value, ...]] = [
         (model.label, i + 1, float(share))
         for model in study.scored
+        if rewards_tell(model.config)
         for i, share in enumerate(rewarded_by_episode(model))
     ]
     return table_if_any("never_found", _COLUMNS, rows) | table_if_any(

@@ -42,7 +42,7 @@ def task_tables(study: Study) -> dict[str, Table]:
     """``per_task``: the score of each cell on each task."""
     rows: list[tuple[Value, ...]] = [
         (cell.result.label, cell.result.config.seed, int(task.task_id), goal_text(task.goal), task.optimum,
-         task.normalised_last10, task.never_found)
+         task.normalised_last10, finite(task.never_found))
         for cell in study.cells for task in cell.per_task
     ]  # fmt: skip
     columns = ("label", "seed", "task_id", "goal", "optimum", "normalised_last10", "never_found")

@@ -50,8 +50,9 @@ def marginals(panel: Panel, axis: int) -> list[Marginal]:
         scores: FloatArray = np.mean([model.scores_of(seeds) for model in models], axis=0)
         low, high = mean_interval(scores[..., None], len(seeds) > FEW_SEEDS)
         by_seed = tuple(float(x) for x in scores.mean(axis=1))
-        # A stretched interval may leave the range of possible returns.
-        ends = max(float(low[0]), 0.0), min(float(high[0]), max(1.0, float(scores.max())))
+        ends = float(low[0]), float(high[0])
+        if models[0].measure.bounded:  # a stretched interval may leave the range of possible returns
+            ends = max(ends[0], min(0.0, float(scores.min()))), min(ends[1], max(1.0, float(scores.max())))
         means.append(Marginal(axis, value, float(scores.mean()), *ends, by_seed, len(models)))
     return means
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from cad.errors import CadError
-from cad.reports.data.cells import CellSummary, TaskScore, history_episodes
+from cad.reports.data.cells import CellSummary, TaskScore
 from cad.reports.data.measure import Measure, measure_of
 from cad.reports.data.model_facts import ModelFacts, model_facts
 from cad.reports.data.model_returns import ModelReturns
@@ -71,7 +71,7 @@ class ModelResult:
     def returns(self) -> ModelReturns:
         """Returns of the done cells; there must be at least one."""
         normalised = np.stack([cell.normalised for cell in self.done if cell.normalised is not None])
-        return ModelReturns(normalised, history_episodes(self.config))
+        return ModelReturns(normalised, self.done[0].history, self.measure.bounded)
 
     def scores_of(self, seeds: Sequence[int]) -> FloatArray:
         """(seeds, tasks) scores of some seeds, tasks in the order of their ids, so that models pair."""

@@ -23,6 +23,7 @@ class ModelReturns:
 
     normalised: FloatArray  # (seeds, tasks, rollouts, episodes), return / optimum of the task
     history: int  # episodes of a source history; training saw no later ones
+    bounded: bool = True  # see Measure
 
     @property
     def n_episodes(self) -> int:
@@ -67,21 +68,23 @@ class ModelReturns:
         scores: FloatArray = self.units[:, :, first : self.history].mean(axis=2)
         return scores
 
-    def interval(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """95% interval of the mean of (seeds, tasks, n) normalised returns: two (n,), within 0 and 1."""
+    def interval(self, values: FloatArray, bounded: bool) -> tuple[FloatArray, FloatArray]:
+        """95% interval of the mean of (seeds, tasks, n) values: two (n,), within 0 and 1 if ``bounded``."""
         low, high = mean_interval(values, self.many_seeds)
+        if not bounded:
+            return low, high
         # A stretched interval may leave the range of possible returns.
         return np.maximum(low, min(0.0, values.min())), np.minimum(high, max(1.0, values.max()))
 
     @cached_property
     def band(self) -> tuple[FloatArray, FloatArray]:
         """95% interval of :attr:`curve`."""
-        return self.interval(self.units)
+        return self.interval(self.units, self.bounded)
 
     @cached_property
     def score_interval(self) -> tuple[float, float]:
         """95% interval of the mean of :attr:`scores`."""
-        low, high = self.interval(self.scores[..., None])
+        low, high = self.interval(self.scores[..., None], self.bounded)
         return float(low[0]), float(high[0])
 
     @cached_property
@@ -93,4 +96,6 @@ class ModelReturns:
     def iqm_interval(self) -> tuple[float, float]:
         """95% interval of :attr:`iqm`."""
         low, high = iqm_interval(self.scores, self.many_seeds)
+        if not self.bounded:
+            return low, high
         return max(low, min(0.0, self.scores.min())), min(high, max(1.0, self.scores.max()))

@@ -18,14 +18,14 @@ def profile(model: ModelResult) -> tuple[FloatArray, FloatArray, FloatArray]:
     returns = model.returns
     # Returns are sums of rewards divided by optima: the optimum itself must count as reaching 1.
     reached = (returns.scores[..., None] >= THRESHOLDS - 1e-9).astype(np.float64)
-    return reached.mean(axis=(0, 1)), *returns.interval(reached)
+    return reached.mean(axis=(0, 1)), *returns.interval(reached, bounded=True)
 
 
 def profile_tables(study: Study) -> dict[str, Table]:
-    """``profile``, where a cell is done."""
+    """``profile``, where a cell is done; returns as they are have no levels to reach."""
     rows: list[tuple[Value, ...]] = [
         (model.label, *(float(value) if np.isfinite(value) else None for value in point))
-        for model in study.scored
+        for model in (study.scored if study.measure.unit else ())
         for point in zip(THRESHOLDS, *profile(model), strict=True)
     ]
     return table_if_any("profile", _COLUMNS, rows)

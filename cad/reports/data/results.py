@@ -63,6 +63,7 @@ class CellResult:
     facts: npt.NDArray[Any] | None = None
     optima: npt.NDArray[Any] | None = None
     lengths: npt.NDArray[Any] | None = None  # as `returns`: steps of each episode, where they vary
+    history_episodes: int | None = None  # most episodes of a training history, where their lengths vary
     pretrain_metrics: Sequence[Mapping[str, Any]] | None = None  # lines of the pre-training's metrics.jsonl
 
     @property

@@ -35,8 +35,10 @@ def close_scale(values: Sequence[float], *, shares: bool) -> Normalize:
 
 
 def whole_scale(values: Sequence[float], *, shares: bool) -> Normalize:
-    """Colours from 0 to 1 for ``shares`` of the optimum, further where one of ``values`` is higher."""
-    return Normalize(0.0, max(1.0, *values)) if shares else close_scale(values, shares=False)
+    """Colours from 0 to 1 for ``shares`` of the optimum, further where one of ``values`` lies outside."""
+    if not shares:
+        return close_scale(values, shares=False)
+    return Normalize(min(0.0, *values), max(1.0, *values))
 
 
 def bare_axes(ax: Axes, columns: int, rows: int) -> None:

@@ -99,8 +99,8 @@ def _draw_grid(study: Study) -> Drawing | None:
     return Drawing(
         "grid",
         "Compression depth and latents",
-        f"Mean normalised return over the last {last} episodes; n is the number of training seeds in a mean. "
-        "AD, which has neither depth nor latents, is beside it."
+        f"Mean {study.measure.noun} over the last {last} episodes; n is the number of training seeds in a "
+        "mean. AD, which has neither depth nor latents, is beside it."
         + (" Models outside every grid are in the table below." if len(panels) < len(every) else ""),
         "Heat map of return by compression depth and latents. "
         + " ".join(_panel_in_words(panel) for panel in panels)
@@ -237,7 +237,8 @@ def _table(study: Study) -> ShownTable | None:
         if few:
             cells.append(Shown(" ".join(f"{score:.3f}" for score in model.seed_scores) or "-", model.score))
         rows.append(tuple(cells))
-    caption = f"Normalised return over the last episodes; intervals are over {intervals_over(study)}"
+    noun = study.measure.noun.capitalize()
+    caption = f"{noun} over the last episodes; intervals are over {intervals_over(study)}"
     return ShownTable("results", caption, headers, rows) if rows else None
 
 

@@ -77,7 +77,7 @@ def _draw(study: Study) -> Drawing | None:
         )  # fmt: skip
     ax.set_yticks(range(len(models)), names, fontsize=SMALL, color=INK)
     ax.set_ylim(-0.7, len(models) - 0.4)
-    if study.measure.unit:
+    if study.measure.bounded:
         ax.set_xlim(0, 1.03)
     ax.set_xlabel(f"{study.measure.name}, last episodes")
     ax.grid(axis="y", visible=False)

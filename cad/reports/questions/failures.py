@@ -21,6 +21,7 @@ from cad.reports.data import (
     number_cell,
     plural,
     rewarded_by_episode,
+    rewards_tell,
     rollout_tables,
     task_name,
     task_tables,
@@ -79,7 +80,7 @@ def _goals_sentence(study: Study) -> str:
 
 
 def _never_sentence(study: Study) -> str:
-    """The worst tasks of the lead, and how many roll-outs never got a reward."""
+    """The worst tasks of the lead, and how many roll-outs never got a reward, where returns tell that."""
     lead = study.lead
     if lead is None:
         return ""
@@ -89,11 +90,12 @@ def _never_sentence(study: Study) -> str:
         parts = [f"{task_name(study, task)} with {task.normalised_last10:.2f}" for task in worst]
         texts.append(f"Its worst: {', '.join(parts)}.")
     parts = []
-    for model in dict.fromkeys([lead, *study.references]):
+    for model in dict.fromkeys([lead, *study.references]) if rewards_tell(lead.config) else ():
         size = model.returns.normalised[..., 0].size
         never = round(size * (1 - rewarded_by_episode(model)[-1]))
         parts.append(f"{never:,} of {size:,} with {model.label}")
-    texts.append(f"Roll-outs that never got a reward: {', '.join(parts)}.")
+    if parts:
+        texts.append(f"Roll-outs that never got a reward: {', '.join(parts)}.")
     return " ".join(texts)
 
 
@@ -201,9 +203,9 @@ def _draw_maps(study: Study) -> Drawing | None:
 
 
 def _draw_first_rewards(study: Study) -> Drawing | None:
-    """Share of roll-outs that had a reward, by episode; None where nothing can be compared."""
+    """Share of roll-outs that had a reward, by episode; None where nothing can be compared, or told."""
     models = study.featured(_MOST_CURVES)
-    if not models or not study.comparable:
+    if not models or not study.comparable or not rewards_tell(models[0].config):
         return None
     styles = featured_styles(study, models)
     figure, hover = new_figure(2.8), Hover()

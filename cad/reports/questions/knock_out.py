@@ -79,7 +79,7 @@ def _draw(study: Study) -> Drawing | None:
             ax.plot(episodes, curve[low:high], color=colour, linestyle=dash, label=wrap(name, 34))
             hover.points(ax, episodes, curve[low:high], name=f"{label}, {name}", **names)
         ax.axvline(first.episode - 0.5, color=MUTED, linewidth=0.8, linestyle=DOTTED)
-        if study.measure.unit:
+        if study.measure.bounded:
             ax.set_ylim(0, 1.05)
         ax.set_title(wrap(label, 44), fontsize=TEXT, fontweight="normal")
         whole_ticks(ax)

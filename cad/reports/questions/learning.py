@@ -47,6 +47,7 @@ _ONE_PANEL = 6  # models that one panel of curves can hold and still be read
 _MOST_PANELS = 24
 _MOST_PROFILES = 6
 _HEIGHT = 3.6  # inches
+_MOST_TICKS = 12  # a fifth apart
 _EPISODES = "episode in context"
 
 
@@ -147,7 +148,8 @@ def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[
 def _label_ends(ax: Axes, labels: list[tuple[float, str, str]], n_episodes: int) -> None:
     """Names at the right ends of lines, moved apart where they would touch."""
     wrapped = [wrap(text, 34) for _, text, _ in labels]
-    gap = 0.052 * max(text.count("\n") + 1 for text in wrapped)
+    bottom, top = ax.get_ylim()
+    gap = 0.052 * (top - bottom) / 1.06 * max(text.count("\n") + 1 for text in wrapped)
     placed = spread([value for value, _, _ in labels], gap)
     for (value, _, colour), text, at in zip(labels, wrapped, placed, strict=True):
         ax.annotate(
@@ -170,13 +172,19 @@ def _label_ends(ax: Axes, labels: list[tuple[float, str, str]], n_episodes: int)
 
 
 def _limit(ax: Axes, study: Study, n_episodes: int) -> None:
+    curves = [model.returns.curve for model in study.scored]
+    highest, lowest = max(float(curve.max()) for curve in curves), min(float(curve.min()) for curve in curves)
+    # Of one task there is no band; of a few, one without bounds would flatten the curves.
+    room = math.inf if study.measure.bounded else max(highest - lowest, 0.05 * abs(highest))
+    ends = [end for model in study.scored for end in model.returns.band if np.isfinite(end).all()]
+    highest = min(highest + room, max([highest, *(float(end.max()) for end in ends)]))
+    lowest = min(0.0, max(lowest - room, min([lowest, *(float(end.min()) for end in ends)])))
+    top = max(1.06 if study.measure.unit else 0.0, 1.02 * highest)
     ax.set_xlim(0.5 if n_episodes > 1 else 0, n_episodes + 0.5)
     whole_ticks(ax)
-    if study.measure.unit:
-        ends = [curve for model in study.scored for curve in model.returns.band]
-        top = max(1.06, 1.02 * max(float(end.max()) for end in ends))
-        ax.set_ylim(min(0.0, 1.02 * min(float(end.min()) for end in ends)), top)
-        ax.set_yticks(np.arange(0, top, 0.2))
+    ax.set_ylim(1.02 * lowest, top)
+    if study.measure.unit and top - lowest < _MOST_TICKS * 0.2:
+        ax.set_yticks(np.arange(math.ceil(5 * 1.02 * lowest) / 5, top, 0.2))
 
 
 def _draw_learning(study: Study) -> Drawing | None:
@@ -286,7 +294,8 @@ def _draw_profile(study: Study) -> Drawing | None:
         )  # fmt: skip
         hover.points(ax, THRESHOLDS, share, name=model.label, x_name=x_name, y_name=y_name)
     lowest = min(float(model.returns.scores.min()) for model in models)
-    ax.set_xlim(max(0.0, math.floor(10 * lowest) / 10 - 0.1), 1)  # to the left of it all curves are 1
+    # To the left of it all curves are 1.
+    ax.set_xlim(min(0.9, max(0.0, math.floor(10 * lowest) / 10 - 0.1)), 1)
     ax.set_ylim(0, 1.02)
     ax.set_xlabel(x_name)
     ax.set_ylabel(y_name)

@@ -92,12 +92,15 @@ def _draw(study: Study) -> Drawing | None:
     counted = tuple(model for model in featured if model in compressing(study))
     if not long and not counted:
         return None
+    early = any(map(_ends_early, featured))
     hover = Hover()
     figure = _panels(study, featured if long else counted, counted, long, hover)
     by_episode = (
         f"Return by episode, means over blocks of {_BLOCK} episodes in long roll-outs; the shaded part "
-        "is beyond the end of a source history, which training never saw, and the scale is chosen for it; "
-        "triangles: how many episodes one training window shows. "
+        f"is beyond the end of {'the longest' if early else 'a'} source history, which training never saw, "
+        "and the scale is chosen for it"
+        + ("" if early else "; triangles: how many episodes one training window shows")
+        + ". "
         f"{bands_of(featured)}: 95% intervals over {intervals_over(study)}. "
     )
     by_compressions = (
@@ -125,11 +128,12 @@ def _panels(
     axes = list(figure.subplots(1, int(long) + bool(counted), squeeze=False)[0])
     styles = featured_styles(study, models)
     highest = max(float(model.returns.curve.max()) for model in models)
-    top = max(1.05, 1.02 * highest)
+    top = max(1.05 if study.measure.unit else 0.0, 1.02 * highest)
+    lowest = min(float(model.returns.curve.min()) for model in models)
     for ax in axes:
         if study.measure.unit:
             ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
-            ax.set_ylim(0, top)
+        ax.set_ylim(min(0.0, 1.02 * lowest), top)
         ax.set_ylabel(study.measure.name)
     if long and study.measure.unit:
         axes[0].set_ylim(_lowest(models), top)
@@ -157,7 +161,8 @@ def _lowest(models: tuple[ModelResult, ...]) -> float:
     """A lower limit that shows what happens after the history's end; the rise before has its own figure."""
     late = [_blocks(model.returns.curve[model.returns.history :], 10)[1] for model in models]
     least = min((float(means.min()) for means in late if len(means)), default=0.0)
-    return max(0.0, math.floor(10 * least) / 10 - 0.1)
+    below = math.floor(10 * least) / 10 - 0.1
+    return below if least < 0 else max(0.0, below)
 
 
 def _draw_episodes(
@@ -181,11 +186,17 @@ def _draw_episodes(
         if model in shaded:
             ax.fill_between(at, low, high, color=style.colour, alpha=0.12, linewidth=0)
         ax.plot(at, means, color=style.colour, linestyle=style.dash, linewidth=1.1)
-        window = model.facts.training_window / model.config.evaluated_env.steps_per_episode
-        at_bottom = ax.get_xaxis_transform()
-        ax.plot(window, 0, "^", color=style.colour, markersize=4.7, clip_on=False, transform=at_bottom)
+        if not _ends_early(model):
+            window = model.facts.training_window / model.config.evaluated_env.steps_per_episode
+            at_bottom = ax.get_xaxis_transform()
+            ax.plot(window, 0, "^", color=style.colour, markersize=4.7, clip_on=False, transform=at_bottom)
         names = {"x_name": "episode in context", "y_name": model.measure.name}
         hover.points(ax, at, means, name=model.label, **names)
+
+
+def _ends_early(model: ModelResult) -> bool:
+    """Whether episodes have lengths of their own, so that a window shows no certain number of them."""
+    return any(cell.result.lengths is not None for cell in model.done)
 
 
 def _draw_compressions(

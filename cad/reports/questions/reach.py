@@ -69,7 +69,7 @@ def _draw(study: Study) -> Drawing | None:
     for value in {reach.trained_at for reach in curves}:
         ax.axvline(value, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
-    if study.measure.unit:
+    if study.measure.bounded:
         ax.set_ylim(0, 1.04)
     ax.set_xlabel(f"{curves[0].setting} in roll-outs (dotted: in training)")
     ax.set_ylabel(f"{study.measure.name}, last episodes")

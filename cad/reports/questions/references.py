@@ -123,8 +123,8 @@ def _draw(study: Study) -> Drawing | None:
     return Drawing(
         "differences",
         "Paired differences",
-        "Normalised return over the last episodes minus the reference's, on the seeds and tasks that both "
-        "have. "
+        f"{study.measure.noun.capitalize()} over the last episodes minus the reference's, on the seeds and "
+        "tasks that both have. "
         + (
             ""
             if tasks < 2

@@ -208,7 +208,7 @@ def _dress(ax: Axes, metric: str, title: str) -> None:
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
     elif metric in ("validation_return", "latent_variance"):
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0] if ax.dataLim.ymin < 0 else 0.0))
 
 
 def _draw_training_by_depth(study: Study) -> Drawing | None:

@@ -8,9 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from cad.reports import write_report
+from cad.reports import figures, make_study, write_report
+from cad.reports.data.cells import summarise_cell
+from cad.reports.data.first_reward import first_rewards
 from cad.reports.data.results import SourceCurve
-from cad.reports.data.study import make_study
+from cad.reports.data.statistics import mean_interval
 from cad.schema import ReportConfig
 
 ENV = {"name": "gymnasium", "id": "FrozenLake-v1", "horizon": 20, "n_heldout": 8, "n_validation": 1}
@@ -20,13 +22,13 @@ ENV = {"name": "gymnasium", "id": "FrozenLake-v1", "horizon": 20, "n_heldout": 8
 def page_of(quickstart, origin, tmp_path):
     """Text and figures' words of the report of the quickstart's cells in another family."""
 
-    def make(reference: float | None) -> str:
+    def make(reference: float | None, shift: float = 0.0, **more: object) -> str:
         tasks = [{"seed": seed} for seed in range(80)]
-        env = {**ENV, "tasks": tasks, "reference_return": reference}
+        env = {**ENV, "tasks": tasks, "reference_return": reference, **more}
         cells = [
             dataclasses.replace(
                 cell, config=cell.config.with_overrides({"env": env}, "test"),
-                optimal=(reference or 1.0,) * 8, goals=((),) * 8,
+                optimal=(reference or 1.0,) * 8, goals=((),) * 8, returns=cell.returns + shift,
             )
             for cell in quickstart
         ]  # fmt: skip
@@ -55,7 +57,8 @@ def test_a_stated_return_is_called_that(page_of):
     assert "return / reference" in page and "90% of the reference return" in page
     # A task by its number and its settings, not by a goal that it does not have.
     assert "is lowest on task 62 (FrozenLake-v1: seed 62), with 0.64;" in page
-    assert "Return on each held-out task" in page and "How soon the first reward comes" in page
+    assert "Return on each held-out task" in page
+    assert "How soon" not in page  # rewards of an unknown sign do not tell
     assert ">38 (FrozenLake-v1: seed 38)<" in page and "(())" not in page
     # Once, to say that it is not known.
     assert re.findall(r"[^.>]*optimum[^.<]*", page) == [
@@ -70,6 +73,70 @@ def test_raw_returns_are_shares_of_nothing(page_of):
     # No level between 0 and 1 means anything, nor does a scale of 1 beside a task.
     assert "that reach" not in page and "Performance profile" not in page and "are below 0.6" not in page
     assert "beside the task" not in page and "Return on each held-out task" in page
+    assert "ormalised return" not in page
     assert re.findall(r"[^.>]*optimum[^.<]*", page) == [
         "The optimum is not known: returns are divided by 1, that is, shown as they are, as no env"
     ]
+
+
+@pytest.mark.parametrize("reference", [None, 20.0])
+def test_intervals_of_returns_without_bounds_are_not_cut_at_0_and_1(page_of, quickstart, reference):
+    """All returns are negative: an interval that ends at 1 would be made up."""
+    page = page_of(reference, -300.0)
+    best = max(
+        (cell for cell in quickstart if "Compressed" in cell.label), key=lambda cell: cell.returns.mean()
+    )
+    scores = (best.returns[:, :, -10:].mean(axis=(1, 2)) - 300.0) / (reference or 1.0)
+    low, high = (float(end[0]) for end in mean_interval(scores[None, :, None], False))
+    assert low < scores.mean() < high < 0
+    assert f"95% interval {low:.2f} to {high:.2f} over tasks" in page
+
+
+def test_what_never_got_a_reward_is_said_only_where_returns_tell(page_of):
+    assert "never got a reward" in page_of(20.0, reward_values=[0, 1])
+    assert "never got a reward" in page_of(20.0, reward_values=[0, 1], random_return=5.0)
+    assert "never got a reward" not in page_of(20.0, reward_values=[-1, 1])
+    assert "never got a reward" not in page_of(None)
+
+
+def test_a_return_is_a_reward_wherever_scores_begin(quickstart):
+    """A score of 0 is a return of ``random_return``, which was rewarded."""
+    tasks = [{"seed": seed} for seed in range(80)]
+    env = {**ENV, "tasks": tasks, "reference_return": 20, "random_return": 5, "reward_values": [0, 1]}
+    config = quickstart[0].config.with_overrides({"env": env}, "test")
+    returns = np.zeros((8, 2, 3))
+    returns[0, 0], returns[1, 0] = (0, 0, 2), (4, 0, 0)
+    cell = dataclasses.replace(quickstart[0], config=config, optimal=(20.0,) * 8, returns=returns)
+    summary = summarise_cell(cell)
+    assert first_rewards(summary)[:2].tolist() == [[3, np.inf], [1, np.inf]]
+    assert [task.never_found for task in summary.per_task[:3]] == [0.5, 0.5, 1]
+    floats = config.with_overrides({"env.reward_values": None}, "test")
+    summary = summarise_cell(dataclasses.replace(cell, config=floats))
+    assert first_rewards(summary) is None
+    assert np.isnan(summary.per_task[0].never_found)
+
+
+def test_axes_hold_what_exceeds_a_stated_return_or_falls_below_a_random_one(quickstart):
+    tasks = [{"seed": seed} for seed in range(80)]
+    env = {**ENV, "tasks": tasks, "reference_return": 20.0}
+    for shift, low, high in ((100.0, 0.0, 5.0), (-100.0, -5.0, 0.0)):
+        cells = [
+            dataclasses.replace(
+                cell, config=cell.config.with_overrides({"env": env}, "test"), optimal=(20.0,) * 8,
+                returns=cell.returns + shift,
+            )
+            for cell in quickstart
+        ]  # fmt: skip
+        drawn = figures(make_study("r", "", "", cells, None))
+        bottom, top = drawn["learning"].axes[0].get_ylim()
+        assert bottom <= low and top >= high and len(drawn["learning"].axes[0].get_yticks()) < 40
+        left, right = drawn["profile"].axes[0].get_xlim()
+        assert left < right
+
+
+def test_histories_of_episodes_that_end_early_are_as_long_as_they_are(cell):
+    """Steps by the horizon would be fewer episodes than training saw."""
+    by_horizon = summarise_cell(cell())
+    assert (by_horizon.history, summarise_cell(cell(history_episodes=70)).history) == (50, 70)
+    longer = summarise_cell(cell(history_episodes=45))
+    assert longer.normalised_history10 == pytest.approx(longer.normalised[:, :, 35:45].mean())

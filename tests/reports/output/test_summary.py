@@ -79,3 +79,17 @@ def test_a_batch_size_that_was_chosen_for_the_steps_of_an_update_splits_no_grid(
     for chosen, panels in ((3840, 1), (None, 2)):
         study = study_of([sized(1, 48, chosen), sized(3, 24, chosen)])
         assert len(grid_panels(study)) == panels
+
+
+def test_what_is_cut_to_be_compared_is_cut_throughout(cell):
+    """Facts, optima and lengths are shaped as returns; compressions are counted to where an episode ended."""
+    steps = np.broadcast_to([20, 100, 190], (8, 8, 3))
+    whole = cell(lengths=np.full((8, 8, 50), 4), compressions=np.full((8, 8), 3),
+                 compression_steps=steps, chosen=np.zeros((8, 8, 3), bool),
+                 facts=np.zeros((8, 8, 50), int), optima=np.full((8, 8, 50), 20.0))  # fmt: skip
+    short = cell(n_latent=4, shape=(8, 8, 30), optima=np.full((8, 8, 30), 20.0))
+    study = study_of([whole, short], unequal="cut")
+    first, second = study.cells
+    assert first.result.lengths.shape == first.result.facts.shape == first.normalised.shape == (8, 8, 30)
+    assert first.compressions == 2  # of 30 episodes of 4 steps, not of 30 whole horizons
+    assert second.normalised.shape == (8, 8, 30)
