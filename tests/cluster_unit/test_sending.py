@@ -5,20 +5,26 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cad.cli.cluster import _again
 from cad.cluster import command, sending, squeue
 from cad.cluster.jobs import cancel
+from cad.cluster.profile import Profile
 from cad.cluster.retry import last_submission
 from cad.cluster.sending import Sending, adopt_lost, send
 from cad.cluster.status import stage_statuses
-from cad.errors import CadError
+from cad.cluster.submit import Plan, Submission, submit
+from cad.config import from_mapping
+from cad.errors import CadError, UsageError
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment, open_experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
@@ -52,13 +58,16 @@ squeue)
         while read -r number script; do
             case "$*" in
             *--states=all*) echo "cad|$number|$script|" ;;
-            *) for task in 0 1; do echo "cad|${number}_$task|RUNNING|$cluster|None|cad-e-train"; done ;;
+            *)
+                name=$(basename "$script" .sh)
+                for task in "" _0 _1; do echo "cad|$number$task|RUNNING|$cluster|None|cad-e-${name#*-}"; done
+                ;;
             esac
         done <"$folder/jobs-$cluster"
     done
     ;;
 scancel) for job in "${rest[@]}"; do sed -i "/^${job%_*} /d" "$folder/jobs-${clusters[0]}"; done ;;
-scontrol) echo slurm-wlm 22.05.8 ;;
+scontrol) echo slurm-wlm 22.05.8; echo "ClusterName = ${clusters[0]}" ;;
 esac
 """
 
@@ -183,13 +192,13 @@ def test_cancel_waits_for_a_submission_and_ends_its_jobs_too(slurm, root, experi
     histories, train, _ = (stage.name for stage in experiment.cells[0].stages)
     begun = threading.Event()
 
-    def submit() -> None:
+    def send_late() -> None:
         with folder_lock(root / "stages", "the folder of stages"):
             begun.set()
             time.sleep(0.5)
             send(replace(array, tasks=((histories,), (train,))), root)
 
-    submitting = threading.Thread(target=submit)
+    submitting = threading.Thread(target=send_late)
     submitting.start()
     begun.wait()
     assert cancel(experiment, []) == (["7_0", "7_1"], [])
@@ -211,6 +220,81 @@ def test_a_retry_takes_the_profile_whose_jobs_slurm_took(root, experiment, array
     train.note_job(replace(array.note, job_id="7", folder="e/jobs/0-slurm"))
     profile, clusters = last_submission(experiment)
     assert (profile.resources.minutes, clusters) == (7, "far")
+
+
+KINDS = ["histories", "train", "evaluate"]
+
+
+def kinds(submission: Submission) -> list[str]:
+    return [one.array.kind for one in submission.arrays]
+
+
+def test_two_submissions_at_once_submit_once(slurm, experiment):
+    slurm.happens(before="sleep 0.3")
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(submit, experiment, Profile()) for _ in range(2)]
+        done = sorted((kinds(one.result()) for one in both), key=len)
+    assert done == [[], KINDS] and len(slurm.calls("sbatch")) == 3
+
+
+@pytest.mark.usefixtures("slurm")
+def test_the_estimate_and_the_question_hold_no_lock(root, experiment):
+    def approve(_plan: Plan) -> None:
+        with folder_lock(root / "stages", "the folder of stages"):
+            pass
+
+    assert kinds(submit(experiment, Profile(), approve=approve)) == KINDS
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CadError])
+def test_a_submission_that_ends_early_says_what_stays(slurm, experiment, monkeypatch, caplog, error):
+    ends = PRESSED if error is KeyboardInterrupt else "exit 1"
+    monkeypatch.setattr(sending.time, "sleep", lambda _seconds: None)
+    slurm.happens(before=f'[ ! -e "$folder/jobs-here" ] || {{ {ends}; exit 1; }}')
+    with pytest.raises(error):
+        submit(experiment, Profile())
+    assert "histories (job 7) stay submitted" in caplog.text
+    slurm.happens()
+    again = submit(experiment, Profile())
+    assert kinds(again) == KINDS[1:] and len(again.plan.joined) == 1
+
+
+def test_a_submission_to_another_cluster(slurm, root, experiment, monkeypatch):
+    monkeypatch.setenv("SLURM_CLUSTERS", "far")
+    submit(experiment, Profile())
+    assert slurm.jobs("far") == ["7", "8", "9"]
+    monkeypatch.delenv("SLURM_CLUSTERS")
+    assert kinds(submit(experiment, Profile())) == []
+    # Another seed would wait for the histories, which no job of this cluster can.
+    more = open_experiment(experiment.file, ["seeds=[1]"], root)
+    with pytest.raises(CadError, match=r"histories-.* on cluster far, and no job of this machine's cluster"):
+        submit(more, Profile())
+    # By the profile, and of several that which has them; a retry goes there by itself.
+    resources = {"sbatch": {"clusters": "near,far"}}
+    assert kinds(submit(more, from_mapping(Profile, {"resources": resources}, "profile"))) == KINDS[1:]
+    assert slurm.jobs("far") == ["7", "8", "9", "10", "11"] and slurm.jobs() == []
+    profile, clusters = last_submission(experiment)
+    cancel(experiment, [])
+    assert slurm.jobs("far") == ["10", "11"]
+    assert kinds(submit(experiment, profile, clusters=clusters)) == KINDS and slurm.jobs() == []
+
+
+@pytest.mark.parametrize("asked", ["here", "here,far"])
+def test_a_profile_may_name_this_machine_s_cluster(slurm, experiment, asked):
+    slurm.happens(before="clusters=(here)")
+    profile = from_mapping(Profile, {"resources": {"sbatch": {"clusters": asked}}}, "profile")
+    assert kinds(submit(experiment, profile)) == KINDS
+    assert kinds(submit(experiment, Profile())) == []
+
+
+def test_all_stages_go_to_one_cluster():
+    with pytest.raises(UsageError, match=r"sbatch\.clusters: no job can wait"):
+        from_mapping(Profile, {"stages": {"train": {"sbatch": {"clusters": "far"}}}}, "profile")
+
+
+def test_what_is_printed_to_come_next_can_be_pasted(tmp_path):
+    words = shlex.split(_again(tmp_path / "my runs.yaml", ["seeds=[0, 1]"], tmp_path / "x y"))
+    assert words == [f"{tmp_path}/my runs.yaml", "seeds=[0, 1]", "--root", f"{tmp_path}/x y"]
 
 
 @pytest.mark.parametrize("asked", ["far", "near,far"])
@@ -240,7 +324,7 @@ def test_a_note_of_an_earlier_version_is_looked_for_where_the_variable_says(slur
         note = json.loads(file.read_text())
         del note["cluster"]
         file.write_text(json.dumps(note))
-    (slurm.folder / "jobs-far").write_text("7 x\n")
+    (slurm.folder / "jobs-far").write_text("7 /x/1-train.sh\n")
     monkeypatch.setenv("SLURM_CLUSTERS", "far")
     assert states(root) == [("running", "far")] * 2
 

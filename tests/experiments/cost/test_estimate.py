@@ -198,6 +198,15 @@ def test_calibration_measures_every_kind_of_stage(tiny_config, monkeypatch, tmp_
     assert set(actual.core_hours) == {stage.kind for stage in stages} and not actual.unknown
 
 
+def test_what_was_measured_is_kept_for_the_next_call(training, monkeypatch, tmp_path):
+    measured = training()
+    monkeypatch.setattr(calibration, "calibrate", lambda stage, _device: rate(stage, 3.0))
+    first = calibration.measured_rates(tmp_path, [measured], lambda _: "cpu")
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("measured again"))
+    again = calibration.measured_rates(tmp_path, [measured], lambda _: "cpu")
+    assert seconds_a_step(again, measured) == seconds_a_step(first, measured)
+
+
 def test_no_watchdog_judges_a_calibration(tiny_config, monkeypatch):
     """What it learns from is made up: it stays at chance level for as long as it is measured."""
     monkeypatch.setattr(calibration, "_SECONDS", 0.2)
