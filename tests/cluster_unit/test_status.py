@@ -178,3 +178,5 @@ def test_a_task_that_a_node_could_not_start_is_told_with_how_to_release_it(folde
     assert problems((CellStatus(1, "AD", 0, (stands,)),)) == [
         "held: 1 jobs; release them with: scontrol release 12"
     ]
+    far = replace(stands, stage="train-0", cluster="far")
+    assert "scontrol --clusters=far release 12" in problems((CellStatus(1, "AD", 0, (far,)),))[0]
