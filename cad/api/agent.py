@@ -107,7 +107,7 @@ class Agent:
         self.config = config
         """The config that the model was trained with."""
         self._model = model
-        self._family = task_family(config.env)
+        self._family = task_family(config.evaluated_env)
         self._player: Player | None = None
         self.episodes: IntArray = np.zeros(0, dtype=np.int64)
         """Episodes that have ended, (batch,)."""
@@ -136,6 +136,7 @@ class Agent:
     def environments(self, tasks: Sequence[int] | None = None) -> Environments:
         """Environments of the family, (batch,) as the ``tasks`` (default: those that are evaluated).
 
+        They are those of ``evaluation.env`` where it changes something, such as ``{"horizon": 40}``.
         A task may be named several times.  Chance in them is that of ``cad evaluate``.
         """
         chosen = self.config.evaluated_tasks if tasks is None else tuple(map(int, tasks))

@@ -92,10 +92,17 @@ class Codec:
                 )
             if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
                 raise UsageError(f"env.id={self._name}: its action space {space} has no finite bounds to bin")
-            low, high = space.low.ravel(), space.high.ravel()
-            sizes = [bins] * len(low)
-            axes = [np.linspace(a, b, bins) for a, b in zip(low, high, strict=True)]
+            low, high = (ends.ravel().astype(np.float64) for ends in (space.low, space.high))
+            sizes = [bins if a < b else 1 for a, b in zip(low, high, strict=True)]
+            axes = [np.linspace(a, b, n) for a, b, n in zip(low, high, sizes, strict=True)]
             start, kind = np.zeros(len(low)), space.dtype
+            if np.issubdtype(kind, np.integer):
+                axes = [np.rint(axis) for axis in axes]
+            if any(len(np.unique(axis.astype(kind))) < len(axis) for axis in axes):
+                raise UsageError(
+                    f"env.bins={bins}: {space} of env.id={self._name} has fewer values between its bounds; "
+                    "use fewer env.bins"
+                )
         else:
             raise UsageError(
                 f"env.id={self._name}: the action space {space} is not supported; Discrete, MultiDiscrete "

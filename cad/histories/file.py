@@ -155,7 +155,7 @@ class Histories:
         ids = []
         for name in names:
             digits = name.removeprefix("task_")
-            if not digits.isdigit() or task_name(int(digits)) != name:
+            if not (digits.isascii() and digits.isdigit()) or task_name(int(digits)) != name:
                 raise DamagedFileError(self.path, f"it has a group /{name} that is no task", _REMEDY)
             ids.append(int(digits))
         return tuple(sorted(ids))

@@ -7,6 +7,7 @@ What a file needs is in docs/histories.md: a group a task with ``states``, ``act
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -245,11 +246,16 @@ def _tasks(file: h5py.File, path: Path, env: EnvConfig) -> dict[int, Read]:
         raise unreadable(error, path, _REMEDY) from error
     tasks: dict[int, Read] = {}
     family = task_family(env)
+    named: dict[int, str] = {}
     for name in names:
-        digits = name.removeprefix("task_")
-        if name == digits or not digits.isdigit():
+        found = re.fullmatch(r"task_([0-9]+)", name)
+        if found is None:
             raise CadError(f"{path}: group /{name} is no task; name groups task_00000, task_00001, ...")
-        tasks[int(digits)] = _reader(file[name], path, family)
+        task = int(found[1])
+        if task in named:
+            raise CadError(f"{path}: groups /{named[task]} and /{name} are both task {task}")
+        named[task] = name
+        tasks[task] = _reader(file[name], path, family)
     if not tasks:
         raise CadError(
             f"{path} has no groups task_00000, task_00001, ...: docs/histories.md describes the file"

@@ -48,7 +48,10 @@ def _datasets(path: Path) -> dict[int | None, Path]:
     for folder in sorted(path.iterdir()):
         digits = re.fullmatch(r"(?:.*?\D)??(\d+)(?:-v\d+)?", folder.name)
         if (folder / "data/metadata.json").exists() and digits:
-            found[int(digits[1])] = folder / "data"
+            task = int(digits[1])
+            if task in found:
+                raise CadError(f"{path}: {found[task].parent.name} and {folder.name} are both of task {task}")
+            found[task] = folder / "data"
     if not found:
         raise CadError(
             f"{path} holds no Minari dataset (data/metadata.json), nor one a task in folders such as "

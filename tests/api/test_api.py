@@ -119,6 +119,13 @@ def test_episodes_that_end_early_are_stepped_as_evaluate_does(tiny_config, loud_
     tasks = np.repeat(expected.task_ids, 3)
     _, returns, _ = by_hand(cad.Agent(model, config), tasks, 5)
     assert np.array_equal(returns.reshape(expected.returns.shape), expected.returns)
+    # In the environment of the evaluation, where that is another one.
+    changed = config.with_overrides({"evaluation.env": {"horizon": 5}}, "here")
+    expected = evaluate(model, changed, StopFlag())
+    agent = cad.Agent(model, changed)
+    actions, returns, _ = by_hand(agent, tasks, 5)
+    assert agent.family.horizon == 5 and actions.shape[1] <= 25
+    assert np.array_equal(returns.reshape(expected.returns.shape), expected.returns)
 
 
 @pytest.mark.parametrize("kind", MODELS)

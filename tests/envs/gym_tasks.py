@@ -25,6 +25,7 @@ class Everything(gym.Env):
             "multi": gym.spaces.MultiDiscrete([2, 3]),
             "discrete": gym.spaces.Discrete(300, start=-7),
             "text": gym.spaces.Text(3),
+            "whole": gym.spaces.Box(np.array([0, 7]), np.array([3, 7]), dtype=np.int64),
             "unbounded": gym.spaces.Box(-np.inf, np.inf, (1,)),
         }[actions]
         if fault == "text":

@@ -285,6 +285,10 @@ def test_histories_are_plotted_as_reports_give_them(
             "tasks 0 and 2 are the same (seed 1)",
         ),
         (
+            "{id: X-v0, horizon: 5, kwargs: {a: 1}, tasks: [{seed: 1}, {kwargs: {a: 1}, seed: 1}]}",
+            "tasks 0 and 1 are the same (a=1, seed 1)",
+        ),
+        (
             "{id: X-v0, tasks: [{seed: 1}, {seed: 2}]}",
             "env.horizon: missing; it takes a whole number above 0",
         ),
@@ -323,6 +327,10 @@ def test_settings_that_are_wrong_are_named_with_file_and_key(text: str, words: s
         ({"kwargs": {"actions": "text"}, "bins": None}, "the action space Text(1, 3"),
         ({"kwargs": {"actions": "unbounded"}}, "has no finite bounds to bin"),
         ({"kwargs": {"fault": "text"}}, "the observation space Text(1, 4"),
+        (
+            {"kwargs": {"actions": "whole"}, "bins": 5},
+            "has fewer values between its bounds; use fewer env.bins",
+        ),
         ({"bins": 300}, "300 x 300 combinations are 90000 actions, more than 65536"),
     ],
 )
@@ -355,6 +363,11 @@ def test_what_only_shows_in_a_step_is_named() -> None:
         task_family(everything(kwargs={"fault": "wide"})).environments([0, 2])
     with pytest.raises(UsageError, match="optimal policy of CartPole-v1 is unknown"):
         task_family(env_config(POLES)).environments([0]).optimal_actions()
+
+
+def test_bins_of_whole_numbers_and_of_a_value_that_is_fixed() -> None:
+    codec = task_family(everything(kwargs={"actions": "whole"}, bins=3)).codec
+    assert [action.tolist() for action in codec.table] == [[0, 7], [2, 7], [3, 7]]
 
 
 def odd(fault: str, **settings: object):

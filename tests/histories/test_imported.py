@@ -251,3 +251,22 @@ def test_datasets_of_the_minari_package(tmp_path, monkeypatch):
     with pytest.raises(CadError, match=r"its observation space is Box.*, that of .* is MultiDiscrete"):
         import_(tmp_path / "poles-v0", tmp_path / "other.h5", ["env.name=darkroom"])
     assert not (tmp_path / "other.h5").exists()
+
+
+def test_two_groups_or_datasets_of_one_task_are_refused(tmp_path):
+    """Else one of them would silently be left out."""
+    path = by_strangers(tmp_path / "theirs.h5")
+    with h5py.File(path, "r+") as file:
+        file.copy("task_00003", "task_3")
+    words = [f"env.{key}={value}" for key, value in DARKROOM.items()]
+    with pytest.raises(CadError, match="groups /task_00003 and /task_3 are both task 3"):
+        import_(path, tmp_path / "ours.h5", words)
+    with h5py.File(path, "r+") as file:
+        file.move("task_3", "task_\u00b2")
+    with pytest.raises(CadError, match="is no task; name groups task_00000"):
+        import_(path, tmp_path / "ours.h5", words)
+    for name in ("lake-3-v0", "lake-3-v1"):
+        (tmp_path / "sets" / name / "data").mkdir(parents=True)
+        (tmp_path / "sets" / name / "data/metadata.json").write_text("{}")
+    with pytest.raises(CadError, match="lake-3-v0 and lake-3-v1 are both of task 3"):
+        import_(tmp_path / "sets", tmp_path / "ours.h5", words)

@@ -72,7 +72,8 @@ class GymnasiumConfig(EnvConfig):
     def _tasks_differ(self) -> GymnasiumConfig:
         known: dict[str, int] = {}
         for number, task in enumerate(self.tasks):
-            text = json.dumps(task.model_dump(), sort_keys=True, default=str)
+            whole = task.model_copy(update={"kwargs": {**self.kwargs, **task.kwargs}})
+            text = json.dumps(whole.model_dump(), sort_keys=True, default=str)
             other = known.setdefault(text, number)
             if other != number:
                 raise ValueError(f"tasks {other} and {number} are the same ({task.in_words()}); list it once")
