@@ -80,6 +80,7 @@ class Codec:
             raise UsageError(f"env.bins={bins}: the action space {space} of env.id={self._name} is no Box")
         if isinstance(space, gym.spaces.Discrete):
             return [int(space.start) + i for i in range(int(space.n))]
+        axes: list[npt.NDArray[Any]]
         if isinstance(space, gym.spaces.MultiDiscrete):
             sizes = [int(n) for n in space.nvec.ravel()]
             axes = [np.arange(n) for n in sizes]
