@@ -27,7 +27,7 @@ from cad.envs.family import AnyFamily
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.envs.transitions import Transitions
-from cad.errors import CadError, UsageError
+from cad.errors import CadError, UsageError, first_line
 from cad.hdf5 import open_hdf5
 from cad.histories.file import SCHEMA_VERSION, Provenance, task_name, write_root, write_task
 from cad.histories.imported import import_file
@@ -223,6 +223,18 @@ def _write_part(path: Path, family: AnyFamily, task_id: int, history: Transition
     write_sealed(_part_note(path), note)
 
 
+def _fault_of_family(family: AnyFamily, error: Exception) -> CadError | None:
+    """What another package's family raised, or led to, in one message; None for ours: that is a bug."""
+    if type(family).__module__.startswith("cad."):
+        return None
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return CadError(
+        f"env.name={family.name}: collecting histories fails with {type(error).__name__}: "
+        f"{first_line(error)} ({Path(last.filename).name}, line {last.lineno}); cad doctor --family {family.name} tries what a "
+        "family promises"
+    )
+
+
 def _work(
     connection: _Connection, env: EnvConfig, source: SourceConfig, parts: Path, fingerprint: str
 ) -> None:
@@ -245,8 +257,8 @@ def _work(
             problem = error
         except OSError as error:
             problem = disk_error(error, parts)
-        except Exception:
-            problem = traceback.format_exc()
+        except Exception as error:
+            problem = _fault_of_family(family, error) or traceback.format_exc()
         try:
             connection.send(problem)
         except OSError:  # the parent is gone

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,14 +15,15 @@ import torch
 from typer.testing import CliRunner
 
 from cad.cli.app import build
-from cad.config import load
+from cad.config import NoiseDistillationConfig, load
 from cad.envs.check import check_family
 from cad.envs.family import Spaces
 from cad.envs.registry import FAMILIES, FamilyRegistry, env_config, task_family
 from cad.envs.split import split_tasks
-from cad.errors import UsageError
+from cad.errors import CadError, UsageError
 from cad.evaluation.rollout import roll_out
 from cad.histories.audit import require_sound
+from cad.histories.collect import _work
 from cad.histories.file import Provenance, open_histories, write_root, write_task
 from cad.histories.sampler import read_arrays
 from cad.histories.source import learn
@@ -246,3 +249,41 @@ def test_the_template_trains_and_is_evaluated(tmp_path: Path) -> None:
     result = roll_out(learner.model.eval(), family, split.heldout, n_rollouts=2, n_episodes=3, seed=0)
     assert result.returns.shape == (2, 2, 3)
     assert (result.shares(family) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (
+            None,
+            r"fails with TypeError: .* \(\w+\.py, line \d+\); cad doctor --family float_line:FloatLine tries",
+        ),
+        (
+            "flat",
+            r"fails with ValueError: could not broadcast .*; cad doctor --family float_line:FloatLine tries",
+        ),
+    ],
+)
+def test_what_a_family_raises_is_one_message(
+    gives: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    env = env_config({"name": "float_line:FloatLine", "n_heldout": 2, "n_validation": 1})
+    kind = type(task_family(env))
+    right = kind.transition
+
+    def transition(self, *arguments):
+        after, rewards, hidden = right(self, *arguments)
+        return (after[:, 0], rewards, hidden) if gives else None
+
+    monkeypatch.setattr(kind, "transition", transition)
+    sent: list[object] = []
+
+    def asked() -> list[int]:
+        if sent:
+            raise EOFError
+        return [0]
+
+    source = NoiseDistillationConfig(kind="noise_distillation", n_streams=2, steps_per_stream=12)
+    _work(SimpleNamespace(recv=asked, send=sent.append), env, source, tmp_path, "")
+    assert isinstance(sent[0], CadError) and re.search(words, str(sent[0]))
