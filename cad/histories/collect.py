@@ -230,8 +230,8 @@ def _fault_of_family(family: AnyFamily, error: Exception) -> CadError | None:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return CadError(
         f"env.name={family.name}: collecting histories fails with {type(error).__name__}: "
-        f"{first_line(error)} ({Path(last.filename).name}, line {last.lineno}); cad doctor --family {family.name} tries what a "
-        "family promises"
+        f"{first_line(error)} ({Path(last.filename).name}, line {last.lineno}); cad doctor --family "
+        f"{family.name} tries what a family promises"
     )
 
 
