@@ -29,22 +29,35 @@ def code_version() -> tuple[str, bool]:
     A copy of the package inside another repository has no commit.
     """
 
-    def git(*words: str) -> str | None:
-        folder = Path(cad.__file__).parent
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+    if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return cad.__version__, False
-    commit = git("rev-parse", "--short=12", "HEAD")
-    changes = git("status", "--porcelain", "--", ".")
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changes = _git("status", "--porcelain", "--", ".")
     version = f"{cad.__version__}+{commit}" if commit else cad.__version__
     return version, bool(changes)
+
+
+def in_commit(file: Path, commit: str) -> bool:
+    """Whether a commit of the repository that holds the package has ``file``, as it is now."""
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or not file.is_file():
+        return False
+    try:
+        inside = file.resolve().relative_to(Path(top).resolve()).as_posix()
+    except ValueError:
+        return False
+    stored = _git("rev-parse", "--verify", "--quiet", f"{commit}:{inside}")
+    return stored is not None and stored == _git("hash-object", "--", str(file.resolve()))
+
+
+def _git(*words: str) -> str | None:
+    """What git says in the package's folder; None where there is no git, no repository or no answer."""
+    folder = Path(cad.__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def machine() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from cad.experiments.plan.job_records import SubmissionRecord, read_submission
 from cad.experiments.plan.stage import WARM_START_STAGE, Stage
 from cad.experiments.reporting.environment_info import (
     code_version,
+    in_commit,
     machine,
     machine_in_words,
 )
@@ -57,8 +58,17 @@ def _commands(experiment: Experiment, records: list[StageRecord], version: str, 
     compare = ["--compare"] if experiment.compared else []
     versions = {record.code_version for record in records if record.code_version is not None}
     commit = (versions.pop() if len(versions) == 1 else version).partition("+")[2]
+    missing = [
+        name
+        for name, each in zip(files, together, strict=True)
+        if commit and not in_commit(each.file, commit)
+    ]
+    # The checkout gives the code; who follows these lines has to bring such a file.
+    note = (
+        f"  # the code alone: {', '.join(missing)} is not in this commit, or differs there" if missing else ""
+    )
     return [
-        *([f"git checkout {commit}"] if commit else []),
+        *([f"git checkout {commit}{note}"] if commit else []),
         *(
             shlex.join(["cad", "run", file, *each.overrides])
             for file, each in zip(files, together, strict=True)

@@ -40,7 +40,13 @@ from cad.reports.data.differences import (
     shared_models,
 )
 from cad.reports.data.equal_state import EqualState, equal_state, equal_state_tables
-from cad.reports.data.family_facts import goal_map_size, rewards_tell, source_agent, stated_optimum
+from cad.reports.data.family_facts import (
+    divided_by,
+    goal_map_size,
+    rewards_tell,
+    source_agent,
+    stated_optimum,
+)
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
 from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables, own_settings
 from cad.reports.data.knock_out import BY, KnockOut, knock_out_tables, knock_outs, replaced_curves
@@ -159,6 +165,7 @@ __all__ = [
     "difference_tables",
     "differences_from",
     "differing_keys",
+    "divided_by",
     "equal_state",
     "equal_state_tables",
     "experiments",

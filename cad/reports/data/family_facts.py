@@ -31,6 +31,12 @@ def goal_map_size(config: Config) -> int | None:
     return family.spaces.field_sizes[0] if list(family.hidden_places) == ["goal"] else None
 
 
+def divided_by(config: Config) -> str | None:
+    """What returns are divided by and counted from where somebody stated it; None elsewhere."""
+    family = task_family(config.env)
+    return family.score_in_words if not family.has_rules and family.has_optimum else None
+
+
 def stated_optimum(config: Config) -> str | None:
     """What scores are where they are not return / optimum; None where they are."""
     family, measure = task_family(config.env), measure_of(config)

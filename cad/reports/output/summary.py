@@ -11,6 +11,7 @@ from cad.reports.data import (
     Study,
     corner,
     describe,
+    divided_by,
     equal_state,
     interval_phrase,
     last_words,
@@ -157,7 +158,9 @@ def notices(study: Study) -> list[str]:
 
 def method(study: Study) -> str:
     """How the numbers were made, in words."""
-    divided = f"; it is divided by {study.measure.whole}" if study.measure.unit else ", given as it is"
+    stated = dict.fromkeys(filter(None, (divided_by(cell.result.config) for cell in study.cells)))
+    whole = " or ".join(stated) or study.measure.whole
+    divided = f"; it is divided by {whole}" if study.measure.unit else ", given as it is"
     return (
         f"A return is the sum of rewards of one episode{divided}. Means are "
         "taken over roll-outs first, then tasks, then training seeds. “Last episodes” means the last ten of "

@@ -15,7 +15,7 @@ from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
-from cad.experiments.reporting.environment_info import code_version, machine
+from cad.experiments.reporting.environment_info import code_version, in_commit, machine
 from cad.experiments.reporting.provenance import gather_provenance, protocol
 from cad.experiments.run.attempt import StageAttempt
 from cad.schema import Config
@@ -46,7 +46,11 @@ def test_stages_say_what_made_them(small, finished):
         name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in expected.items()
     }
     assert record.commands[-2:] == [f"cad run {small}", f"cad report {small}"]
-    assert "+" not in version or record.commands[0] == f"git checkout {version.partition('+')[2]}"
+    # The experiment file is one of the tests', and in no commit.
+    commit = version.partition("+")[2]
+    assert not commit or record.commands[0] == (
+        f"git checkout {commit}  # the code alone: {small} is not in this commit, or differs there"
+    )
 
 
 def test_the_public_learns_no_machine(cad, small, copy):
@@ -87,7 +91,9 @@ def test_stages_of_before_this_was_recorded(small, copy):
     for marker in (copy / "stages").glob("*/DONE"):
         made = json.loads(marker.read_text())["made_by"] | {"code_version": "0.1.0+fedcba"}
         write_json(marker, {"made_by": made})
-    assert gather_provenance(open_experiment(small, [], copy)).commands[0] == "git checkout fedcba"
+    assert (
+        gather_provenance(open_experiment(small, [], copy)).commands[0].startswith("git checkout fedcba  #")
+    )
     for marker in (copy / "stages").glob("*/DONE"):
         write_json(
             marker, {"wall_seconds": 5.0, "train_seconds": 4.0, "parameters": 10, "steps_per_second": 1.0}
@@ -168,3 +174,32 @@ def test_the_protocol_names_every_way_of_acting():
         "a task, actions sampled at temperature 0.7, annealed from 1.2 over 50 episodes or "
         "actions sampled at temperature 1 or the most likely action, evaluation seed"
     ) in protocol([*configs, *configs])
+
+
+def test_a_checkout_gives_the_experiment_file_or_says_that_it_does_not(tmp_path, monkeypatch):
+    """In a repository of its own: as committed, changed, new, and outside."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path / "repo"), *words],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    package = tmp_path / "repo" / "cad"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    file = tmp_path / "repo" / "e.yaml"
+    file.write_text("name: e\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    monkeypatch.setattr(cad, "__file__", str(package / "__init__.py"))
+    assert in_commit(file, commit)
+    assert not in_commit(file, "0123456789ab")
+    file.write_text("name: other\n")
+    new, outside = tmp_path / "repo" / "new.yaml", tmp_path / "e.yaml"
+    for path in (new, outside):
+        path.write_text("name: e\n")
+    assert [in_commit(path, commit) for path in (file, new, outside, tmp_path / "none")] == [False] * 4

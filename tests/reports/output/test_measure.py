@@ -66,6 +66,14 @@ def test_a_stated_return_is_called_that(page_of):
     ]
 
 
+def test_how_the_numbers_were_made_has_both_stated_returns(page_of):
+    made = page_of(20.0, random_return=0.5).partition("How the numbers were made")[2]
+    assert (
+        "A return is the sum of rewards of one episode; it is divided by a stated reference_return of 20, "
+        "both counted from a random_return of 0.5."
+    ) in made
+
+
 def test_raw_returns_are_shares_of_nothing(page_of):
     page = page_of(None)
     assert "Best CompressedAD (window 40, depth 3, 16 latents) reaches 15." in page
