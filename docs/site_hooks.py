@@ -26,6 +26,7 @@ def on_files(files: Any, config: Any) -> Any:
     made = {
         "index.md": re.sub(r"\]\(docs/", "](", re.sub(r"\]\((?!docs/|https?:)", "](../", readme)),
         "reference/commands.md": _commands(),
+        "notebook.md": _notebook(ROOT / "examples" / "notebook.py"),
         "reference/config.md": _keys("Keys of a config", Config),
         "reference/files.md": _keys("Keys of an experiment", ExperimentConfig)
         + "\n"
@@ -63,6 +64,18 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def on_page_content(content: str, **_: Any) -> str:
     """Docstrings have Sphinx's roles, which a reader need not see."""
     return re.sub(r":(?:meth|class|func|attr|mod|data|exc):(?=<)", "", content)
+
+
+def _notebook(file: Path) -> str:
+    """A script in cells (``# %%``) as a page: its text as it is, each cell's heading above its code."""
+    parts = []
+    for cell in re.split(r"^# %%", file.read_text(encoding="utf-8"), flags=re.M)[1:]:
+        heading, _, body = cell.partition("\n")
+        if heading.strip() == "[markdown]":
+            parts.append(re.sub(r"^# ?", "", body, flags=re.M).strip())
+        else:
+            parts.append(f"## {heading.strip(' .')}\n\n```python\n{body.strip()}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _commands() -> str:

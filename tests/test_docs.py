@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,17 @@ def test_hooks_and_templates_can_be_read() -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_site_shows_the_notebook_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = types.ModuleType("mkdocs.structure.files")
+    files.File = None  # the page is made without mkdocs, which few machines have
+    for name, module in (("mkdocs", files), ("mkdocs.structure", files), ("mkdocs.structure.files", files)):
+        monkeypatch.setitem(sys.modules, name, module)
+    source = (ROOT / "examples" / "notebook.py").read_text(encoding="utf-8")
+    page = runpy.run_path(str(ROOT / "docs" / "site_hooks.py"))["_notebook"](ROOT / "examples/notebook.py")
+    assert page.startswith("# cad from a notebook\n") and "# %%" not in page
+    shown = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    code = [line for line in source.splitlines() if line and not line.startswith("#")]
+    assert [line for line in shown.splitlines() if line] == code
+    assert "notebook.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")

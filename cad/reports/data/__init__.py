@@ -96,6 +96,7 @@ from cad.reports.data.tables import (
     interval_note,
     interval_text,
     number_cell,
+    one_seed,
     text_cell,
 )
 from cad.reports.data.training_metrics import (
@@ -202,6 +203,7 @@ __all__ = [
     "minutes_before",
     "model_regret",
     "number_cell",
+    "one_seed",
     "own_settings",
     "pareto_tables",
     "plural",

@@ -94,6 +94,13 @@ def interval_text(low: float, high: float, sign: str = "") -> str:
     return f"{low:{sign}.3f} to {high:{sign}.3f}" if math.isfinite(low) else "-"
 
 
-def interval_note(low: float, high: float) -> str:
-    """``(95%: 0.912 to 0.950)``; empty where there is no interval."""
-    return f"(95%: {interval_text(low, high)})" if math.isfinite(low) else ""
+def interval_note(low: float, high: float, n_seeds: int) -> str:
+    """``(95%: 0.912 to 0.950)``, with what one seed does not show; empty where there is no interval."""
+    if not math.isfinite(low):
+        return ""
+    return f"(95%{one_seed(n_seeds)}: {interval_text(low, high)})"
+
+
+def one_seed(n_seeds: int) -> str:
+    """What an interval of one seed covers, after the word; empty with more."""
+    return " over tasks, one seed" if n_seeds == 1 else ""

@@ -76,5 +76,5 @@ def _draw_spot(
     else:
         of = f" of {len(model.cells)}" if len(model.done) < len(model.cells) else ""
         text = f"{model.score:.3f}\nn = {len(model.done)}{of}"
-        name = f"{model.label} {interval_note(*model.returns.score_interval)}".strip()
+        name = f"{model.label} {interval_note(*model.returns.score_interval, len(model.done))}".strip()
         tile(ax, hover, at, model.score, text, norm, size=7, name=name, measure=model.measure.name)

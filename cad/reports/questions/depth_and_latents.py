@@ -198,7 +198,7 @@ def _draw_axis(ax: Axes, hover: Hover, panel: Panel, means: list[Marginal]) -> N
     for i, m in enumerate(means):
         if 1 < len(m.by_seed) <= FEW_SEEDS:
             ax.plot([i + 0.08] * len(m.by_seed), m.by_seed, "_", color=INK, markersize=5.4)
-    notes = [interval_note(m.low, m.high) for m in means]
+    notes = [interval_note(m.low, m.high, len(m.by_seed)) for m in means]
     hover.points(ax, at, height, name="mean", x_words=list(map(str, values)), notes=notes, **names)
     ax.set_xticks(at, list(map(str, values)))
     ax.set_xlim(-0.4, len(means) - 0.6)

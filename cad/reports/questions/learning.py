@@ -111,7 +111,7 @@ def _draw_curve(
             ax.plot(episodes, seed_curve, color=style.colour, linewidth=0.55, alpha=0.7)
             hover.points(ax, episodes, seed_curve, name=f"{model.label}, seed {seed}", **names)
     ax.plot(episodes, curve, color=style.colour, linestyle=style.dash)
-    notes = [interval_note(*ends) for ends in zip(low, high, strict=True)]
+    notes = [interval_note(*ends, len(model.done)) for ends in zip(low, high, strict=True)]
     hover.points(ax, episodes, curve, name=model.label, notes=notes, **names)
 
 

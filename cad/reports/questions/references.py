@@ -17,6 +17,7 @@ from cad.reports.data import (
     interval_text,
     intervals_over,
     number_cell,
+    one_seed,
     text_cell,
     unclaimed,
 )
@@ -110,7 +111,7 @@ def _draw(study: Study) -> Drawing | None:
             )  # fmt: skip
             hover.points(
                 ax, [d.mean], [at], name=f"{d.model.label} minus {reference.label}", x_name="difference",
-                y_name="95% interval", y_words=[interval_text(d.low, d.high, "+")],
+                y_name=f"95% interval{one_seed(len(d.seeds))}", y_words=[interval_text(d.low, d.high, "+")],
             )  # fmt: skip
         title = wrap(f"minus {reference.label}", 66 // len(by_reference))
         ax.set_title(title, fontsize=TEXT, fontweight="normal")

@@ -10,6 +10,7 @@ from cad.reports.data import (
     interval_text,
     intervals_over,
     number_cell,
+    one_seed,
     plural,
     shared_model_tables,
     shared_models,
@@ -72,7 +73,8 @@ def _draw(study: Study) -> Drawing | None:
             )  # fmt: skip
             hover.points(
                 ax, [score], [height], name=f"{entry.experiment}: {entry.label}", x_name=study.measure.name,
-                y_name="95% interval", y_words=[interval_text(low, high)],
+                y_name=f"95% interval{one_seed(len(entry.model.done))}",
+                y_words=[interval_text(low, high)],
             )  # fmt: skip
     ax.set_yticks(range(len(shared)), [wrap(label, 40) for label in reversed(shared)], fontsize=SMALL)
     ax.set_ylim(-0.6, len(shared) - 0.4)

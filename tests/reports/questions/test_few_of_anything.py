@@ -60,7 +60,21 @@ def test_one_roll_out_of_one_task_still_makes_a_paragraph(cell: Make) -> None:
     assert qualification(study_of(cells)) == (
         "One task does not show how tasks vary: no interval is given, no significance is claimed."
     )
-    assert interval_note(math.nan, math.nan) == ""
+    assert interval_note(math.nan, math.nan, 1) == ""
+
+
+def test_the_pointer_says_where_an_interval_rests_on_one_seed(cell: Make) -> None:
+    assert interval_note(0.4, 0.5, 3) == "(95%: 0.400 to 0.500)"
+    for n_seeds, said in ((1, True), (2, False)):
+        cells = [cell(depth=depth, seed=seed) for seed in range(n_seeds) for depth in (1, 3)]
+        study = study_of([*cells, *(cell(depth=depth, n_latent=4) for depth in (1, 3) if n_seeds == 1)])
+        draws = (*depth_and_latents.SECTION.figures, learning.SECTION.figures[0])
+        drawings = [drawing for draw in draws if (drawing := draw(study)) is not None]
+        assert len(drawings) == 3
+        for drawing in drawings:
+            assert ("(95% over tasks, one seed: " in str(drawing.screen.points)) == said, drawing.name
+    paired = references.SECTION.figures[0](study_of([cell(), cell(kind="ad", window=80)]))
+    assert paired is not None and "95% interval over tasks, one seed" in str(paired.screen.points)
 
 
 def test_a_tie_is_neither_above_nor_below(cell: Make) -> None:
