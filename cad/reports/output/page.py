@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,12 +64,19 @@ def settings_table(study: Study, keys: Sequence[str], settings: Sequence[dict[st
     rows = [
         (
             text_cell(model.label),
-            *(text_cell(str(flat.get(key, "-"))) for key in keys),
+            *(text_cell(setting_text(flat[key]) if key in flat else "-") for key in keys),
             *(text_cell(model.equal_state or "-") for _ in chosen),
         )
         for model, flat in zip(study.models, settings, strict=True)
     ]
     return ShownTable("config-table", "Settings that differ between models", ("model", *keys, *chosen), rows)
+
+
+def setting_text(value: object) -> str:
+    """A setting as a config file has it; ``default`` where none was chosen."""
+    if value is None:
+        return "default"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def page_html(content: Content) -> str:
@@ -82,6 +90,7 @@ def page_html(content: Content) -> str:
         undefined=StrictUndefined,
     )
     # Only our own drawings pass unescaped; matplotlib escapes the names inside them.
+    environment.filters["setting"] = setting_text
     environment.filters["drawing"] = lambda drawing: Markup(drawing.screen.svg)
     # Long keys such as ``train.batch_size`` may break after a dot or an underscore.
     environment.filters["breakable"] = lambda text: Markup(

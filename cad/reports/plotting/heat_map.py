@@ -31,7 +31,10 @@ def close_scale(values: Sequence[float], *, shares: bool) -> Normalize:
     if min(values) >= 0:
         below = min(below, low)
     low -= below
-    return Normalize(low, max(high, low + _LEAST * whole))
+    high = max(high, low + _LEAST * whole)
+    if shares and max(values) <= 1 < high:  # no colours for what nobody can reach
+        low, high = max(0.0, low - (high - 1)), 1.0
+    return Normalize(low, high)
 
 
 def whole_scale(values: Sequence[float], *, shares: bool) -> Normalize:

@@ -122,7 +122,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 def whole_ticks(ax: Axes) -> None:
     """Ticks of the x axis at whole numbers alone: there is no episode 2.5."""
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
 
 
 def wrap(text: str, width: int) -> str:

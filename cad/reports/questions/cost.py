@@ -40,6 +40,7 @@ from cad.reports.plotting import (
 from cad.reports.questions.section import Section
 
 _MOST_NAMED = 5
+_LEAST_RANGE = 0.2  # of the whole, on the axis of returns
 
 
 def _cost_sentence(study: Study) -> str:
@@ -93,6 +94,7 @@ def _draw(study: Study) -> Drawing | None:
         _plain_log_ticks(ax)
         ax.set_xlabel(cost.text)
     axes[0].set_ylabel(f"{study.measure.name}, last episodes")
+    _widen(axes[0], study)
     handles = _legend_marks(study, styles)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     small = not crowded and any(len(model.done) > 1 for model in study.scored)
@@ -113,6 +115,17 @@ def _draw(study: Study) -> Drawing | None:
         ("pareto", "cost"),
         *render(figure, "cost", hover),
     )
+
+
+def _widen(ax: Axes, study: Study) -> None:
+    """A range of 0.2 of the whole at least: alike returns stand at alike heights."""
+    scores = [model.score or 0.0 for model in study.scored]
+    whole = 1.0 if study.measure.unit else max(map(abs, scores)) or 1.0
+    low, high = ax.get_ylim()
+    missing = max(0.0, _LEAST_RANGE * whole - (high - low))
+    if missing:
+        below = min(missing / 2, low) if low >= 0 else missing / 2
+        ax.set_ylim(low - below, high + missing - below)
 
 
 def _legend_marks(study: Study, styles: dict[str, LineStyle]) -> list[Artist]:

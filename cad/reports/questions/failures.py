@@ -50,6 +50,7 @@ from cad.reports.questions.section import Section, left_out
 
 _WEAK = 0.6  # share of the optimum below which a goal is called weak
 _MOST_ROWS = 30  # of the heat table
+_MOST_COLUMNS = 8  # models that a table has beside each other where tasks need words
 _MOST_OPEN = 12  # goals of a table that is not folded
 _MOST_MAPS = 6
 _MOST_CURVES = 6
@@ -131,13 +132,15 @@ def _draw_goals(study: Study) -> Drawing | None:
     number = "" if word == "goal" else " (its number)"
     below = f", and below it its {unit} (return)" if unit else ""
     ax.set_xlabel(f"{study.task_kind} {word}{number}{below}")
+    # One that is stated for all tasks says nothing of how hard they are.
+    easiest = f", easiest {word} to the right" if len({task.optimum for task in tasks}) > 1 else ""
     worst = min(models[0].task_scores, key=lambda task: task.normalised_last10)
     return Drawing(
         "goals",
         f"Return on each {study.task_kind} {word}",
         (
-            f"Normalised return over the last episodes, best model on top, easiest {word} to the right; dark "
-            f"is 0, bright is the {unit}."
+            f"Normalised return over the last episodes, best model on top{easiest}; dark is 0, bright is the "
+            f"{unit}."
             if unit
             else "Return over the last episodes, best model on top; the brighter, the higher."
         )
@@ -278,7 +281,8 @@ def _table(study: Study) -> ShownTable | None:
     if not whole:
         caption = f"Return on each {study.task_kind} {word}"
     labels = [model.label for model in study.scored]
-    if len(tasks) > len(labels):
+    described = word != "goal"  # in words that need a line each
+    if len(tasks) > len(labels) or (described and len(labels) <= _MOST_COLUMNS):
         rows = [
             (
                 Shown(_unbroken(task_name(study, task)), task.task_id),
@@ -294,7 +298,10 @@ def _table(study: Study) -> ShownTable | None:
             rows,
             len(rows) > _MOST_OPEN,
         )
-    goals = (_unbroken(task_tick(study, task)) + (f" {task.optimum:g}" if whole else "") for task in tasks)
+    kind = "task " * described
+    goals = (
+        kind + _unbroken(task_tick(study, task)) + (f" {task.optimum:g}" if whole else "") for task in tasks
+    )
     rows = [
         (text_cell(label), *(number_cell(scores[task.task_id]) for task in tasks))
         for label, scores in zip(labels, by_model, strict=True)

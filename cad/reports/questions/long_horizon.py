@@ -47,6 +47,7 @@ _MOST_MODELS = 6
 _MOST_ROWS = 16
 _BLOCK = 10  # episodes that one point of a long roll-out averages
 _LONG = 100  # number of episodes from which on blocks are drawn
+_FEW = 5  # compressions, up to which each has a tick
 _NOT_ALL = (
     " Curves end where a tenth of the roll-outs had ended: episodes differ in length, and only long ones are "
     "compressed more often (the CSV file has those too)."
@@ -110,14 +111,19 @@ def _draw(study: Study) -> Drawing | None:
     )
     return Drawing(
         "lasting",
-        "Beyond what training saw",
+        "Beyond what training saw" if long or _beyond(counted) else "Return by number of compressions",
         (by_episode if long else "")
         + (by_compressions if counted else "")
         + left_out(len(study.scored) - len(featured), "References and best models"),
         "Line charts of return by episode and by number of compressions. " + sentence(study),
-        ("return_by_episode", *(("return_by_compressions",) if counted else ())),
+        (*(("return_by_episode",) if long else ()), *(("return_by_compressions",) if counted else ())),
         *render(figure, "lasting", hover),
     )
+
+
+def _beyond(models: tuple[ModelResult, ...]) -> bool:
+    """Whether roll-outs compress more often than training did."""
+    return any(mean_by_compressions(model)[-1][0] > (model.facts.depth or 0) for model in models)
 
 
 def _panels(
@@ -204,7 +210,7 @@ def _draw_compressions(
 ) -> None:
     curves = [(model, dict(mean_by_compressions(model))) for model in models]
     most = max(max(curve) for _, curve in curves)
-    ticks = [tick for tick in _TICKS if tick <= most]
+    ticks = [tick for tick in _TICKS if tick <= most] if most > _FEW else list(range(most + 1))
     ax.set_xscale("symlog", linthresh=10)
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.set_xticks([], minor=True)

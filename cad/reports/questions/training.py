@@ -95,14 +95,17 @@ def sentence(study: Study) -> str:
 
 
 def _validated(study: Study) -> str:
-    """Which episodes a validation covers, and that evaluations have more of them."""
+    """What validations are, and that evaluations have more episodes; empty where there are none."""
     trainings = [model.config.train for model in study.models]
     counts = {train.validation_episodes for train in trainings if train.validate_every}
     if not counts:
         return ""
     first, most = sorted(count // 2 + 1 for count in counts), sorted(counts)
     episodes = " or ".join(f"{low} to {high}" for low, high in zip(first, most, strict=True))
-    text = f", in episodes {episodes} of a roll-out"
+    text = (
+        "; return on the validation tasks, which are split off the training tasks, in episodes "
+        f"{episodes} of a roll-out"
+    )
     longest = max((model.config.evaluation.n_episodes for model in study.models), default=0)
     if longest > max(counts):
         text += f" (evaluations have {longest}, so that more is learned by their end)"
@@ -120,8 +123,8 @@ def _draw_training(study: Study) -> Drawing | None:
         "training",
         "How training went",
         "Loss and accuracy on training batches, mean over all supervised actions; the gradient's norm before "
-        "it is clipped (logarithmic); return on the validation tasks, which are split off the training "
-        f"tasks{_validated(study)}. One line a cell and seed, failed ones included.{note}",
+        f"it is clipped (logarithmic){_validated(study)}. One line a cell and seed, failed ones "
+        f"included.{note}",
         "Line charts of loss, accuracy, gradient norm and validation return by update. " + sentence(study),
         ("training",),
         *render(figure, "training", hover),

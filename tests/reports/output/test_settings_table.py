@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cad.config import flatten
 from cad.reports import CellResult, make_study
-from cad.reports.output.page import settings_table
+from cad.reports.output.page import setting_text, settings_table
 
 Make = Callable[..., CellResult]
 
@@ -24,3 +24,10 @@ def test_it_says_what_was_chosen_for_an_equal_state(cell: Make) -> None:
             ["compressed_ad", *("-" for _ in extra)],
             ["ad", *(chosen for _ in extra)],
         ]
+
+
+def test_settings_are_written_as_in_a_config() -> None:
+    values = [None, True, 0.5, "muon", ["tensorboard"], {"a": False}]
+    assert [setting_text(value) for value in values] == [
+        "default", "true", "0.5", "muon", '["tensorboard"]', '{"a": false}',
+    ]  # fmt: skip

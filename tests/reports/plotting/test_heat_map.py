@@ -20,6 +20,7 @@ def test_tiny_differences_are_not_stretched(values: list[float]) -> None:
     assert scale.vmin <= min(values) and max(values) <= scale.vmax
     assert scale.vmax - scale.vmin >= 0.4 - 1e-9
     assert min(values) < 0 or scale.vmin >= 0
+    assert scale.vmax <= 1 + 1e-9
 
 
 def test_large_differences_use_all_colours() -> None:

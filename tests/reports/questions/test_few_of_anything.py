@@ -14,6 +14,7 @@ from cad.reports.data import all_differences, differing_keys, interval_note, own
 from cad.reports.output.summary import qualification
 from cad.reports.plotting import drawing_style, keeping_figures
 from cad.reports.questions import (
+    cost,
     depth_and_latents,
     failures,
     learning,
@@ -130,7 +131,8 @@ def test_validation_says_which_episodes_it_covers(cell: Make) -> None:
     text = training._validated(study_of([short]))
     assert (
         text
-        == ", in episodes 11 to 20 of a roll-out (evaluations have 50, so that more is learned by their end)"
+        == "; return on the validation tasks, which are split off the training tasks, in episodes 11 to 20 of a "
+        "roll-out (evaluations have 50, so that more is learned by their end)"
     )
     settings = short.config.model_dump()
     settings["train"]["validate_every"] = 0
@@ -169,3 +171,36 @@ def test_there_is_no_episode_two_and_a_half(episodes: int, cell: Make) -> None:
     for ax in counted:
         ticks = [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
         assert ticks and np.allclose(ticks, np.round(ticks)), (ax.get_xlabel(), ticks)
+
+
+def test_alike_returns_stand_at_alike_heights(cell: Make) -> None:
+    for shares, least in (([0.70, 0.71], 0.2), ([0.1, 0.9], 0.8)):
+        kinds = ({"kind": "ad", "window": 80}, {})
+        cells = [flat(cell(**kind), share) for kind, share in zip(kinds, shares, strict=True)]
+        with drawing_style(), keeping_figures() as kept:
+            cost.SECTION.figures[0](study_of(cells))
+        low, high = kept["cost"].axes[0].get_ylim()
+        assert 0 <= low < min(shares) and max(shares) < high and least - 1e-9 <= high - low < least + 0.3
+
+
+def test_roll_outs_that_training_saw_whole_are_not_called_more(cell: Make) -> None:
+    """Compressed twice, trained to three: each count has a tick, and no episode panel is spoken of."""
+    steps = np.broadcast_to(np.array([40, 80], dtype=np.int32), (8, 4, 2))
+    known = {"compression_steps": steps, "chosen": np.zeros(steps.shape, dtype=bool)}
+    study = study_of([cell(shape=(8, 4, 6), **known)])
+    drawing = long_horizon.SECTION.figures[0](study)
+    assert drawing is not None and drawing.title == "Return by number of compressions"
+    assert drawing.tables == ("return_by_compressions",)
+    with drawing_style(), keeping_figures() as kept:
+        long_horizon.SECTION.figures[0](study)
+    assert kept["lasting"].axes[0].get_xticks().tolist() == [0, 1, 2]
+    deep = long_horizon.SECTION.figures[0](study_of([cell(shape=(8, 4, 6), depth=1, **known)]))
+    assert deep is not None and deep.title == "Beyond what training saw"
+
+
+def test_the_caption_of_trainings_speaks_of_validations_that_there_were(cell: Make) -> None:
+    one = cell()
+    without = one.config.with_overrides({"train.validate_every": 0}, "test")
+    for config, said in ((one.config, True), (without, False)):
+        drawing = training.SECTION.figures[0](study_of([dataclasses.replace(one, config=config)]))
+        assert drawing is not None and ("validation" in drawing.caption) == said
