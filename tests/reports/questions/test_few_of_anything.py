@@ -129,10 +129,9 @@ def test_validation_says_which_episodes_it_covers(cell: Make) -> None:
     short = cell()
     assert (short.config.train.validation_episodes, short.config.evaluation.n_episodes) == (20, 50)
     text = training._validated(study_of([short]))
-    assert (
-        text
-        == "; return on the validation tasks, which are split off the training tasks, in episodes 11 to 20 of a "
-        "roll-out (evaluations have 50, so that more is learned by their end)"
+    assert text == (
+        "; return on the validation tasks, which are split off the training tasks, in episodes 11 to 20 of "
+        "a roll-out (evaluations have 50, so that more is learned by their end)"
     )
     settings = short.config.model_dump()
     settings["train"]["validate_every"] = 0
