@@ -100,7 +100,8 @@ def _own(stage: StageDirectory) -> Used:
     return Used(
         stage.kind,
         _number(record, "wall_seconds"),
-        _number(record, "cpu_seconds"),
+        # It is that of the last attempt, the time that of all.
+        _number(record, "cpu_seconds") if record.get("attempts", 1) == 1 else None,
         _number(record, "cores"),
         _number(record, "peak_memory_bytes"),
     )

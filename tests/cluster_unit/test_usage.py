@@ -66,6 +66,14 @@ def test_the_stages_own_records_say_what_would_do(finished: Path) -> None:
     assert row.suggestion == "memory_gb: 1.5, minutes: 5"
 
 
+def test_cpu_time_of_one_attempt_is_not_compared_with_the_time_of_several(tmp_path: Path) -> None:
+    stage = StageDirectory(tmp_path, "train-000000000000")
+    stage.path.mkdir(parents=True)
+    stage.finish({"wall_seconds": 100.0, "cpu_seconds": 30.0, "cores": 1, "attempts": 3})
+    (row,) = usage(tmp_path, [stage.name])
+    assert (row.seconds, row.efficiency) == (100, None)
+
+
 def test_a_profile_of_another_version_costs_what_was_asked_for_alone(finished: Path) -> None:
     record = SubmissionRecord("e.yaml", (), "cad", {"max_requeues": 3}, "0", False, "me", None)
     write_submission(finished / "e/jobs/1", record)
