@@ -21,9 +21,9 @@ _SHARE = 0.9
 
 
 def sentence(study: Study) -> str:
-    """Up to how many bits each curve stays close to the optimum."""
+    """Up to how many bits each curve stays close to the optimum; nothing of returns as they are."""
     curves = capacity_curves(study)
-    if not curves:
+    if not curves or not study.measure.unit:
         return ""
     parts = []
     for curve in curves[:_MOST_CURVES]:

@@ -32,16 +32,23 @@ def _in_words(reach: Reach) -> str:
     return f"{reach.name}: up to {held:,} ({below.score:.2f} at {value:,})"
 
 
+def _all_in_words(reach: Reach) -> str:
+    return f"{reach.name}: " + ", ".join(f"{model.score:.2f} at {value:,}" for value, model in reach.points)
+
+
 def sentence(study: Study) -> str:
-    """Up to which value each model stays close to the optimum."""
+    """Up to which value each model stays close to the optimum; of returns as they are, the returns."""
     curves = reaches(study)
     if not curves:
         return ""
     trained = " and ".join(f"{value:,}" for value in sorted({reach.trained_at for reach in curves}))
     seeds = min(len(model.done) for reach in curves for _, model in reach.points)
+    what, words = f"Return at or above {_SHARE}{study.measure.of}", _in_words
+    if not study.measure.unit:
+        what, words = "Return", _all_in_words
     return (
-        f"Return at or above {_SHARE}{study.measure.of}, by {curves[0].setting} (training had {trained}): "
-        f"{'; '.join(map(_in_words, curves[:_MOST_CURVES]))}. The same trained models at all values, on "
+        f"{what}, by {curves[0].setting} (training had {trained}): "
+        f"{'; '.join(map(words, curves[:_MOST_CURVES]))}. The same trained models at all values, on "
         f"{plural(seeds, 'seed')} at least."
     )
 

@@ -13,6 +13,7 @@ from cad.reports.data.cells import summarise_cell
 from cad.reports.data.first_reward import first_rewards
 from cad.reports.data.results import SourceCurve
 from cad.reports.data.statistics import mean_interval
+from cad.reports.questions import reach
 from cad.schema import ReportConfig
 
 ENV = {"name": "gymnasium", "id": "FrozenLake-v1", "horizon": 20, "n_heldout": 8, "n_validation": 1}
@@ -148,3 +149,24 @@ def test_histories_of_episodes_that_end_early_are_as_long_as_they_are(cell):
     assert (by_horizon.history, summarise_cell(cell(history_episodes=70)).history) == (50, 70)
     longer = summarise_cell(cell(history_episodes=45))
     assert longer.normalised_history10 == pytest.approx(longer.normalised[:, :, 35:45].mean())
+
+
+def test_raw_returns_are_listed_where_environments_differ(quickstart):
+    """There is no share of anything to stay above."""
+    tasks = [{"seed": seed} for seed in range(80)]
+    cells = []
+    for horizon, shift in ((20, 0.0), (40, 100.0)):
+        changes = {"env": {**ENV, "tasks": tasks}}
+        if horizon != ENV["horizon"]:
+            changes["evaluation.env"] = {"horizon": horizon}
+        config = quickstart[0].config.with_overrides(changes, "test")
+        returns = np.full((8, 2, 20), 3.0 + shift)
+        cells.append(
+            dataclasses.replace(
+                quickstart[0], config=config, label=f"h{horizon}", optimal=(1.0,) * 8, returns=returns,
+                compressions=None,
+            )
+        )  # fmt: skip
+    text = reach.sentence(make_study("r", "", "", cells, None))
+    assert text.startswith("Return, by horizon (training had 20): ")
+    assert "3.00 at 20, 103.00 at 40" in text
