@@ -10,6 +10,7 @@ import json
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class StageDirectory:
     root: Path
     name: str
 
-    @property
+    @cached_property  # a table of 1,000 cells asks for 28,000
     def path(self) -> Path:
         """The directory itself."""
         return stages_folder(self.root) / self.name
@@ -184,7 +185,7 @@ class StageDirectory:
 
     def _message(self, name: StageFile) -> str | None:
         marker = self.file(name)
-        if self.done or not marker.exists():
+        if not marker.exists() or self.done:
             return None
         try:
             record = json.loads(marker.read_text(encoding="utf-8"))
