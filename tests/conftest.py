@@ -119,6 +119,7 @@ SLOW = (
 EXHAUSTIVE = (
     "cluster/test_accounting.py",
     "cluster/test_commands.py::test_a_thousand_cells",
+    "cluster/test_disturbed.py::test_grid_with_every_disturbance",
     "cluster/test_packs.py",
     "cluster/test_ranks.py",
     "experiments/run/test_learns.py::test_learns_in_context[noise_distillation]",

@@ -188,9 +188,10 @@ def test_a_thousand_cells(cluster, one_cell, with_histories, tmp_path, monkeypat
         answered.append(cpu_seconds() - before)
     assert len(actual) == 1000
     assert all(cell["stages"][1]["state"] == cell["stages"][2]["state"] == "queued" for cell in actual)
-    assert took < 30 and min(answered) < 2
     assert len(asked.read_text()) == 3  # once a table
+    # Before what may fail on a slow machine: held jobs would stay in the way of the tests that follow.
     assert "cancelled 2000 jobs" in cluster.cad("cancel", one_cell, "--root", root).stdout
+    assert took < 30 and min(answered) < 2
 
 
 def test_an_exported_model_is_evaluated(cluster, undisturbed, wait_for, tmp_path):
