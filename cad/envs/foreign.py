@@ -286,6 +286,9 @@ class ForeignEnv:
         whole = not family.spaces.n_reals
         self._type: npt.DTypeLike = np.int64 if whole else np.float32
         self._sizes = np.array(family.spaces.field_sizes, dtype=np.int64)
+        largest = np.full(family.spaces.n_reals, np.finfo(np.float32).max, dtype=np.float64)
+        self._lowest = np.concatenate([np.zeros(len(self._sizes)), -largest])
+        self._highest = np.concatenate([self._sizes - 1, largest])
         self._episode, self._steps_taken = np.zeros((2, n), dtype=np.int64)
         self._observed: npt.NDArray[Any] = np.zeros((n, family.spaces.width), dtype=self._type)
 
@@ -340,15 +343,16 @@ class ForeignEnv:
                     ) from error
             raise
 
-    def _checked(self, observed: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
-        """Observations as they are kept; :class:`CadError` for a number that is not in its range."""
+    def _checked(self, observed: npt.NDArray[Any], rows: Sequence[int], where: str) -> npt.NDArray[Any]:
+        """Observations of ``rows`` as they are kept; :class:`CadError` for a number not in its range."""
         n_fields = len(self._sizes)
-        with np.errstate(over="ignore", invalid="ignore"):
-            kept = observed.astype(self._type)
-        right, whole = np.isfinite(kept), kept[:, :n_fields]
-        right[:, :n_fields] &= (whole >= 0) & (whole < self._sizes) & (whole == observed[:, :n_fields])
+        right = (observed >= self._lowest) & (observed <= self._highest)  # neither is true of NaN
+        if n_fields:
+            whole = observed[:, :n_fields]
+            right[:, :n_fields] &= whole == np.floor(whole)
         if not right.all():
-            row, column = np.argwhere(~right)[0]
+            at, column = np.argwhere(~right)[0]
+            row = rows[at]
             spaces = self.family.spaces
             what = (*spaces.field_names, *spaces.real_names)[column]
             words = (
@@ -357,55 +361,71 @@ class ForeignEnv:
                 else "a finite number of 32 bits"
             )
             raise CadError(
-                f"{self._of(row)} observes {what}={observed[row, column]:g} {where}, which is not {words}"
+                f"{self._of(row)} observes {what}={observed[at, column]:g} {where}, which is not {words}"
             )
-        return kept
+        return observed.astype(self._type)
+
+    def _columns(self, given: Sequence[Any]) -> tuple[Sequence[Any], FloatArray, BoolArray, BoolArray]:
+        """Observations, rewards and flags of what step() gave in each environment."""
+        n = len(given)
+        try:
+            seen, gained, ended, cut, _ = zip(*given, strict=True)
+            rewards = np.array(gained, dtype=np.float32)
+            terminated, truncated = np.array(ended, dtype=bool), np.array(cut, dtype=bool)
+            if rewards.shape == terminated.shape == truncated.shape == (n,):
+                return seen, rewards, terminated, truncated
+        except (TypeError, ValueError):
+            pass
+        # One by one: which is it?  What is right alone, such as arrays of one number, is taken.
+        rewards, (terminated, truncated) = np.zeros(n, dtype=np.float32), np.zeros((2, n), dtype=bool)
+        observed: list[Any] = []
+        for row, one in enumerate(given):
+            try:
+                observation, rewards[row], terminated[row], truncated[row], _ = one
+            except (TypeError, ValueError) as error:
+                raise CadError(
+                    f"{self._of(row)}: step() gives {printable(one, 80)}, which is not (observation, "
+                    "reward, terminated, truncated, info) with a number and two flags"
+                ) from error
+            observed.append(observation)
+        return observed, rewards, terminated, truncated
 
     def reset(self) -> IntArray:
         """Start an episode everywhere; one in which no step was taken starts again."""
         self._episode = self._episode + (self._steps_taken > 0)
         self._steps_taken = np.zeros_like(self._steps_taken)
-        self._observed = self._checked(self._begin(range(len(self))), "at the start of an episode")
+        self._observed = self._started(range(len(self)))
         return self._observed
+
+    def _started(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        return self._checked(self._begin(rows), rows, "at the start of an episode")
 
     def advance(self, actions: IntArray) -> Outcome:
         """See :meth:`~cad.envs.batched.Environments.advance`."""
-        n = len(self)
-        terminated: BoolArray = np.zeros(n, dtype=bool)
-        truncated: BoolArray = np.zeros(n, dtype=bool)
-        rewards: FloatArray = np.zeros(n, dtype=np.float32)
-        seen = []
-        table = self._codec.table
-        for row, (env, action) in enumerate(zip(self._envs, actions.tolist(), strict=True)):
+        table, given = self._codec.table, []
+        for env, action in zip(self._envs, actions.tolist(), strict=True):
             try:
-                given = env.step(table[action])
+                given.append(env.step(table[action]))
             except (Exception, SystemExit) as error:  # code of others may raise anything
+                row = len(given)
                 where = f"in step {self._steps_taken[row] + 1} of an episode"
                 raise self._raised(row, error, where) from error
-            try:
-                observation, rewards[row], terminated[row], truncated[row], _ = given
-            except (TypeError, ValueError) as error:
-                raise CadError(
-                    f"{self._of(row)}: step() gives {printable(given, 80)}, which is not (observation, "
-                    "reward, terminated, truncated, info) with a number and two flags"
-                ) from error
-            seen.append(observation)
+        seen, rewards, terminated, truncated = self._columns(given)
         if not np.isfinite(rewards).all():
             row = int(np.flatnonzero(~np.isfinite(rewards))[0])
             raise CadError(f"{self._of(row)} gives a reward of {rewards[row]}")
         self._steps_taken = self._steps_taken + 1
         truncated = ~terminated & (truncated | (self._steps_taken >= self.family.horizon))
-        checked = self._checked(
-            self._encode(seen, range(n)), f"after step {int(self._steps_taken.max())} of an episode"
-        )
+        rows = range(len(self))
+        where = f"after step {int(self._steps_taken.max())} of an episode"
+        checked = self._checked(self._encode(seen, rows), rows, where)
         ended, self._observed = terminated | truncated, checked
         any_ended = bool(ended.any())
         if any_ended:
             self._episode = self._episode + ended
             self._steps_taken = np.where(ended, 0, self._steps_taken)
-            begun = checked.astype(np.float64)
-            begun[ended] = self._begin(np.flatnonzero(ended).tolist())
-            self._observed = self._checked(begun, "at the start of an episode")
+            self._observed = checked.copy()
+            self._observed[ended] = self._started(np.flatnonzero(ended).tolist())
         return Outcome(checked, rewards, terminated, truncated, self.hidden, any_ended, self._observed)
 
 
