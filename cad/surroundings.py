@@ -1,4 +1,4 @@
-"""What cad takes from its surroundings: the cores that it may use, and no variable that changes a result.
+"""What cad takes from its surroundings: cores, what to ask for, and no variable that changes a result.
 
 Libraries read hundreds of environment variables, which a shell, a notebook, another launcher or a cluster's
 login file may have left.  What a result depends on is in the config; so variables that would change it,
@@ -9,6 +9,7 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import tempfile
@@ -69,6 +70,8 @@ _SET = {
 # Sockets between processes lie in the temporary folder, and a socket's path has at most 107 bytes, of
 # which Python's own names take some 35.
 _LONGEST_TMPDIR = 70
+# What to ask a cluster for: this much above the most that was used.
+_MORE_MEMORY, _MORE_TIME = 1.3, 1.5
 _dropped: list[str] = []
 
 
@@ -115,6 +118,21 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def worth_asking_for(peak_bytes: float | None, seconds: float | None) -> str:
+    """Keys of a cluster profile: what would have been enough, and some to spare; empty if nothing is known.
+
+    Args:
+        peak_bytes: the most memory that was used.
+        seconds: the longest time that was taken.
+    """
+    parts = []
+    if peak_bytes:
+        parts.append(f"memory_gb: {max(0.5, math.ceil(2 * _MORE_MEMORY * peak_bytes / 2**30) / 2):g}")
+    if seconds:
+        parts.append(f"minutes: {math.ceil(_MORE_TIME * seconds / 60)}")
+    return ", ".join(parts)
 
 
 def private_cache() -> Path:

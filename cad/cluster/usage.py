@@ -7,7 +7,6 @@ some, knows more: all attempts, and jobs that failed.
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import typing
 from collections.abc import Iterable, Mapping
@@ -25,12 +24,11 @@ from cad.errors import CadError
 from cad.experiments.durations import clock_time
 from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.stage import StageKind
+from cad.surroundings import worth_asking_for
 
 _GB = 2**30
 # Of jobs that have not ended it is not known what they need.
 _NOT_ENDED = ("PENDING", "RUNNING", "SUSPENDED", "RESIZING")
-# What to ask for: this much above the most that was used.
-_MORE_MEMORY, _MORE_TIME = 1.3, 1.5
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,7 @@ class KindUsage:
     @property
     def suggestion(self) -> str:
         """Keys of a profile with what would have been enough; empty where nothing is known."""
-        parts = []
-        if self.peak_bytes:
-            parts.append(f"memory_gb: {max(0.5, math.ceil(2 * _MORE_MEMORY * self.peak_bytes / _GB) / 2):g}")
-        if self.seconds:
-            parts.append(f"minutes: {math.ceil(_MORE_TIME * self.seconds / 60)}")
-        return ", ".join(parts)
+        return worth_asking_for(self.peak_bytes, self.seconds)
 
 
 def usage(root: Path, names: Iterable[str]) -> list[KindUsage]:

@@ -17,6 +17,7 @@ from cad.reports.data import (
     number_cell,
     text_cell,
 )
+from cad.surroundings import worth_asking_for
 
 _COLUMNS = (
     "stage", "kind", "state", "wall_seconds", "cores", "core_hours", "attempts", "job_id", "code_version",
@@ -60,9 +61,18 @@ def costs_table(provenance: Provenance) -> ShownTable | None:
     rows.append(_cost_row("all", provenance.stages))
     headers = ("stage", "done", "failed", "missing", "wall, h", "core-hours", "attempts beyond the first",
                "most memory, GiB", "CPU time of the cores held")  # fmt: skip
-    return ShownTable(
-        "stages-table", "Time per kind of stage; stages that cells share are counted once", headers, rows
-    )
+    caption = "Time per kind of stage; stages that cells share are counted once"
+    enough = [f"{kind} {words}" for kind in kinds if (words := _enough(provenance, kind))]
+    if enough:
+        caption += f". What a profile may ask for, with some to spare: {'; '.join(enough)}"
+    return ShownTable("stages-table", caption, headers, rows)
+
+
+def _enough(provenance: Provenance, kind: str) -> str:
+    done = [stage for stage in provenance.stages if stage.kind == kind and stage.state == "done"]
+    peak = max((stage.peak_memory_bytes or 0 for stage in done), default=0)
+    # Over all attempts of a stage: more than one of them took, where it was stopped.
+    return worth_asking_for(peak, max((stage.wall_seconds or 0.0 for stage in done), default=0.0))
 
 
 def _cost_row(kind: str, stages: Sequence[StageRecord]) -> tuple[Shown, ...]:

@@ -25,6 +25,10 @@ def test_costs_are_sums_over_done_stages(origin: Provenance) -> None:
         "evaluate": ["0", "0", "1", "-", "-", "-", "-", "-"],
         "all": ["2", "1", "1", "0.150", "0.200", "2", "1.50", "75%"],
     }
+    # The most memory and the longest time of a kind's done stages, with some to spare.
+    assert table.caption.endswith(
+        "What a profile may ask for, with some to spare: histories minutes: 5; train memory_gb: 2, minutes: 9"
+    )
     unknown = dataclasses.replace(origin, stages=(StageRecord("a", "train", "done", 5.0), *origin.stages))
     table = costs_table(unknown)
     assert table is not None
