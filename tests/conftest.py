@@ -115,7 +115,7 @@ SLOW = (
 
 
 # Left to `make test-exhaustive`, to be run before a merge: combinations and sizes, of which `make
-# test` has one each.  Those of a cluster run in CI too, since they need what other machines lack.
+# test` has one each.
 EXHAUSTIVE = (
     "cluster/test_accounting.py",
     "cluster/test_commands.py::test_a_thousand_cells",
@@ -125,6 +125,7 @@ EXHAUSTIVE = (
     "experiments/run/test_learns.py::test_learns_in_context[noise_distillation]",
     "envs/test_examples.py::test_an_example_runs",
     "experiments/run/test_learns.py::test_region_ad",
+    "experiments/run/test_local_launcher.py::test_two_ranks",
     "experiments/test_documented_commands.py::test_documented_commands_run",
     "experiments/test_nothing_changed.py::test_every_kind_and_way_of_training_gives_the_recorded_numbers",
     "test_benchmarks.py",
@@ -135,13 +136,19 @@ EXHAUSTIVE = (
     "training/test_pack.py::test_ways_of_training[curriculum]",
 )
 
+# Of these, CI runs what needs what other machines lack, and what nothing else there shows.
+CI = (
+    "cluster/",
+    "experiments/run/test_local_launcher.py",
+)
+
 
 def _name(item: pytest.Item) -> str:
     return f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order above; slow, exhaustive and cluster tests are marked."""
+    """Long files first, in the order above; slow and exhaustive tests, and those of CI, are marked."""
     ranks = {file: rank for rank, file in enumerate(LONG_FILES)}
     items.sort(key=lambda item: ranks.get(_name(item).partition("::")[0], len(ranks)))
     for item in items:
@@ -149,8 +156,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if _name(item).startswith(EXHAUSTIVE):
             item.add_marker("exhaustive")
-        if _name(item).startswith("cluster/"):
-            item.add_marker("cluster")
+        if _name(item).startswith(CI):
+            item.add_marker("ci")
 
 
 class _Together(LoadScopeScheduling):

@@ -22,10 +22,10 @@ def test_no_cell_counts(cad, small, copy):
     first, *others = sorted((copy / "stages").glob("evaluate-*"))
     for folder in others:
         spoil(folder)
-    done = cad("run", small, "--root", copy)
+    done = cad("run", small, "--root", copy, "--inline", "--no-figures")
     assert done.returncode == 0, done.stderr  # one counts, and the report names the others
     spoil(first)
-    done = cad("run", small, "--root", copy)
+    done = cad("run", small, "--root", copy, "--inline", "--no-figures")
     assert done.returncode == 1
     assert done.stderr.startswith("error: no cell has a result that counts (report: ")
     assert "; the first one: failed: 36 returns are NaN or infinite; the first: task " in done.stderr

@@ -13,26 +13,31 @@ from cad.reports.data.cells import summarise_cell
 from cad.reports.data.first_reward import first_rewards
 from cad.reports.data.results import SourceCurve
 from cad.reports.data.statistics import mean_interval
-from cad.reports.questions import reach
+from cad.reports.questions import failures, reach
 from cad.schema import ReportConfig
 
 ENV = {"name": "gymnasium", "id": "FrozenLake-v1", "horizon": 20, "n_heldout": 8, "n_validation": 1}
 
 
+def in_gymnasium(cells, reference: float | None, shift: float = 0.0, **more: object):
+    """The cells as if their environment were one of Gymnasium's; without the figures of training."""
+    tasks = [{"seed": seed} for seed in range(80)]
+    env = {**ENV, "tasks": tasks, "reference_return": reference, **more}
+    return [
+        dataclasses.replace(
+            cell, config=cell.config.with_overrides({"env": env}, "test"), metrics=None,
+            optimal=(reference or 1.0,) * 8, goals=((),) * 8, returns=cell.returns + shift,
+        )
+        for cell in cells
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def page_of(quickstart, origin, tmp_path):
-    """Text and figures' words of the report of the quickstart's cells in another family."""
+    """Text and figures' words of the report of two of the quickstart's cells in another family."""
 
     def make(reference: float | None, shift: float = 0.0, **more: object) -> str:
-        tasks = [{"seed": seed} for seed in range(80)]
-        env = {**ENV, "tasks": tasks, "reference_return": reference, **more}
-        cells = [
-            dataclasses.replace(
-                cell, config=cell.config.with_overrides({"env": env}, "test"),
-                optimal=(reference or 1.0,) * 8, goals=((),) * 8, returns=cell.returns + shift,
-            )
-            for cell in quickstart
-        ]  # fmt: skip
+        cells = in_gymnasium([quickstart[0], quickstart[4]], reference, shift, **more)
         write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False)
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         return re.sub(r"\s+", " ", page)
@@ -77,7 +82,7 @@ def test_how_the_numbers_were_made_has_both_stated_returns(page_of):
 
 def test_raw_returns_are_shares_of_nothing(page_of):
     page = page_of(None)
-    assert "Best CompressedAD (window 40, depth 3, 16 latents) reaches 15." in page
+    assert re.search(r"CompressedAD.{0,50} reaches 15\.", page)
     assert "given as it is" in page
     # No level between 0 and 1 means anything, nor does a scale of 1 beside a task.
     assert "that reach" not in page and "Performance profile" not in page and "are below 0.6" not in page
@@ -101,11 +106,19 @@ def test_intervals_of_returns_without_bounds_are_not_cut_at_0_and_1(page_of, qui
     assert f"95% interval {low:.2f} to {high:.2f} over tasks" in page
 
 
-def test_what_never_got_a_reward_is_said_only_where_returns_tell(page_of):
-    assert "never got a reward" in page_of(20.0, reward_values=[0, 1])
-    assert "never got a reward" in page_of(20.0, reward_values=[0, 1], random_return=5.0)
-    assert "never got a reward" not in page_of(20.0, reward_values=[-1, 1])
-    assert "never got a reward" not in page_of(None)
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"reward_values": [0, 1]}, True),
+        ({"reward_values": [0, 1], "random_return": 5.0}, True),
+        ({"reward_values": [-1, 1]}, False),
+        ({"reference": None}, False),
+    ],
+)
+def test_what_never_got_a_reward_is_said_only_where_returns_tell(quickstart, settings, told):
+    cells = in_gymnasium(quickstart, **{"reference": 20.0, **settings})
+    sentence = failures.SECTION.sentence(make_study("r", "", "", cells, None))
+    assert ("never got a reward" in sentence) == told
 
 
 def test_a_return_is_a_reward_wherever_scores_begin(quickstart):

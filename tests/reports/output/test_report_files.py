@@ -69,17 +69,26 @@ def csv_equals_json(folder: Path, written: dict[str, Any]) -> None:
                     assert text == ("" if value is None else str(value))
 
 
-def test_all_files_are_there_and_equal_when_written_twice(
-    tmp_path: Path, quickstart: list[CellResult], source: SourceCurve, origin: Provenance
+def test_files_are_equal_when_written_twice(
+    tmp_path: Path, cell: Make, source: SourceCurve, origin: Provenance
 ) -> None:
     """The second time among a user's settings of matplotlib, which are ignored."""
     theirs = {"font.size": 30, "svg.fonttype": "none", "axes.facecolor": "red"}
+    cells = [cell(kind="ad", window=80, shape=(8, 2, 12), metrics=None)]
     for name, settings in (("a", {}), ("b", theirs)):
         with matplotlib.rc_context(settings):
-            path = write_report("quick", ReportConfig(), quickstart, source, origin, tmp_path / name)
-        assert path == tmp_path / name / "report.html"
+            write_report("twice", ReportConfig(), cells, source, origin, tmp_path / name)
     first = digests(tmp_path / "a")
+    assert {".html", ".md", ".json", ".csv", ".png", ".pdf"} == {Path(name).suffix for name in first}
     assert first == digests(tmp_path / "b")
+
+
+def test_all_files_are_there(
+    tmp_path: Path, quickstart: list[CellResult], source: SourceCurve, origin: Provenance
+) -> None:
+    path = write_report("quick", ReportConfig(), quickstart, source, origin, tmp_path / "a")
+    assert path == tmp_path / "a" / "report.html"
+    first = digests(tmp_path / "a")
     tables = ("cells", "per_task", "return_by_episode", "source", "depth_latents", "cost", "training",
               "models", "differences", "profile", "marginals", "pareto", "never_found", "found",
               "stages")  # fmt: skip
@@ -148,10 +157,11 @@ def test_nothing_done_is_still_a_report(tmp_path: Path, cell: Make, origin: Prov
 
 
 def test_a_figure_that_is_no_longer_drawn_is_removed(tmp_path: Path, cell: Make, origin: Provenance) -> None:
-    write_report("x", ReportConfig(), [cell(metrics=None)], None, origin, tmp_path)
+    small = {"metrics": None, "shape": (2, 2, 12)}
+    write_report("x", ReportConfig(), [cell(**small)], None, origin, tmp_path)
     assert (tmp_path / "figures" / "grid.png").exists()
     (tmp_path / "figures" / "mine.png").write_text("somebody's own")
-    write_report("x", ReportConfig(), [cell(kind="ad", window=80, metrics=None)], None, origin, tmp_path)
+    write_report("x", ReportConfig(), [cell(kind="ad", window=80, **small)], None, origin, tmp_path)
     assert not list((tmp_path / "figures").glob("grid.*"))
     assert (tmp_path / "figures" / "learning.png").exists()
     assert (tmp_path / "figures" / "mine.png").exists()
