@@ -10,6 +10,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 
 from cad.errors import CadError
@@ -61,6 +62,26 @@ def stop_on_signals() -> Iterator[StopFlag]:
         for number, handler in before.items():
             # None: the earlier handler was not installed from Python, so Python cannot restore it.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Stop signals wait in the block, and in processes started in it until :func:`hear_stop_signals`.
+
+    Slurm signals every process of a job: one that is not ready to save must not die of it, nor miss it.
+    """
+    # The tracker unblocks some of them when it starts, so it has to be there before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hear_stop_signals() -> None:
+    """Stop signals arrive from now on, those too that this process was sent while they were blocked."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextlib.contextmanager

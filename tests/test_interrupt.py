@@ -9,7 +9,14 @@ import threading
 import pytest
 
 from cad.errors import CadError
-from cad.interrupt import STOP_SIGNALS, InterruptedRun, StopFlag, stop_on_signals
+from cad.interrupt import (
+    STOP_SIGNALS,
+    InterruptedRun,
+    StopFlag,
+    hear_stop_signals,
+    stop_on_signals,
+    stop_signals_blocked,
+)
 
 
 def test_nothing_is_asked_for_at_first():
@@ -74,3 +81,18 @@ def test_another_thread_gets_a_flag_and_leaves_the_handlers_alone():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_a_signal_that_comes_before_a_process_listens_is_not_lost():
+    with stop_on_signals() as stop:
+        with stop_signals_blocked():
+            os.kill(os.getpid(), signal.SIGUSR2)
+            child = os.fork()
+            if child == 0:  # as one that was just started: nothing ends it, and nothing is missed
+                os.kill(os.getpid(), signal.SIGTERM)
+                early = stop()
+                hear_stop_signals()
+                os._exit(0 if stop() and not early else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            assert not stop()
+        assert stop.signal_number == signal.SIGUSR2

@@ -15,6 +15,7 @@ from cad.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from cad.cluster.submit import Submission
+    from cad.experiments.cost.estimate import Estimate
 
 
 def submit(
@@ -35,9 +36,7 @@ def submit(
     ] = None,
     pack: Annotated[
         str | None,
-        typer.Option(
-            help="Trainings of one shape that a task works on together; auto: by memory (pack: of a profile)."
-        ),
+        typer.Option(help="Trainings that a task works on together; auto: by memory (pack: of a profile)."),
     ] = None,
 ) -> None:
     """Submit an experiment's unfinished stages as Slurm job arrays, and return at once.
@@ -58,11 +57,16 @@ def submit(
     if experiment is None:
         raise UsageError("name an experiment file, or an exported model with --model")
     opened = open_experiment(Path(experiment), overrides or [], root)
-    from cad.cluster.cost import require_approval, submission_cost
+    from cad.cluster.cost import pack_times, require_approval, submission_cost
     from cad.cluster.dry_run import dry_run as show_scripts
     from cad.cluster.submit import Plan, plan_submission
     from cad.cluster.submit import submit as submit_experiment
     from cad.errors import CadError
+
+    def tell(cost: Estimate) -> None:
+        say(f"estimate: {cost}")
+        if (packs := pack_times(cost, settings)) is not None:
+            say(packs)
 
     if dry_run:
         plan = plan_submission(opened, settings)
@@ -71,12 +75,12 @@ def submit(
         if refused:
             raise CadError("\n".join(refused))
         if plan.arrays:
-            say(f"estimate: {submission_cost(plan.arrays, settings, opened.root)}")
+            tell(submission_cost(plan.arrays, settings, opened.root))
         return
 
     def approve(plan: Plan) -> None:
         cost = submission_cost(plan.arrays, settings, opened.root)
-        say(f"estimate: {cost}")
+        tell(cost)
         require_approval(cost, max_hours, _confirm if sys.stdin.isatty() else None)
 
     _report(submit_experiment(opened, settings, approve=approve), _again(opened.file, overrides, root))

@@ -31,7 +31,7 @@ Task = tuple[Stage, ...]
 """What one task of an array runs: a stage, or several as a pack."""
 
 Pack = Callable[[list[Stage]], list[list[Stage]]]
-"""Packs of two or more of some trainings; what is in none of them runs alone."""
+"""Packs of two or more of some trainings, of any shapes; what is in none of them runs alone."""
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,15 @@ class _Plan:
 
     def _tasks(self, stages: list[Stage]) -> list[Task]:
         """Packs, and what runs alone in the order of ``stages``."""
-        alike: dict[ResourceMultiplier, dict[tuple[Dependency, ...], list[Stage]]] = {}
+        alike: dict[
+            tuple[ResourceMultiplier, tuple[str, ...]], dict[tuple[Dependency, ...], list[Stage]]
+        ] = {}
         for stage in stages:
-            waiting = alike.setdefault(self._multiplier(stage), {})
+            # What waits for a collection only is not kept waiting by the others' pre-training.
+            pending = (
+                one.kind for one in stage.inputs if one.name in self._planned or one.name in self._alive
+            )
+            waiting = alike.setdefault((self._multiplier(stage), tuple(sorted(pending))), {})
             waiting.setdefault(self._dependencies(stage), []).append(stage)
         # Those that wait for the same come together, where the packs allow it.
         packs = [

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cad.cluster.arrays import StageArray
 from cad.cluster.profile import Profile
+from cad.cluster.submit import room_of_task
 from cad.errors import CadError
 from cad.experiments.cost.calibration import measured_rates
-from cad.experiments.cost.estimate import Allocation, Estimate, estimate
+from cad.experiments.cost.estimate import Allocation, Estimate, Shared, estimate
+from cad.experiments.durations import duration_in_words
 from cad.experiments.plan.stage import Stage
+from cad.experiments.run.pack_plan import processes_of
 
 
 def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path) -> Estimate:
@@ -19,20 +23,24 @@ def submission_cost(arrays: tuple[StageArray, ...], profile: Profile, root: Path
     Assumes a free cluster: as many tasks of a kind run at a time as the throttle allows.  Hours are
     hours of the allocation, used or not; a stage with a GPU counts as GPU-hours.
 
-    A pack takes the sum of what its trainings take.  Where finished trainings were packed, their rates are
-    shares of a pack, so that the sum has its gain; until then none is assumed.
+    The trainings that a process of a pack works on take the sum of what they take.  Where finished trainings
+    shared a process, their rates are shares, so that the sum has its gain; until then none is assumed.  On a
+    CPU, processes side by side take no longer than one; on a GPU no gain is assumed of them.
     """
     limits = {array.kind: profile.for_stage(array.kind).throttle for array in arrays}
     given: dict[str, Allocation] = {}
-    for kind, throttle in list(limits.items()):
-        of_kind = [array for array in arrays if array.kind == kind]
-        tasks = [task for array in of_kind for task in array.tasks]
-        packed = any(array.packed for array in of_kind)
-        for number, task in enumerate(tasks):
-            # Those of a pack are as one after the other: tasks go to lanes of one at a time.
-            pool = f"{kind} {number % throttle}" if packed else kind
-            limits[pool] = 1 if packed else throttle
-            given |= {stage.name: allocation(profile, kind, pool) for stage in task}
+    room = room_of_task(profile)
+    for array in arrays:
+        for task in array.tasks:
+            own = allocation(profile, array.kind, array.kind)
+            if len(task) > 1:
+                processes = processes_of(task, room)
+                n = 1 if room.gpu else room.at_a_time(processes)
+                for stages_of_one in processes:
+                    place = Shared(task[0].name, stages_of_one[0].name, n)
+                    given |= {stage.name: replace(own, shared=place) for stage in stages_of_one}
+            else:
+                given[task[0].name] = own
     stages = tuple(stage for array in arrays for stage in array.stages)
 
     def allocation_of(stage: Stage) -> Allocation:
@@ -52,6 +60,18 @@ def allocation(profile: Profile, kind: str, pool: str = "") -> Allocation:
         workers=request.cpus,
         ranks=request.ranks,
         pool=pool,
+    )
+
+
+def pack_times(cost: Estimate, profile: Profile) -> str | None:
+    """In words, what tasks that are packs take, and what the profile gives them; None without packs."""
+    if not cost.shared:
+        return None
+    least, most = (duration_in_words(pick(cost.shared.values())) for pick in (min, max))
+    took = most if least == most else f"{least} to {most}"
+    minutes = profile.for_stage("train").minutes
+    return (
+        f"a pack takes {took}; one attempt has {duration_in_words(60 * minutes)} (minutes), then it goes on"
     )
 
 

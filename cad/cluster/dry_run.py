@@ -6,12 +6,13 @@ import functools
 import shutil
 import sys
 
-from cad.cluster.arrays import dependency
+from cad.cluster.arrays import Task, dependency
 from cad.cluster.profile import Profile
 from cad.cluster.queue import has_slurm, test_only
 from cad.cluster.script import SubmissionPaths, job_script
-from cad.cluster.submit import Plan, job_name
+from cad.cluster.submit import Plan, job_name, room_of_task
 from cad.experiments.plan.experiment import Experiment
+from cad.experiments.run.pack_plan import Room, host_bytes, processes_of
 from cad.storage import write_json, write_text
 
 
@@ -50,7 +51,7 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
         lines.append(f"sbatch --test-only: {verdict}")
         for index, task in enumerate(array.tasks):
             if array.packed:
-                lines.append(f"  task {index}: a pack of {len(task)}")
+                lines.append(f"  task {index}: {_in_words(task, room_of_task(profile))}")
             for stage in task:
                 cell = labels[stage.name]
                 place = "   " if array.packed else f"task {index}:"
@@ -59,6 +60,19 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
         f"sbatch refuses the jobs of {', '.join(dict.fromkeys(kinds))}: {why}"
         for why, kinds in refused.items()
     ]
+
+
+def _in_words(pack: Task, room: Room) -> str:
+    """A pack, the processes that work on it, and the memory that those take which run side by side."""
+    processes = processes_of(pack, room)
+    if len(processes) == 1:
+        return f"a pack of {len(pack)}"
+    n = room.at_a_time(processes)
+    taken = host_bytes(processes[:n], gpu=room.gpu) / 2**30
+    few = "; more would exceed its memory" if n < min(room.cores, len(processes)) else ""
+    return (
+        f"a pack of {len(pack)} in {len(processes)} processes, {n} side by side, about {taken:.1f} GiB{few}"
+    )
 
 
 def left_out(plan: Plan) -> list[str]:

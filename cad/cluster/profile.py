@@ -78,7 +78,9 @@ class AllocationRequest(Section):
         None, description="Memory per CPU, GiB, instead of memory_gb, where a site wants it so."
     )
     cpus: PositiveInt = Field(
-        1, description="CPUs. Collecting histories uses all of them; the other stages use one thread."
+        1,
+        description="CPUs. Collecting histories and packs of trainings use all of them; the other stages use "
+        "one thread.",
     )
     gpus: GpuRequest = Field(
         0,
@@ -95,8 +97,9 @@ class AllocationRequest(Section):
     )
     pack: PositiveInt | Literal["auto"] = Field(
         1,
-        description="Trainings of one shape that one task works on together, at most; memory_gb and minutes "
-        "are the task's. auto: as many as its memory holds. Other stages take no notice of it.",
+        description="Trainings that one task works on together, at most: those of one shape in a process, on "
+        "CPUs a process a core (cpus); memory_gb and minutes are the task's. auto: as many as its memory "
+        "holds. Other stages take no notice of it.",
     )
     sbatch: dict[OptionName, bool | int | SbatchWord] = Field(
         {},

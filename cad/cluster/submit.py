@@ -41,8 +41,8 @@ from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
+from cad.experiments.run.pack_plan import Room, mixed_packs
 from cad.experiments.run.pack_size import MOST, PROCESS_BYTES
-from cad.experiments.run.packs import planned_packs
 from cad.experiments.run.pruning import pruned_stages, pruning_of
 from cad.experiments.run.resources import Resources, engine_settings
 from cad.locks import folder_lock_in_turn
@@ -265,9 +265,16 @@ def packs_of(profile: Profile) -> Pack:
             memory = min(memory, _LEAST_GPU_BYTES)
 
     def packs(trainings: list[Stage]) -> list[list[Stage]]:
-        return planned_packs(trainings, most, memory) if most > 1 else []
+        return mixed_packs(trainings, most, memory) if most > 1 else []
 
     return packs
+
+
+def room_of_task(profile: Profile) -> Room:
+    """What the processes of a pack may use at a time, as far as the profile says it."""
+    request = profile.for_stage("train")
+    memory = None if request.task_memory_gb is None else request.task_memory_gb * 2**30
+    return Room(request.cpus, memory, gpu=request.n_gpus > 0)
 
 
 def job_name(experiment: Experiment, kind: str) -> str:
@@ -333,8 +340,10 @@ def _submit_array(
     name = job_name(experiment, array.kind)
     request = profile.for_stage(array.kind)
     resources = Resources(
-        workers=request.cpus if array.kind == "histories" else 1,
+        workers=request.cpus if array.kind == "histories" or array.packed else 1,
         device="cuda" if request.n_gpus else "cpu",
+        # Not what a retry gives: it is to have more for each process, not more of them.
+        memory=room_of_task(profile).memory,
         pruning=pruning_of(experiment),
         provenance=provenance,
     )

@@ -20,8 +20,9 @@ from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.job_records import is_shortage
 from cad.experiments.plan.stage import Stage
 from cad.experiments.run.attempt import PROGRESS_LOG
-from cad.experiments.run.job import pack_job, stage_job
+from cad.experiments.run.job import stage_job
 from cad.experiments.run.resources import Resources
+from cad.experiments.run.side_by_side import task_job
 from cad.interrupt import STOP_SIGNALS, InterruptedRun
 from cad.training.ranks import PeerLostError, RankAssignment
 from cad.training.training import PrunedError
@@ -66,10 +67,17 @@ def _run_pack(root: Path, pack: Sequence[Stage], resources: Resources) -> None:
     ready = [stage for stage in pack if _ready(root, stage)]
     if not ready:
         _end_not_ready()
-    going = [stage for stage in ready if not _has_left(StageDirectory(root, stage.name), resources)]
+
+    def has_left(directory: StageDirectory) -> bool:
+        return _has_left(directory, resources)
+
+    directories = {stage.name: StageDirectory(root, stage.name) for stage in ready}
+    going = [
+        stage for stage in ready if not (directories[stage.name].done or has_left(directories[stage.name]))
+    ]
     if going:
-        pack_job(root, going, resources, None)
-    failed = [stage.name for stage in ready if StageDirectory(root, stage.name).failure() is not None]
+        task_job(root, going, resources, has_left)
+    failed = [name for name, directory in directories.items() if directory.failure() is not None]
     if failed:
         raise CadError(f"{len(failed)} of {len(pack)} trainings of this pack failed: {' '.join(failed)}")
 

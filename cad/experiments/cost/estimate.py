@@ -11,7 +11,8 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 
 from cad.experiments.durations import duration_in_words, hours_in_words
@@ -61,8 +62,20 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """The ``task`` that a stage shares with others, and the ``process`` in it, which works on all of its own.
+
+    So many processes of the task run ``side_by_side``, the longest first.
+    """
+
+    task: str
+    process: str
+    side_by_side: int = 1
+
+
+@dataclass(frozen=True)
 class Allocation:
-    """What a stage is given while it runs, and the pool of stages whose turn it waits for.
+    """What a stage is given while it runs, and the pool of tasks whose turn it waits for.
 
     ``workers`` processes share a collection, ``ranks`` a training (assumed to lose no time by it).
     Beside a stage that is ``alone`` no other runs.
@@ -75,6 +88,8 @@ class Allocation:
     ranks: int = 1
     pool: str = ""
     alone: bool = False
+    shared: Shared | None = None
+    """With others, if not alone in its task; all of a task have equal allocations."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ class Estimate:
 
     ``seconds`` is the time until the last stage ends if none waits for anything but the others.
     ``sources`` says where the rates come from; ``unknown`` counts the stages, by kind, that could not be
-    measured.
+    measured; ``shared`` are the seconds of each task that several stages share.
     """
 
     core_hours: dict[str, float]
@@ -91,6 +106,7 @@ class Estimate:
     seconds: float
     sources: tuple[str, ...]
     unknown: dict[str, int]
+    shared: dict[str, float] = field(default_factory=dict)
 
     def exceeds(self, hours: float) -> bool:
         """Whether core-hours or GPU-hours are above ``hours``, or may be."""
@@ -121,9 +137,9 @@ def estimate(
 ) -> Estimate:
     """Estimate what ``stages``, the first to start first, will take.
 
-    A stage begins when its inputs are done and its pool has room: ``limits`` is how many stages of a pool
-    run at a time.  While it waits for its inputs, it takes nobody's place.  Inputs outside ``stages``
-    count as done.
+    A task (a stage, or those that share one) begins when all its inputs are done and its pool has room:
+    ``limits`` is how many tasks of a pool run at a time.  While it waits for its inputs, it takes nobody's
+    place.  Inputs outside ``stages`` count as done.  Its allocation is held until the last of it ends.
     """
     hours: dict[bool, dict[str, float]] = {True: defaultdict(float), False: defaultdict(float)}
     unknown: Counter[str] = Counter()
@@ -139,42 +155,72 @@ def estimate(
             unknown[stage.kind] += 1
             continue
         sources.add(rate.source)
-        seconds = _steps_of_one_process(stage, given) / rate.steps_per_second
-        hours[given.gpus > 0][stage.kind] += (given.gpus or given.cores) * seconds / 3600
-        took[stage.name] = seconds
-    known = [stage for stage in stages if stage.name in took]
-    last = _last_end(known, took, {stage.name: allocation_of(stage) for stage in known}, limits)
-    return Estimate(dict(hours[False]), dict(hours[True]), last, tuple(sorted(sources)), dict(unknown))
+        took[stage.name] = _steps_of_one_process(stage, given) / rate.steps_per_second
+    tasks: dict[str, _Task] = {}
+    for stage in stages:
+        if stage.name in took:
+            given = allocation_of(stage)
+            name = stage.name if given.shared is None else given.shared.task
+            tasks.setdefault(name, _Task(given)).add(stage, given, took[stage.name])
+    shared = {}
+    for name, task in tasks.items():
+        given = task.given
+        hours[given.gpus > 0][task.stages[0].kind] += (given.gpus or given.cores) * task.seconds / 3600
+        if given.shared is not None:
+            shared[name] = task.seconds
+    for by_kind in hours.values():  # what takes no time is no work
+        for kind in [kind for kind, spent in by_kind.items() if not spent]:
+            del by_kind[kind]
+    last = _last_end(tasks, limits)
+    return Estimate(
+        dict(hours[False]), dict(hours[True]), last, tuple(sorted(sources)), dict(unknown), shared
+    )
 
 
-def _last_end(
-    stages: Sequence[Stage],
-    seconds: Mapping[str, float],
-    given: Mapping[str, Allocation],
-    limits: Mapping[str, int],
-) -> float:
-    """When the last of ``stages`` ends, if each starts as soon as it may, the first in order first."""
-    waiting = {stage.name: stage for stage in stages}
-    unfinished = set(waiting)
+class _Task:
+    """A stage, or several that share an allocation, and how long they take."""
+
+    def __init__(self, given: Allocation) -> None:
+        self.given, self.stages = given, list[Stage]()
+        self._processes: dict[str, float] = defaultdict(float)
+
+    def add(self, stage: Stage, given: Allocation, seconds: float) -> None:
+        """Add a stage that takes so long by itself."""
+        self.stages.append(stage)
+        self._processes[stage.name if given.shared is None else given.shared.process] += seconds
+
+    @cached_property
+    def seconds(self) -> float:
+        """Until the last process ends; a process begins where one has ended."""
+        ends = [0.0] * (1 if self.given.shared is None else self.given.shared.side_by_side)
+        for seconds in sorted(self._processes.values(), reverse=True):
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends)
+
+
+def _last_end(tasks: Mapping[str, _Task], limits: Mapping[str, int]) -> float:
+    """When the last of ``tasks`` ends, if each starts as soon as it may, the first in order first."""
+    waiting = dict(tasks)
+    unfinished = {stage.name for task in tasks.values() for stage in task.stages}
     running: list[tuple[float, str]] = []  # ends, and names
     places: Counter[str] = Counter()  # taken, by pool
     now = 0.0
     while waiting or running:
-        for name, stage in list(waiting.items()):
-            if any(needed.name in unfinished for needed in stage.inputs):
+        for name, task in list(waiting.items()):
+            if any(needed.name in unfinished for stage in task.stages for needed in stage.inputs):
                 continue
-            if running and (given[name].alone or given[running[0][1]].alone):
+            if running and (task.given.alone or tasks[running[0][1]].given.alone):
                 break
-            pool = given[name].pool
-            if places[pool] < limits.get(pool, len(stages)):
+            pool = task.given.pool
+            if places[pool] < limits.get(pool, len(tasks)):
                 del waiting[name]
                 places[pool] += 1
-                heapq.heappush(running, (now + seconds[name], name))
+                heapq.heappush(running, (now + task.seconds, name))
         now = running[0][0]
         while running and running[0][0] == now:
             _, name = heapq.heappop(running)
-            places[given[name].pool] -= 1
-            unfinished.remove(name)
+            places[tasks[name].given.pool] -= 1
+            unfinished -= {stage.name for stage in tasks[name].stages}
     return now
 
 

@@ -18,7 +18,7 @@ from cad.experiments.run.local_launcher import run_in_ranks
 from cad.experiments.run.packs import run_pack
 from cad.experiments.run.resources import Resources, pick_device, ranks_of
 from cad.experiments.run.stages import run_stage
-from cad.interrupt import InterruptedRun, StopFlag, stop_on_signals
+from cad.interrupt import InterruptedRun, StopFlag, hear_stop_signals, stop_on_signals
 from cad.surroundings import leave_out
 from cad.training.ranks import PeerLostError, RankAssignment
 from cad.training.rendezvous import joined
@@ -37,7 +37,7 @@ def stage_job(
     ``runner`` is the process that waits for this one: when it is gone, this one saves its work and ends.
     With an ``assignment`` this is one of several ranks that run the stage together.
     """
-    with _work_of(runner) as stop:
+    with work_of(runner) as stop:
         run_or_record(root, stage, resources, stop, assignment)
 
 
@@ -46,7 +46,7 @@ def pack_job(root: Path, stages: Sequence[Stage], resources: Resources, runner: 
 
     Each leaves ``DONE`` or ``FAILED`` in its own directory; this returns when all have ended.
     """
-    with _work_of(runner) as stop:
+    with work_of(runner) as stop:
         run_pack_or_record(root, stages, resources, stop)
 
 
@@ -59,11 +59,12 @@ def run_pack_or_record(root: Path, stages: Sequence[Stage], resources: Resources
 
 
 @contextlib.contextmanager
-def _work_of(runner: int | None) -> Iterator[StopFlag]:
-    """Within the block this process logs, and stops with its runner or when it is signalled."""
+def work_of(runner: int | None) -> Iterator[StopFlag]:
+    """Within the block this process logs, and stops with its ``runner`` or when it is signalled."""
     leave_out()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     with stop_on_signals() as stop:
+        hear_stop_signals()
         if runner is not None:
             _stop_with(runner, stop)
         yield stop
@@ -119,14 +120,15 @@ class _RankJob:
 def _stop_with(runner: int, stop: StopFlag) -> None:
     def watch() -> None:
         while not stop():
-            if not _alive(runner):
+            if not is_alive(runner):
                 stop.request()
             time.sleep(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process runs, of which only the number is known."""
     try:
         os.kill(process, 0)
         # A killed process keeps its number until its parent has collected it.

@@ -19,7 +19,7 @@ from cad.experiments.plan.environments import require_environments, unfinished
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.stage import StageKind
 from cad.experiments.reporting.report import no_cell_counts, write_experiment_report
-from cad.experiments.run.packs import planned_packs
+from cad.experiments.run.pack_plan import planned_packs
 from cad.experiments.run.pruning import pruning_of
 from cad.experiments.run.repair import Repair, repair_stage, run_to_repair
 from cad.experiments.run.resources import Resources, require_ranks_of_cells

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from cad.envs.registry import task_family
 from cad.errors import UsageError, printable
 from cad.experiments.run.resources import pick_device
 from cad.schema import Config
@@ -18,6 +19,7 @@ MOST = 64
 """Trainings of a pack whose size memory decides: more bring little, and a pack ends with its slowest one."""
 PROCESS_BYTES = 2**30
 """What a process takes before its first model: Python, torch, the histories of small tasks."""
+_GPU_PROCESS_BYTES = 3 * 2**30
 
 # Weights, gradients, two moments, and the stack's copies of the weights and gradients.
 _COPIES_OF_WEIGHTS = 6
@@ -25,7 +27,9 @@ _COPIES_OF_WEIGHTS = 6
 # beside it, another one is kept for the backward pass (norms, activations, masks).  With 24 the estimate is
 # 1.4 to 4.4 times what the models of benchmarks/packing.py were measured to add on a CPU.
 _WORK_OF_AN_ELEMENT, _ELEMENTS_KEPT = 24, 2
-_SHARE_OF_CPU, _SHARE_OF_GPU = 0.5, 0.8
+_SHARE_OF_CPU = 0.5
+SHARE_OF_GPU = 0.8
+"""What trainings may take of a GPU's memory."""
 
 
 def pack_size(text: str) -> PackSize:
@@ -39,11 +43,26 @@ def pack_size(text: str) -> PackSize:
     return int(text)
 
 
+def process_bytes(*, gpu: bool) -> int:
+    """What a process takes of the machine's memory by itself, about: with a ``gpu`` CUDA's libraries too."""
+    return _GPU_PROCESS_BYTES if gpu else PROCESS_BYTES
+
+
 def training_bytes(config: Config) -> float:
     """About what a training adds to a pack, in bytes: rather too much.
 
     Six times the weights, and of a batch twice the results of all products, in float32.
     """
+    key = repr((config.model, config.train, config.pretrain, task_family(config.env).spaces))
+    if key not in _known_bytes:
+        _known_bytes[key] = _training_bytes(config)
+    return _known_bytes[key]
+
+
+_known_bytes: dict[str, float] = {}  # a model is built to count its weights
+
+
+def _training_bytes(config: Config) -> float:
     with torch.random.fork_rng():
         weights = sum(weight.numel() for weight in build_model(config).parameters())
     batch = config.train.batch_size / config.train.gradient_accumulation
@@ -62,7 +81,7 @@ def local_limit(pack: PackSize, device: str, processes: int) -> tuple[int, float
         return pack, None
     place = pick_device(device)
     if place.type == "cuda":
-        memory = _SHARE_OF_GPU * torch.cuda.get_device_properties(place).total_memory
+        memory = SHARE_OF_GPU * torch.cuda.get_device_properties(place).total_memory
         return MOST, memory / processes
     return MOST, max(0.0, _SHARE_OF_CPU * _free_memory() / processes - PROCESS_BYTES)
 

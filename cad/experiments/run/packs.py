@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,8 @@ from pathlib import Path
 from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.experiments.plan.directory import StageDirectory
-from cad.experiments.plan.stage import Stage, expected_steps
+from cad.experiments.plan.stage import Stage
 from cad.experiments.run.attempt import StageAttempt
-from cad.experiments.run.pack_size import size_within
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.stages import Meter, begin, finish
 from cad.experiments.run.training_stages import (
@@ -34,32 +32,9 @@ from cad.locks import BusyError, folder_lock
 from cad.process import prepare_process
 from cad.training.learner import Learner
 from cad.training.packed.loop import train_together
-from cad.training.packed.shape import pack_key
 from cad.training.training import PrunedError, Training
 
 log = logging.getLogger(__name__)
-
-
-def key_of(stage: Stage) -> str | None:
-    """Equal for stages that can be in one pack; None for one that runs alone."""
-    trains = stage.kind == "train" and stage.config.train.weights is None
-    return pack_key(stage.config) if trains else None
-
-
-def planned_packs(stages: Sequence[Stage], size: int, memory: float | None = None) -> list[list[Stage]]:
-    """Packs of two to ``size`` of the stages, the longest first, if all could begin at once.
-
-    With ``memory`` no pack has more than fit into so many bytes.
-    """
-    alike: dict[str, list[Stage]] = defaultdict(list)
-    for stage in sorted(stages, key=expected_steps, reverse=True):
-        if (key := key_of(stage)) is not None:
-            alike[key].append(stage)
-    packs = []
-    for same in alike.values():
-        most = size_within(same[0].config, size, memory)
-        packs += [same[at : at + most] for at in range(0, len(same), most)]
-    return [pack for pack in packs if len(pack) > 1]
 
 
 @dataclass

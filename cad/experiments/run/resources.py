@@ -24,6 +24,8 @@ class Resources:
     threads: int = 1
     ranks: int = 1
     """Processes that share one training, where its engine can."""
+    memory: float | None = None
+    """Bytes for all processes of a task; None: unknown."""
     pack: int = 1
     """Most trainings of one shape that a process works on together."""
     pack_memory: float | None = None

@@ -17,8 +17,8 @@ from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.stage import Stage, StageKind, expected_steps
 from cad.experiments.run.job import run_or_record, run_pack_or_record
+from cad.experiments.run.pack_plan import key_of
 from cad.experiments.run.pack_size import size_within
-from cad.experiments.run.packs import key_of
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.stage_process import StageProcess, end_all, wait_for_any
 from cad.interrupt import StopFlag

@@ -19,8 +19,9 @@ from cad.experiments.plan.directory import StageDirectory
 from cad.experiments.plan.experiment import Experiment, open_experiment
 from cad.experiments.run.job import run_or_record
 from cad.experiments.run.local_run import dry_run_text
+from cad.experiments.run.pack_plan import planned_packs
 from cad.experiments.run.pack_size import local_limit, pack_size, size_within, training_bytes
-from cad.experiments.run.packs import planned_packs, run_pack
+from cad.experiments.run.packs import run_pack
 from cad.experiments.run.resources import Resources
 from cad.experiments.run.runner import Run
 from cad.experiments.run.training_stages import prepare_training
