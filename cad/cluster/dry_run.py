@@ -51,7 +51,7 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
         lines.append(f"sbatch --test-only: {verdict}")
         for index, task in enumerate(array.tasks):
             if array.packed:
-                lines.append(f"  task {index}: {_in_words(task, room_of_task(profile))}")
+                lines.append(f"  task {index}: {in_words(task, room_of_task(profile))}")
             for stage in task:
                 cell = labels[stage.name]
                 place = "   " if array.packed else f"task {index}:"
@@ -62,7 +62,7 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
     ]
 
 
-def _in_words(pack: Task, room: Room) -> str:
+def in_words(pack: Task, room: Room) -> str:
     """A pack, the processes that work on it, and the memory that those take which run side by side."""
     processes = processes_of(pack, room)
     if len(processes) == 1:

@@ -53,12 +53,12 @@ def hold(root: Path, kind: str, but: Collection[str] = (), after: float = 0.0, s
     raise AssertionError(f"no {kind} was seen in its middle")
 
 
-def soon_held(root: Path, kind: str) -> Future[str]:
+def soon_held(root: Path, kind: str, but: Collection[str] = ()) -> Future[str]:
     """:func:`hold` in a thread, begun before there is anything to hold: whatever a busy machine delays,
     the middle is not missed.
     """
     pool = ThreadPoolExecutor(1)
-    held = pool.submit(hold, root, kind)
+    held = pool.submit(hold, root, kind, but)
     pool.shutdown(wait=False)
     return held
 
@@ -66,7 +66,8 @@ def soon_held(root: Path, kind: str) -> Future[str]:
 def _is_held(stage: Path) -> bool:
     """Whether a worker is there, and not just the note of one that ended."""
     with contextlib.suppress(OSError, TypeError):
-        return b"submitit" in Path(f"/proc/{worker_of(stage)}/cmdline").read_bytes()
+        command = Path(f"/proc/{worker_of(stage)}/cmdline").read_bytes()
+        return b"submitit" in command or b"multiprocessing" in command  # a process of a pack
     return False
 
 

@@ -229,3 +229,21 @@ def test_a_limit_of_jobs_counts_packs_not_trainings(stages):
     for room in range(n_tasks(stages) + 1):
         now = fitting(stages, room, n_tasks)
         assert n_tasks(now) <= room and (now == stages or n_tasks(stages[: len(now) + 1]) > room)
+
+
+def test_what_waits_for_a_collection_is_not_packed_with_what_waits_for_a_pretraining():
+    arms = [
+        {"name": "a", "set": {"model.kind": "ad"}},
+        {"name": "b", "set": {"pretrain.enabled": True}, "grid": {"model.n_latent": [1, 2]}},
+    ]
+    data = {"name": "e", "arms": arms, "seeds": [0, 1]}
+    wanted = distinct_stages(expand(from_mapping(ExperimentConfig, data, "e"), "e"))
+
+    def all_together(trainings):
+        return [trainings] if trainings[0].kind == "train" else []
+
+    packs = [task for array in plan_arrays(wanted, {}, 100, pack=all_together) for task in array.tasks]
+    packs = [task for task in packs if task[0].kind == "train"]
+    assert sorted([stage.config.model.kind for stage in task] for task in packs) == [
+        ["ad"] * 2, ["compressed_ad"] * 4,
+    ]  # fmt: skip
