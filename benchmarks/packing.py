@@ -4,6 +4,9 @@
 model sizes on made-up histories, one thread, all sizes of packs in turns, medians over laps.  "Rates" are
 models that differ in their learning rates, whose windows are equally long; "seeds" draw windows of their own,
 whose lengths CompressedAD draws too.
+
+``--unequal`` measures instead what a Slurm task with two cores makes of two trainings of different shapes
+(``cad submit --pack 2``): side by side, and one after the other as on one core, in turns, in wall seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +25,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.experiment import open_experiment
+from cad.experiments.run.job import run_or_record
+from cad.experiments.run.resources import Resources
+from cad.experiments.run.side_by_side import task_job
 from cad.histories.sampler import HistoryArrays
+from cad.interrupt import StopFlag
 from cad.process import prepare_process
 from cad.schema import Config
 from cad.storage import write_json
@@ -125,6 +134,47 @@ def measure(
     ]
 
 
+QUICKSTART = Path(__file__).parents[1] / "experiments" / "quickstart.yaml"
+
+
+def unequal(laps: int, updates: int) -> dict[str, Any]:
+    """Seconds of two of the quickstart's trainings as one task, start of processes included, by its cores.
+
+    ``ideal`` is how many times as fast two cores would be if only the longer training counted.
+    """
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name) / "histories"
+        words = [f"base.train.n_updates={updates}", "base.train.validate_every=0"]
+        words += ["base.train.watchdog_share=null"]
+        # Few tasks: an update takes no longer with more of them.
+        words += ["base.env.n_tasks=8", "base.env.n_heldout=2", "base.env.n_validation=2"]
+        cells = open_experiment(QUICKSTART, words, base).cells
+        pair = [cells[3].training, cells[-1].training]
+        histories = pair[0].inputs[0]
+        run_or_record(base, histories, Resources(workers=2), StopFlag())
+        ideal = []
+        for lap in range(laps + 1):  # the first one starts the server of processes
+            for cores, taken in seconds.items():
+                root = Path(name) / f"{lap}-{cores}"
+                (root / "stages").mkdir(parents=True)
+                (root / "stages" / histories.name).symlink_to(StageDirectory(base, histories.name).path)
+                begun = time.perf_counter()
+                task_job(root, pair, Resources(workers=cores), lambda _directory: False)
+                if lap:
+                    taken.append(time.perf_counter() - begun)
+                    alone = [StageDirectory(root, stage.name).record()["wall_seconds"] for stage in pair]
+                    if cores == 1:
+                        ideal.append(sum(alone) / max(alone))
+    medians = {cores: statistics.median(taken) for cores, taken in seconds.items()}
+    return {
+        "one_after_the_other": medians[1],
+        "side_by_side": medians[2],
+        "ratio": medians[1] / medians[2],
+        "ideal": statistics.median(ideal),
+    }
+
+
 def _now(device: torch.device) -> float:
     """CPU-seconds, so that other work does not count; seconds on a GPU."""
     if device.type == "cuda":
@@ -141,7 +191,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="seconds, not minutes; the numbers mean nothing")
+    parser.add_argument(
+        "--unequal", action="store_true", help="two trainings of different shapes as one task"
+    )
     options = parser.parse_args(arguments)
+    if options.unequal:
+        found = unequal(1 if options.quick else 3, 5 if options.quick else 150)
+        Console().print(
+            f"two unequal trainings on two cores: {found['side_by_side']:.1f} s side by side, "
+            f"{found['one_after_the_other']:.1f} s one after the other: {found['ratio']:.2f} times as fast "
+            f"(at best {found['ideal']:.2f})"
+        )
+        if options.json:
+            write_json(options.json, {"quick": options.quick, "unequal": found})
+        return 0
     prepare_process(1)
     device, console = torch.device(options.device), Console()
     packs, laps = ((1, 2), 1) if options.quick else (PACKS, 7)

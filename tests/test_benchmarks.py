@@ -118,3 +118,12 @@ def test_packing_measures_every_size(tmp_path: Path) -> None:
     ]
     assert all(math.isfinite(row["models_an_hour"]) and row["models_an_hour"] > 0 for row in rows)
     assert all(row["ratio"] == 1 for row in rows if row["pack"] == 1)
+
+
+def test_packing_measures_unequal_trainings(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    words = [sys.executable, str(SCRIPT.with_name("packing.py")), "--quick", "--unequal", "--json", str(file)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(file.read_text())["unequal"]
+    assert found["ratio"] > 0 and 1 <= found["ideal"] <= 2 and "times as fast" in run.stdout

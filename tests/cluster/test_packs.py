@@ -60,7 +60,7 @@ def report(root):
     return json.loads((root / "seeds/report/report.json").read_text())["cells"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_packed_grid_is_disturbed_and_ends_with_the_same_report(
     cluster, profile, seeds, single, with_histories, wait_for, tmp_path
 ):

@@ -24,7 +24,7 @@ from cad.experiments.run.attempt import PROGRESS_LOG
 from cad.experiments.run.job import is_alive, pack_job, stage_job
 from cad.experiments.run.local_launcher import PRELOADED
 from cad.experiments.run.resources import Resources
-from cad.interrupt import interrupts_ignored, stop_signals_blocked
+from cad.interrupt import InterruptedRun, interrupts_ignored, stop_signals_blocked
 from cad.process import without_main
 
 # For a stage to save and to end, before it is killed.
@@ -113,6 +113,9 @@ def _run(root: Path, stages: Sequence[Stage], resources: Resources, runner: int,
             stage_job(root, stages[0], resources, runner)
         else:
             pack_job(root, stages, resources, runner)
+    except InterruptedRun as stopped:
+        logging.getLogger(__name__).warning("%s: %s", stages[0].name, stopped)
+        sys.exit(stopped.exit_code)
     except CadError as error:
         logging.getLogger(__name__).error("%s: %s", stages[0].name, error)
         sys.exit(error.exit_code)
