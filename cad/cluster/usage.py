@@ -22,7 +22,7 @@ from cad.cluster.profile import Profile
 from cad.config import from_mapping
 from cad.errors import CadError
 from cad.experiments.durations import clock_time
-from cad.experiments.plan.directory import StageDirectory
+from cad.experiments.plan.directory import StageDirectory, shared_its_task
 from cad.experiments.plan.stage import StageKind
 from cad.surroundings import worth_asking_for
 
@@ -90,6 +90,8 @@ def _own(stage: StageDirectory) -> Used:
         record = stage.record()
     except CadError:
         record = {}
+    if shared_its_task(record):  # what the task needed is more, and only the accounting knows it
+        return Used(stage.kind, None, None, None, None)
     return Used(
         stage.kind,
         _number(record, "wall_seconds"),

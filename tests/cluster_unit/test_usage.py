@@ -87,3 +87,17 @@ def test_a_stage_of_an_earlier_version_is_counted_without_what_it_lacks(tmp_path
     stage.finish({"wall_seconds": 10.0})
     (row,) = usage(tmp_path, [stage.name])
     assert (row.seconds, row.peak_bytes, row.efficiency, row.suggestion) == (10, None, None, "minutes: 1")
+
+
+@pytest.mark.parametrize("mark", ["pack", "task_of"])
+def test_what_one_of_a_pack_took_is_not_what_its_task_needs(mark: str, tmp_path: Path) -> None:
+    for number, more in enumerate(({}, {mark: 8})):
+        stage = StageDirectory(tmp_path, f"train-00000000000{number}")
+        stage.path.mkdir(parents=True)
+        took = 10.0 * (1 + number)
+        stage.finish({"wall_seconds": took, "peak_memory_bytes": 2**30, "cores": 1, **more})
+    names = [f"train-00000000000{number}" for number in range(2)]
+    (row,) = usage(tmp_path, names)
+    assert (row.n, row.seconds, row.suggestion) == (2, 10, "memory_gb: 1.5, minutes: 1")
+    (row,) = usage(tmp_path, names[1:])
+    assert (row.n, row.seconds, row.peak_bytes, row.suggestion) == (1, None, None, "")

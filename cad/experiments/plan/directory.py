@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -85,6 +86,11 @@ def stages_folder(root: Path) -> Path:
 def stage_name(identity: dict[str, Any]) -> str:
     """The name of a stage: its kind and twelve digits of the hash of what determines its result."""
     return f"{identity.get('kind')}-{sha256_json(identity)[:12]}"
+
+
+def shared_its_task(record: Mapping[str, Any]) -> bool:
+    """Whether a finished stage was one of several that a task worked on, by what it recorded."""
+    return any(key in record for key in ("pack", "task_of"))
 
 
 @dataclass(frozen=True)

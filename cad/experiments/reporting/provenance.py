@@ -12,7 +12,7 @@ from cad.checksums import file_checksum
 from cad.config import EvaluationConfig
 from cad.envs.split import split_tasks
 from cad.experiments.plan.cells import distinct_stages
-from cad.experiments.plan.directory import StageDirectory, StageFile
+from cad.experiments.plan.directory import StageDirectory, StageFile, shared_its_task
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import SubmissionRecord, read_submission
 from cad.experiments.plan.stage import WARM_START_STAGE, Stage
@@ -109,6 +109,7 @@ def _record(
         cpu_seconds=stored.get("cpu_seconds"),
         cores=stored.get("cores"),
         attempts=stored.get("attempts"),
+        shared=shared_its_task(stored),
         code_version=version,
         dirty=dirty,
         packages=environment.get("packages", {}),

@@ -30,6 +30,8 @@ class Resources:
     """Most trainings of one shape that a process works on together."""
     pack_memory: float | None = None
     """Bytes that they may take together; None: any."""
+    together: int = 1
+    """Trainings that a cluster's task works on: what one of them takes is not what that needs."""
     trace: Callable[[str], None] | None = None
     """Called with a line for every compression of an evaluation."""
     pruning: Pruning | None = None

@@ -50,13 +50,14 @@ def task_job(root: Path, stages: Sequence[Stage], resources: Resources, has_left
     """
     room = room_of(resources)
     processes = processes_of(stages, room)
+    resources = replace(resources, workers=1, together=len(stages))
     if len(processes) == 1 and key_of(stages[0]) is not None:
-        pack_job(root, stages, replace(resources, workers=1), None)
+        pack_job(root, stages, resources, None)
         return
     with work_of(None) as stop:
         n = room.at_a_time(processes)
         log.info("%d trainings in %d processes, %d side by side", len(stages), len(processes), n)
-        _SideBySide(root, processes, room, replace(resources, workers=1), stop, has_left).run()
+        _SideBySide(root, processes, room, resources, stop, has_left).run()
 
 
 @dataclass

@@ -111,6 +111,7 @@ def finish(attempt: StageAttempt, resources: Resources, meter: Meter, record: Ma
             # Of this attempt, its helpers' included.
             "cpu_seconds": meter.cpu_seconds,
             "peak_memory_bytes": _peak_memory(),
+            **({"task_of": resources.together} if resources.together > 1 else {}),
             **record,
             "made_by": {**environment_info(), **resources.provenance},
         }

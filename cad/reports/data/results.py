@@ -111,6 +111,7 @@ class StageRecord:
     job_id: str | None = None
     peak_memory_bytes: int | None = None  # of the process that finished it
     cpu_seconds: float | None = None  # of its last attempt
+    shared: bool = False  # one of several in its task: what that needed is not known from one
 
     @property
     def core_hours(self) -> float | None:

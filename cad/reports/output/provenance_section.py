@@ -69,7 +69,11 @@ def costs_table(provenance: Provenance) -> ShownTable | None:
 
 
 def _enough(provenance: Provenance, kind: str) -> str:
-    done = [stage for stage in provenance.stages if stage.kind == kind and stage.state == "done"]
+    done = [
+        stage
+        for stage in provenance.stages
+        if stage.kind == kind and stage.state == "done" and not stage.shared
+    ]
     peak = max((stage.peak_memory_bytes or 0 for stage in done), default=0)
     # Over all attempts of a stage: more than one of them took, where it was stopped.
     return worth_asking_for(peak, max((stage.wall_seconds or 0.0 for stage in done), default=0.0))

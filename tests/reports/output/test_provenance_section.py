@@ -36,6 +36,15 @@ def test_costs_are_sums_over_done_stages(origin: Provenance) -> None:
     assert costs_table(dataclasses.replace(origin, stages=())) is None
 
 
+def test_what_one_of_several_in_a_task_took_is_no_advice(origin: Provenance) -> None:
+    alone = costs_table(origin)
+    packed = [dataclasses.replace(stage, shared=stage.kind == "train") for stage in origin.stages]
+    together = costs_table(dataclasses.replace(origin, stages=tuple(packed)))
+    assert alone is not None and together is not None
+    assert "train memory_gb" in alone.caption and "histories minutes" in alone.caption
+    assert "train" not in together.caption and "histories minutes" in together.caption
+
+
 def test_notices_of_unfinished_and_changed_code(origin: Provenance) -> None:
     notices = provenance_notices(origin)
     assert notices == [
