@@ -126,6 +126,7 @@ EXHAUSTIVE = (
     "envs/test_examples.py::test_an_example_runs",
     "experiments/run/test_learns.py::test_region_ad",
     "experiments/run/test_local_launcher.py::test_two_ranks",
+    "experiments/run/test_side_by_side.py::test_one_that_is_cancelled_while_others_run",
     "experiments/test_documented_commands.py::test_documented_commands_run",
     "experiments/test_nothing_changed.py::test_every_kind_and_way_of_training_gives_the_recorded_numbers",
     "test_benchmarks.py",

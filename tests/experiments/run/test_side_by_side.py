@@ -55,9 +55,9 @@ def unequal(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trainings(unequal, collected) -> dict[str, Stage]:
+def trainings(unequal, tmp_path) -> dict[str, Stage]:
     """By name: of a model and its seed."""
-    cells = open_experiment(unequal, [], collected).cells
+    cells = open_experiment(unequal, [], tmp_path).cells
     return {f"{cell.label} {cell.config.seed}": cell.training for cell in cells}
 
 
@@ -297,3 +297,21 @@ def test_one_that_heard_the_signal_before_its_parent_is_no_failure(fake, trainin
 def test_the_room_is_that_of_the_task():
     resources = Resources(workers=3, memory=5.0)
     assert side_by_side.room_of(resources) == Room(3, 5.0)
+
+
+def test_one_that_leaves_while_it_runs_is_stopped_alone(fake, trainings, tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "_ASK_EVERY_SECONDS", 0.0)
+    deep, compressed = trainings["deep 0"], trainings["compressed 0"]
+    directory = StageDirectory(tmp_path, deep.name)
+
+    def has_left(asked: StageDirectory) -> bool:
+        if asked.name == deep.name and len(fake.started) == 2 and directory.failure() is None:
+            directory.path.mkdir(parents=True)
+            directory.record_failure(CANCELLED, expected=True)
+        return asked.failure() is not None
+
+    fake.codes = {1: InterruptedRun.exit_code}
+    run(tmp_path, [deep, compressed], has_left=has_left)
+    assert [one.stages for one in fake.started] == [[compressed], [deep]]
+    assert [one.stopped > 0 for one in fake.started] == [False, True]
+    assert directory.failure() == CANCELLED and StageDirectory(tmp_path, compressed.name).done
