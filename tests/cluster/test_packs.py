@@ -69,7 +69,7 @@ def test_a_packed_grid_is_disturbed_and_ends_with_the_same_report(
     first, second, wild, deep = names
     submit = ("submit", seeds, "--profile", profile, "--root", root, "--pack", "8")
     planned = cluster.cad(*submit, "--dry-run").stdout
-    tasks = r"task 0: a pack of 4 in 4 processes, 2 side by side, about 2\.\d GiB\n( +train-\w+  .*\n){4}"
+    tasks = r"task 0: a pack of 4 in 4 processes, 2 side by side, about 1\.\d GiB\n( +train-\w+  .*\n){4}"
     assert re.search(tasks, planned)
     held = [soon_held(root, "train", but=set(names) - {name}) for name in (deep, second)]
     submitted = cluster.cad(*submit).stdout

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cad.experiments.plan.stage import Stage, expected_steps
-from cad.experiments.run.pack_size import process_bytes, size_within, training_bytes
+from cad.experiments.run.pack_size import PROCESS_BYTES, processes_bytes, size_within, training_bytes
 from cad.training.packed.shape import pack_key
 
 # On a CPU, trainings that share a process gain nothing: no process does more than this part of what a core
@@ -129,13 +129,13 @@ class Room:
 def host_bytes(processes: Sequence[Sequence[Stage]], *, gpu: bool) -> float:
     """About what processes take of the machine's memory: rather too much."""
     trained = 0.0 if gpu else sum(training_bytes(stage.config) for some in processes for stage in some)
-    return len(processes) * process_bytes(gpu=gpu) + trained
+    return processes_bytes(len(processes), gpu=gpu) + trained
 
 
 def gpu_bytes(processes: Sequence[Sequence[Stage]]) -> float:
     """About what processes take of a GPU's memory: rather too much."""
     trained = sum(training_bytes(stage.config) for some in processes for stage in some)
-    return len(processes) * process_bytes(gpu=False) + trained
+    return len(processes) * PROCESS_BYTES + trained
 
 
 def processes_of(pack: Sequence[Stage], room: Room) -> list[list[Stage]]:

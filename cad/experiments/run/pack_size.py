@@ -19,6 +19,8 @@ MOST = 64
 """Trainings of a pack whose size memory decides: more bring little, and a pack ends with its slowest one."""
 PROCESS_BYTES = 2**30
 """What a process takes before its first model: Python, torch, the histories of small tasks."""
+# With others beside it, which share what they have imported; each has histories of its own.
+_BESIDE_BYTES = 2**29
 _GPU_PROCESS_BYTES = 3 * 2**30
 
 # Weights, gradients, two moments, and the stack's copies of the weights and gradients.
@@ -43,9 +45,9 @@ def pack_size(text: str) -> PackSize:
     return int(text)
 
 
-def process_bytes(*, gpu: bool) -> int:
-    """What a process takes of the machine's memory by itself, about: with a ``gpu`` CUDA's libraries too."""
-    return _GPU_PROCESS_BYTES if gpu else PROCESS_BYTES
+def processes_bytes(n: int, *, gpu: bool) -> int:
+    """What ``n`` processes of a task take of the machine's memory by themselves, with a ``gpu`` CUDA too."""
+    return n * _GPU_PROCESS_BYTES if gpu else PROCESS_BYTES + (n - 1) * _BESIDE_BYTES
 
 
 def training_bytes(config: Config) -> float:

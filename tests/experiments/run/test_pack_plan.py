@@ -11,7 +11,7 @@ from cad.config import from_mapping
 from cad.experiments.plan.cells import distinct_stages, expand
 from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.plan.stage import Stage, expected_steps
-from cad.experiments.run.pack_plan import Room, host_bytes, key_of, mixed_packs, processes_of
+from cad.experiments.run.pack_plan import Room, gpu_bytes, host_bytes, key_of, mixed_packs, processes_of
 from cad.experiments.run.pack_size import PROCESS_BYTES, training_bytes
 from cad.schema import ExperimentConfig
 
@@ -114,11 +114,11 @@ def test_cores_and_memory_say_how_many_run_side_by_side(ablation):
     processes = processes_of(mixed_packs(ablation, 27)[0], Room(8))
     assert Room(8).at_a_time(processes) == 8 and Room(99).at_a_time(processes) == len(processes)
     three = host_bytes(processes[:3], gpu=False)
-    assert three > 3 * PROCESS_BYTES
+    assert three > 2 * PROCESS_BYTES
     assert Room(8, three).at_a_time(processes) == 3
     assert not Room(8, three).holds(processes[:4])
     assert Room(8, 1.0).at_a_time(processes) == 1  # one is tried whatever the estimate says
     # On a GPU the card holds the trainings, the machine CUDA's libraries.
     assert host_bytes(processes[:1], gpu=True) == 3 * PROCESS_BYTES
     assert Room(8, 7 * PROCESS_BYTES, gpu=True).at_a_time(processes) == 2
-    assert Room(8, None, gpu=True, gpu_memory=three).at_a_time(processes) == 3
+    assert Room(8, None, gpu=True, gpu_memory=gpu_bytes(processes[:3])).at_a_time(processes) == 3
