@@ -54,7 +54,7 @@ def mixed_packs(stages: Sequence[Stage], size: int, memory: float | None = None)
     n = -(-sum(map(len, together)) // size)
     if memory:
         n = max(n, int(-(-sum(bytes_of) // memory)))
-    packs = [_Filled() for _ in range(n)]
+    packs = [_Filled() for _ in range(min(n, len(together)))]
     for some, taken in zip(together, bytes_of, strict=True):
         room = [
             pack

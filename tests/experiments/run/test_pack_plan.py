@@ -61,7 +61,8 @@ def test_what_is_more_than_a_task_takes_is_parted():
     assert sorted(len(pack) for pack in mixed_packs(same, 4)) == [2, 4, 4]
     one = training_bytes(same[0].config)
     assert sorted(len(pack) for pack in mixed_packs(same, 8, 4.5 * one)) == [2, 4, 4]
-    assert mixed_packs(same, 8, 0.5 * one) == []
+    assert mixed_packs(same, 8, 0.5 * one) == mixed_packs(same, 8, 1e-9) == mixed_packs(same, 8, 0.0) == []
+    assert mixed_packs([], 8) == []
     # Of two shapes, too, no more than fit at once.
     mixed = trainings({"name": "a"}, {"name": "b", "set": {"model.n_latent": 4}}, seeds=[0, 1])
     assert len(shapes(mixed)) == 2
