@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cad.envs.own_code import code_folders
 from cad.experiments.plan.stage import Stage, named_files
 
 
@@ -69,6 +70,12 @@ class StageArray:
     def files(self) -> tuple[Path, ...]:
         """The files of the user's that its tasks read, each once."""
         return tuple(dict.fromkeys(file for stage in self.stages for file in named_files(stage)))
+
+    @property
+    def code_folders(self) -> tuple[Path, ...]:
+        """Folders of the user's from which its tasks import environments, each once."""
+        envs = dict.fromkeys(stage.config.env for stage in self.stages if stage.config.env.own_module)
+        return tuple(dict.fromkeys(folder for env in envs for folder in code_folders(env)))
 
     @property
     def packed(self) -> bool:

@@ -35,7 +35,12 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
         )
         label = f"{number + 1}-{array.kind}"
         make = functools.partial(
-            make, n=len(array.tasks), label=label, throttle=array.throttle, files=array.files
+            make,
+            n=len(array.tasks),
+            label=label,
+            throttle=array.throttle,
+            files=array.files,
+            code=array.code_folders,
         )
         text = make(depends=dependency(array, plan.arrays, ids))
         file = paths.folder / f"{label}.sh"

@@ -84,6 +84,7 @@ def executor_parameters(
     depends: str | None,
     label: str = "1",
     throttle: int | None = None,
+    code: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Parameters of submitit's job script for one array; see :func:`job_script`."""
     request = profile.for_stage(kind)
@@ -119,7 +120,7 @@ def executor_parameters(
         # first must not get the others killed, which would look like a crash.
         # --export: with `export: NONE` in the profile srun would pass nothing on to the task.
         "srun_args": ["--export=ALL", f"--cpus-per-task={request.cpus}"],
-        "setup": _setup(profile, request.nodes, paths, label),
+        "setup": _setup(profile, request.nodes, paths, label, code),
         "teardown": _teardown(profile, request, memory),
     }
     return {key: value for key, value in parameters.items() if value is not None}
@@ -150,22 +151,32 @@ def job_script(
     label: str = "1",
     throttle: int | None = None,
     files: Sequence[Path] = (),
+    code: Sequence[Path] = (),
 ) -> str:
     """The job script for an array of ``n`` tasks.
 
     ``label`` names the array in its submission; at most ``throttle`` tasks run at a time (default: the
-    profile's).  ``files`` are those that the tasks read, wherever they lie.
+    profile's).  ``files`` are those that the tasks read, wherever they lie; ``code`` are folders of the
+    user's from which they import, which an image would not see.
     """
-    python = python_command(profile, kind, paths, files)
+    python = python_command(profile, kind, paths, (*files, *code))
     command = f"{python} -u -m submitit.core._submit {shlex.quote(str(paths.folder))}"
-    parameters = executor_parameters(profile, kind, job_name, paths, multiplier, depends, label, throttle)
+    parameters = executor_parameters(
+        profile, kind, job_name, paths, multiplier, depends, label, throttle, code
+    )
     return _make_sbatch_string(
         command=command, folder=paths.folder, map_count=n if n > 1 else None, **parameters
     )
 
 
-def _setup(profile: Profile, nodes: int, paths: SubmissionPaths, label: str) -> list[str]:
-    outside = "" if profile.image else "${PYTHONPATH:+:$PYTHONPATH}"
+def _setup(
+    profile: Profile, nodes: int, paths: SubmissionPaths, label: str, code: Sequence[Path]
+) -> list[str]:
+    outside = (
+        "".join(f":{shlex.quote(str(folder))}" for folder in code)
+        if profile.image
+        else "${PYTHONPATH:+:$PYTHONPATH}"
+    )
     folder = shlex.quote(str(paths.folder))
     scratch = node_path(profile.scratch)
     # This script runs on the first node only.

@@ -39,6 +39,7 @@ from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.environments import require_environments
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, write_submission
+from cad.experiments.plan.own_code import warn_of_changed_code
 from cad.experiments.plan.stage import Stage
 from cad.experiments.reporting.environment_info import code_version
 from cad.experiments.run.pack_plan import Room, mixed_packs
@@ -176,6 +177,7 @@ def submit(
         raise CadError("this machine has no Slurm (sbatch, squeue); `cad run` works without one")
     adopt_lost(experiment.root)
     plan = plan_submission(experiment, profile, choose, multiplier, clusters)
+    warn_of_changed_code(experiment.root, distinct_stages(experiment.cells))
     if plan.arrays:
         # It may measure and ask: others can submit meanwhile.
         approve(plan)
@@ -353,7 +355,17 @@ def _submit_array(
     script = paths.folder / f"{label}.sh"
     n = len(array.tasks)
     text = job_script(
-        profile, array.kind, name, paths, array.multiplier, depends, n, label, array.throttle, array.files
+        profile,
+        array.kind,
+        name,
+        paths,
+        array.multiplier,
+        depends,
+        n,
+        label,
+        array.throttle,
+        array.files,
+        array.code_folders,
     )
     write_text(script, text)
     note = JobNote(

@@ -60,6 +60,11 @@ class EnvConfig(Section):
         return {**self.model_dump(mode="json"), **settings}
 
     @property
+    def own_module(self) -> str | None:
+        """The module of the user's that the settings name; None where they name none."""
+        return self.name.partition(":")[0] if ":" in self.name else None
+
+    @property
     def least_horizon(self) -> int:
         """Steps within which every task can be rewarded; its optimum would be 0 in fewer."""
         return 1

@@ -368,3 +368,24 @@ def test_a_task_that_is_done_releases_those_that_a_node_could_not_start(tmp_path
 def test_a_former_key_names_the_new_one():
     with pytest.raises(UsageError, match=r"max_requeues: unknown key; it is now retry: \{saved"):
         from_mapping(Profile, {"max_requeues": 3}, "profile")
+
+
+def test_an_environment_of_ones_own_is_seen_in_an_image(tmp_path, monkeypatch):
+    """Its folder is bound, and is on the path behind the frozen copy of the program."""
+    (tmp_path / "script_vault.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = {
+        "name": "gymnasium", "id": "script_vault:Vault-v0", "horizon": 5, "n_heldout": 1, "n_validation": 0,
+        "tasks": [{"seed": 0}, {"seed": 1}],
+    }  # fmt: skip
+    settings = {"model": {"kind": "ad"}, "env": env, "train": {"validate_every": 0}}
+    (array,) = plan_arrays((Stage("histories", from_mapping(Config, settings, "config")),), {}, 10)
+    assert array.code_folders == (tmp_path,)
+    texts = []
+    for image in ("/images/cad.sif", None):
+        profile = from_mapping(Profile, {"image": image}, "profile")
+        more = ResourceMultiplier()
+        texts.append(job_script(profile, "histories", "n", PATHS, more, None, 1, code=array.code_folders))
+    assert f"--bind {tmp_path} " in texts[0]
+    assert f"/code':{tmp_path} PYTHONSAFEPATH=1" in texts[0]
+    assert str(tmp_path) not in texts[1]

@@ -163,16 +163,26 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
         assert load(Profile, [profile]).value
 
 
+def fenced(page: Path, language: str) -> list[str]:
+    """A page's blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
 def yaml_blocks() -> list[tuple[str, str]]:
     """The blocks of YAML in pages that are an experiment or a section ``env``."""
-    fenced = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    blocks = [(page.name, block) for page in PAGES for block in fenced.findall(page.read_text("utf-8"))]
+    blocks = [(page.name, block) for page in PAGES for block in fenced(page, "yaml")]
     return [(name, block) for name, block in blocks if re.search(r"^(env|arms):", block, re.MULTILINE)]
 
 
 @pytest.mark.parametrize(("page", "block"), yaml_blocks())
-def test_a_documented_experiment_is_one(page: str, block: str, tmp_path: Path) -> None:
-    del page
+def test_a_documented_experiment_is_one(
+    page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the environments that the same page registers."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for code in (code for other in PAGES if other.name == page for code in fenced(other, "python")):
+        if module := re.search(r'entry_point="(\w+):', code):
+            (tmp_path / f"{module[1]}.py").write_text(code)
     file = tmp_path / "experiments" / "e.yaml"
     file.parent.mkdir()
     if "arms:" in block:

@@ -68,6 +68,11 @@ class GymnasiumConfig(EnvConfig):
         """A task an entry of ``tasks``."""
         return len(self.tasks)
 
+    @property
+    def own_module(self) -> str | None:
+        """See :attr:`EnvConfig.own_module`; that of an id ``module:Id``."""
+        return self.id.partition(":")[0] if ":" in self.id else None
+
     @model_validator(mode="after")
     def _tasks_differ(self) -> GymnasiumConfig:
         known: dict[str, int] = {}

@@ -10,6 +10,8 @@ from typing import Any
 
 from cad.checksums import file_checksum
 from cad.config import EvaluationConfig
+from cad.envs.config import EnvConfig
+from cad.envs.own_code import code_checksums, code_folders
 from cad.envs.split import split_tasks
 from cad.experiments.plan.cells import distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, shared_its_task
@@ -45,6 +47,9 @@ def gather_provenance(experiment: Experiment, *, public: bool = False) -> Proven
         protocol=protocol([cell.config for cell in experiment.cells]),
         inputs=_checksums(experiment, stages, public=public),
         stages=tuple(records),
+        own_code={
+            module: digest for env in _own_envs(experiment) for module, digest in code_checksums(env).items()
+        },
     )
 
 
@@ -70,11 +75,24 @@ def _commands(experiment: Experiment, records: list[StageRecord], version: str, 
     return [
         *([f"git checkout {commit}{note}"] if commit else []),
         *(
-            shlex.join(["cad", "run", file, *each.overrides])
+            shlex.join(["cad", "run", file, *each.overrides]) + _wants_on_path(each)
             for file, each in zip(files, together, strict=True)
         ),
         shlex.join(["cad", "report", *files, *compare, *experiment.overrides]),
     ]
+
+
+def _wants_on_path(experiment: Experiment) -> str:
+    """A comment on the modules of the user's that a command has to find; empty where there are none."""
+    modules = dict.fromkeys(env.own_module for env in _own_envs(experiment) if code_folders(env))
+    names = ", ".join(filter(None, modules))
+    return f"  # with the folder of {names} on PYTHONPATH" if names else ""
+
+
+def _own_envs(experiment: Experiment) -> list[EnvConfig]:
+    """The experiment's environments that come from a module of the user's."""
+    envs = (cell.config.env for cell in experiment.cells)
+    return list(dict.fromkeys(env for env in envs if env.own_module is not None))
 
 
 def _shown(path: Path, *, public: bool) -> Path:
@@ -116,6 +134,7 @@ def _record(
         hardware=machine_in_words(machine, public=public) if machine else None,
         image=environment.get("image_sha256") or (submitted.image_sha256 if submitted else None),
         job_id=job.job_id if job and not public else None,
+        own_code=environment.get("own_code", {}),
     )
 
 

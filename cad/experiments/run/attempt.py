@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cad.checksums import DamagedFileError
+from cad.envs.own_code import code_checksums
 from cad.errors import CadError
 from cad.experiments.durations import clock_time
 from cad.experiments.plan.directory import StageDirectory, StageFile
@@ -34,6 +35,8 @@ class StageAttempt:
     """Counted from 1, over all processes that tried."""
     seconds_before: float = 0.0
     """Wall seconds of earlier attempts; of a killed one, until its last note of progress."""
+    own_code: Mapping[str, str] = field(default_factory=dict)
+    """Checksums of the code of the user's that it began with, by module."""
     _first: dict[str, float] = field(default_factory=dict, repr=False)
     _told: float = field(default=0.0, repr=False)
 
@@ -53,6 +56,7 @@ class StageAttempt:
         program.
         """
         path = make_dirs(self.directory.path)
+        self.own_code = code_checksums(self.stage.config.env)
         remove_leftovers(path)
         note = self.directory.progress()
         self.number = int(note.get("attempt", 0)) + 1

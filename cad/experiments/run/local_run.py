@@ -17,6 +17,7 @@ from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
 from cad.experiments.plan.environments import require_environments, unfinished
 from cad.experiments.plan.experiment import Experiment
+from cad.experiments.plan.own_code import warn_of_changed_code
 from cad.experiments.plan.stage import StageKind
 from cad.experiments.reporting.report import no_cell_counts, write_experiment_report
 from cad.experiments.run.pack_plan import planned_packs
@@ -49,6 +50,7 @@ def dry_run_text(
     stages = distinct_stages(experiment.cells, first, last)
     to_do = unfinished(experiment, stages)
     require_environments(to_do, str(experiment.file))
+    warn_of_changed_code(experiment.root, stages)
     lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
     for cell in experiment.cells:
         chosen = f" ({cell.equal_state.in_words()})" if cell.equal_state else ""
@@ -86,8 +88,10 @@ def run_experiment(
     and :class:`~cad.interrupt.InterruptedRun` when it was stopped.
     """
     require_ranks_of_cells(experiment.cells, resources.ranks)
-    to_do = unfinished(experiment, distinct_stages(experiment.cells, first, last))
+    stages = distinct_stages(experiment.cells, first, last)
+    to_do = unfinished(experiment, stages)
     require_environments(to_do, str(experiment.file))
+    warn_of_changed_code(experiment.root, stages)
     with folder_lock(experiment.folder, f"experiment {experiment.config.name}"), stop_on_signals() as stop:
         write_json(experiment.folder / "experiment.json", experiment.record())
         resources = replace(resources, pruning=pruning_of(experiment))

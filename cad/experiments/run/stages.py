@@ -113,7 +113,11 @@ def finish(attempt: StageAttempt, resources: Resources, meter: Meter, record: Ma
             "peak_memory_bytes": _peak_memory(),
             **({"task_of": resources.together} if resources.together > 1 else {}),
             **record,
-            "made_by": {**environment_info(), **resources.provenance},
+            "made_by": {
+                **environment_info(),
+                **({"own_code": dict(attempt.own_code)} if attempt.own_code else {}),
+                **resources.provenance,
+            },
         }
     )
 

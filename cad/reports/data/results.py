@@ -112,6 +112,7 @@ class StageRecord:
     peak_memory_bytes: int | None = None  # of the process that finished it
     cpu_seconds: float | None = None  # of its last attempt
     shared: bool = False  # one of several in its task: what that needed is not known from one
+    own_code: Mapping[str, str] = field(default_factory=dict)  # module of the user's -> SHA-256
 
     @property
     def core_hours(self) -> float | None:
@@ -136,3 +137,4 @@ class Provenance:
     protocol: str  # split, seeds, checkpoint rule, in words
     inputs: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of histories and the like
     stages: Sequence[StageRecord] = ()
+    own_code: Mapping[str, str] = field(default_factory=dict)  # of the user's modules as they are now

@@ -37,6 +37,8 @@ def provenance_json(provenance: Provenance) -> dict[str, Any]:
     """All but the stages, which are a table."""
     record = asdict(provenance)
     del record["stages"]
+    if not provenance.own_code:
+        del record["own_code"]
     return record | {"commands": list(provenance.commands)}
 
 
@@ -126,6 +128,12 @@ def provenance_notices(provenance: Provenance) -> list[str]:
             f"{changed} of {len(states)} stages were run by code with uncommitted changes: the commit alone "
             "does not reproduce them."
         )
+    for module, digests in _own_code(provenance).items():
+        now = provenance.own_code.get(module)
+        if len(digests) > 1:
+            lines.append(f"The stages were run with {len(digests)} states of the code of {module}.")
+        elif now is not None and now not in digests:
+            lines.append(f"The code of {module} has changed since the stages were run.")
     return lines
 
 
@@ -150,11 +158,25 @@ def facts(provenance: Provenance, seeds: Sequence[int], fingerprint: str) -> lis
     if jobs := _distinct(stage.job_id for stage in provenance.stages):
         lines.append(Fact("jobs", ", ".join(jobs)))
     lines.append(Fact("training seeds", ", ".join(map(str, seeds))))
+    lines += [
+        Fact(f"code of {module}", "; ".join(f"sha256 {digest}" for digest in digests))
+        for module, digests in _own_code(provenance).items()
+    ]
     lines += [Fact(name, f"sha256 {digest}") for name, digest in sorted(provenance.inputs.items())]
     lines.append(
         Fact("fingerprint", f"{fingerprint} (of all numbers but timings: two runs with it agree bit for bit)")
     )
     return lines
+
+
+def _own_code(provenance: Provenance) -> dict[str, list[str]]:
+    """Checksums of the user's code that stages ran with, by module."""
+    found: dict[str, list[str]] = {}
+    for stage in provenance.stages:
+        for module, digest in stage.own_code.items():
+            if digest not in found.setdefault(module, []):
+                found[module].append(digest)
+    return found
 
 
 def _code(version: str | None, dirty: bool | None) -> str:
