@@ -113,7 +113,7 @@ def unequal(monkeypatch):
         ({"pack": 7}, [7], [70]),
         ({"pack": 7, "cpus": 4, "memory_gb": 99}, [7], [20]),
         ({"pack": 7, "cpus": 99, "memory_gb": 99}, [7], [10]),
-        ({"pack": 7, "cpus": 4, "memory_gb": 3}, [7], [40]),  # two fit
+        ({"pack": 7, "cpus": 4, "memory_gb": 4.5}, [7], [40]),  # two fit
         ({"pack": 4, "cpus": 2, "memory_gb": 99}, [3, 4], [20, 20]),
         ({"pack": 7, "cpus": 4, "memory_gb": 99, "gpus": 1}, [7], [70]),
     ],
@@ -144,5 +144,5 @@ def test_a_dry_run_says_what_a_pack_takes(unequal):
     alone = "a pack of 7 in 7 processes"
     assert words(cpus=4, memory_gb=64) == f"{alone}, 4 side by side, about few GiB"
     tight = f"{alone}, 2 side by side, about few GiB; more would exceed its memory"
-    assert words(cpus=4, memory_gb=3) == tight
+    assert words(cpus=4, memory_gb=4.5) == tight
     assert words(gpus=1, cpus=4, memory_gb=32).startswith("a pack of 7 in 5 processes, 4 side by side")

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cad.experiments.plan.stage import Stage, expected_steps
+from cad.experiments.plan.stage import Stage
 from cad.experiments.run.pack_size import PROCESS_BYTES, processes_bytes, size_within, training_bytes
 from cad.training.packed.shape import pack_key
 
@@ -29,6 +29,15 @@ def key_of(stage: Stage) -> str | None:
 def joins_packs(stage: Stage) -> bool:
     """Whether a stage can be in a task with others: a training of one process."""
     return stage.kind == "train" and stage.config.train.engine == "plain"
+
+
+def work_of(stage: Stage) -> float:
+    """How long a training takes compared with others: multiply-accumulates of all its forward passes."""
+    config = stage.config
+    if config.train.weights is not None:
+        return 0.0
+    windows = config.train.n_updates * config.train.batch_size
+    return windows * config.spec.window_work(config.model, config.others)
 
 
 def planned_packs(stages: Sequence[Stage], size: int, memory: float | None = None) -> list[list[Stage]]:
@@ -65,35 +74,35 @@ def mixed_packs(stages: Sequence[Stage], size: int, memory: float | None = None)
         if not room:
             room = [_Filled()]
             packs += room
-        pack = min(room, key=lambda one: one.steps)
+        pack = min(room, key=lambda one: one.work)
         pack.stages += some
-        pack.steps += _steps(some)
+        pack.work += _work(some)
         pack.taken += taken
     return [pack.stages for pack in packs if len(pack.stages) > 1]
 
 
 class _Filled:
-    """A pack while it is filled: its stages, their history steps, and bytes."""
+    """A pack while it is filled: its stages, their work, and bytes."""
 
     def __init__(self) -> None:
         self.stages: list[Stage] = []
-        self.steps, self.taken = 0, 0.0
+        self.work, self.taken = 0.0, 0.0
 
 
 def _of_one_shape(stages: Sequence[Stage], size: int, memory: float | None) -> list[list[Stage]]:
     """The stages that can be in packs, up to ``size`` of one shape together; the longest together first."""
     alike: dict[str, list[Stage]] = defaultdict(list)
-    for stage in sorted(filter(joins_packs, stages), key=expected_steps, reverse=True):
+    for stage in sorted(filter(joins_packs, stages), key=work_of, reverse=True):
         alike[key_of(stage) or stage.name].append(stage)
     together = []
     for same in alike.values():
         most = size_within(same[0].config, size, memory)
         together += [same[at : at + most] for at in range(0, len(same), most)]
-    return sorted(together, key=_steps, reverse=True)
+    return sorted(together, key=_work, reverse=True)
 
 
-def _steps(stages: Sequence[Stage]) -> int:
-    return sum(map(expected_steps, stages))
+def _work(stages: Sequence[Stage]) -> float:
+    return sum(map(work_of, stages))
 
 
 @dataclass(frozen=True)
@@ -145,13 +154,13 @@ def processes_of(pack: Sequence[Stage], room: Room) -> list[list[Stage]]:
     are parted, so that all cores are busy to the end.
     """
     alike: dict[str, list[Stage]] = defaultdict(list)
-    for stage in sorted(pack, key=expected_steps, reverse=True):
+    for stage in sorted(pack, key=work_of, reverse=True):
         alike[key_of(stage) or stage.name].append(stage)
     most = len(pack) if room.gpu or room.cores == 1 else None
     processes = []
     for same in alike.values():
-        step = most or max(
-            1, int(_PART_OF_A_CORE * _steps(pack) / room.cores / max(1, expected_steps(same[0])))
-        )
+        own = work_of(same[0])
+        part = _PART_OF_A_CORE * _work(pack) / room.cores
+        step = most or max(1, int(part / own + 1e-6) if own else 1)
         processes += [same[at : at + step] for at in range(0, len(same), step)]
-    return sorted(processes, key=_steps, reverse=True)
+    return sorted(processes, key=_work, reverse=True)

@@ -10,8 +10,16 @@ import pytest
 from cad.config import from_mapping
 from cad.experiments.plan.cells import distinct_stages, expand
 from cad.experiments.plan.experiment import open_experiment
-from cad.experiments.plan.stage import Stage, expected_steps
-from cad.experiments.run.pack_plan import Room, gpu_bytes, host_bytes, key_of, mixed_packs, processes_of
+from cad.experiments.plan.stage import Stage
+from cad.experiments.run.pack_plan import (
+    Room,
+    gpu_bytes,
+    host_bytes,
+    key_of,
+    mixed_packs,
+    processes_of,
+    work_of,
+)
 from cad.experiments.run.pack_size import PROCESS_BYTES, training_bytes
 from cad.schema import ExperimentConfig
 
@@ -40,8 +48,8 @@ def test_an_ablation_becomes_two_tasks_that_take_equally_long(ablation):
     assert {stage.name for pack in packs for stage in pack} == {stage.name for stage in ablation}
     for pack in packs:
         assert set(shapes(pack).values()) == {3}
-    steps = [sum(map(expected_steps, pack)) for pack in packs]
-    assert max(steps) < 1.1 * min(steps)
+    work = [sum(map(work_of, pack)) for pack in packs]
+    assert max(work) < 1.1 * min(work)
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(1, []), (2, [2] * 27), (3, [3] * 18), (54, [54]), (99, [54])])
@@ -91,16 +99,16 @@ def test_one_core_and_a_gpu_work_on_a_shape_at_once_and_cores_on_parts(ablation,
     processes = processes_of(pack, room)
     assert [len(some) for some in processes] == sizes
     assert all(len(shapes(some)) == 1 for some in processes)
-    steps = [sum(map(expected_steps, some)) for some in processes]
-    assert steps == sorted(steps, reverse=True)
+    work = [sum(map(work_of, some)) for some in processes]
+    assert work == sorted(work, reverse=True)
 
 
 def test_no_process_holds_up_the_other_cores(ablation):
     pack = mixed_packs(ablation, 27)[0]
     processes = processes_of(pack, Room(8))
     assert {stage.name for some in processes for stage in some} == {stage.name for stage in pack}
-    share = sum(map(expected_steps, pack)) / 8
-    assert all(len(some) == 1 or sum(map(expected_steps, some)) <= share / 4 for some in processes)
+    share = sum(map(work_of, pack)) / 8
+    assert all(len(some) == 1 or sum(map(work_of, some)) <= share / 4 for some in processes)
     assert len(processes) > 20
 
 
