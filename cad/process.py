@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import torch
 
+# Bytes: Linux counts getrusage's ru_maxrss in KiB, macOS in bytes.
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 

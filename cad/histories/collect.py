@@ -10,11 +10,13 @@ import hashlib
 import io
 import multiprocessing
 import multiprocessing.connection
+import resource
 import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -34,10 +36,19 @@ from cad.histories.imported import import_file
 from cad.interrupt import STOP_SIGNALS
 from cad.locks import folder_lock
 from cad.packages import COLLECTION_PACKAGES, package_versions
-from cad.process import prepare_process, without_main
+from cad.process import MAXRSS_UNIT, prepare_process, without_main
 from cad.storage import atomic_path, disk_error, sha256_json
 
 _POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class WorkersUse:
+    """What the workers of a collection took together, whose parent is not the process that collects."""
+
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+    """The sum of the most that each held; what they share is in it more than once."""
 
 
 def collect(
@@ -48,7 +59,7 @@ def collect(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
     stage: str | None = None,
-) -> None:
+) -> WorkersUse:
     """Write the histories of all tasks of ``env`` (training, validation and held-out) to ``out``.
 
     Args:
@@ -60,15 +71,15 @@ def collect(
             then at least about once a second; an exception that it raises ends the collection.
         stage: name of the stage whose file ``out`` is; it is noted there.
 
-    Raises :class:`CadError` for a disk that cannot be written, a worker that died, or a second
-    process that collects into the same file.
+    Returns what its workers took.  Raises :class:`CadError` for a disk that cannot be written, a worker that
+    died, or a second process that collects into the same file.
     However it ends, its workers end too and finished tasks are kept.
     """
     if workers < 1:
         raise UsageError(f"workers={workers}: at least one process has to collect")
     if isinstance(source, FileConfig):
         import_file(env, source, out, progress=progress, stage=stage)
-        return
+        return WorkersUse()
     versions = {"cad": __version__} | package_versions(COLLECTION_PACKAGES)
     settings = {"schema": SCHEMA_VERSION, "env": env.model_dump(), "source": source.identity}
     fingerprint = sha256_json(settings | {"versions": versions})
@@ -80,13 +91,16 @@ def collect(
         if progress:
             progress(done, len(tasks))
         with _worker_processes(min(workers, len(missing)), (env, source, parts, fingerprint)) as connections:
-            for finished in _hand_out(_portions(missing, source, workers), connections):
+            used: dict[_Connection, WorkersUse] = {}
+            for finished in _hand_out(_portions(missing, source, workers), connections, used):
                 done += finished
                 if progress:
                     progress(done, len(tasks))
         provenance = Provenance(env, source, split_tasks(env), versions, f"cad {__version__}")
         _assemble(out, parts, tasks, provenance, stage)
         shutil.rmtree(parts, ignore_errors=True)
+    each = used.values()
+    return WorkersUse(sum(one.cpu_seconds for one in each), sum(one.memory_bytes for one in each))
 
 
 def _part_path(parts: Path, task_id: int) -> Path:
@@ -179,8 +193,13 @@ def _portions(tasks: Sequence[int], source: SourceConfig, workers: int) -> list[
     return [list(tasks[start : start + size]) for start in range(0, len(tasks), size)]
 
 
-def _hand_out(portions: Sequence[list[int]], connections: list[_Connection]) -> Iterator[int]:
-    """Give each free worker the next tasks; yield how many were finished, 0 when none were for a while."""
+def _hand_out(
+    portions: Sequence[list[int]], connections: list[_Connection], used: dict[_Connection, WorkersUse]
+) -> Iterator[int]:
+    """Give each free worker the next tasks; yield how many were finished, 0 when none were for a while.
+
+    What each worker took until then is noted in ``used``.
+    """
     waiting = list(reversed(portions))
     busy: dict[_Connection, list[int]] = {}
     for connection in connections:
@@ -195,7 +214,8 @@ def _hand_out(portions: Sequence[list[int]], connections: list[_Connection]) -> 
             tasks = busy.pop(ready)
             which = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {tasks[0]} to {tasks[-1]}"
             try:
-                problem: CadError | str | None = ready.recv()
+                problem: CadError | str | None
+                problem, used[ready] = ready.recv()
             except (EOFError, ConnectionError) as error:
                 raise CadError(
                     f"a worker died while it collected {which} (out of memory?); "
@@ -209,6 +229,11 @@ def _hand_out(portions: Sequence[list[int]], connections: list[_Connection]) -> 
                 busy[ready] = waiting.pop()
                 ready.send(busy[ready])
             yield len(tasks)
+
+
+def _own_use() -> WorkersUse:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return WorkersUse(used.ru_utime + used.ru_stime, used.ru_maxrss * MAXRSS_UNIT)
 
 
 def _write_part(path: Path, family: AnyFamily, task_id: int, history: Transitions, fingerprint: str) -> None:
@@ -260,6 +285,6 @@ def _work(
         except Exception as error:
             problem = _fault_of_family(family, error) or traceback.format_exc()
         try:
-            connection.send(problem)
+            connection.send((problem, _own_use()))
         except OSError:  # the parent is gone
             return

@@ -53,6 +53,13 @@ def until(condition: object, seconds: float) -> None:
         time.sleep(0.01)
 
 
+def test_what_the_workers_took_is_counted(tmp_path: Path, env: EnvConfig, source: PPOConfig) -> None:
+    """They are no children of the process that collects, whose own count knows nothing of them."""
+    used = collect(env, source, tmp_path / "a.h5", workers=2)
+    assert used.cpu_seconds > 0.1 and used.memory_bytes > 2 * 50 * 2**20
+    assert collect(env, source, tmp_path / "b.h5", workers=1).memory_bytes < used.memory_bytes
+
+
 def test_plain_h5py_reads_everything(collected: Path, env: EnvConfig, source: PPOConfig) -> None:
     family, split = task_family(env), split_tasks(env)
     with h5py.File(collected) as file:

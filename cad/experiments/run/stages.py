@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,10 +24,10 @@ from cad.experiments.run.resources import Resources, pick_device
 from cad.experiments.run.trained_model import evaluate, load_trained
 from cad.experiments.run.training_stages import run_pretraining, run_training
 from cad.histories.audit import require_sound
-from cad.histories.collect import collect
+from cad.histories.collect import WorkersUse, collect
 from cad.interrupt import StopFlag
 from cad.locks import BusyError, folder_lock
-from cad.process import prepare_process
+from cad.process import MAXRSS_UNIT, prepare_process
 from cad.training.ranks import SINGLE_PROCESS, Ranks
 
 
@@ -109,8 +108,8 @@ def finish(attempt: StageAttempt, resources: Resources, meter: Meter, record: Ma
             "cores": resources.workers if attempt.stage.kind == "histories" else resources.threads,
             "device": pick_device(resources.device).type,
             # Of this attempt, its helpers' included.
-            "cpu_seconds": meter.cpu_seconds,
-            "peak_memory_bytes": _peak_memory(),
+            "cpu_seconds": meter.cpu_seconds + record.get("workers_cpu_seconds", 0.0),
+            "peak_memory_bytes": _peak_memory() + record.get("workers_memory_bytes", 0),
             **({"task_of": resources.together} if resources.together > 1 else {}),
             **record,
             "made_by": {
@@ -131,9 +130,7 @@ def _cpu_seconds() -> float:
 def _peak_memory() -> int:
     """The most resident memory of this process, or of one of its children that have ended, in bytes."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(resource.getrusage(one).ru_maxrss for one in who)
+    return MAXRSS_UNIT * max(resource.getrusage(one).ru_maxrss for one in who)
 
 
 def _work(attempt: StageAttempt, resources: Resources, stop: StopFlag, ranks: Ranks) -> dict[str, Any]:
@@ -160,8 +157,9 @@ def _histories(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> d
         attempt.report(done, total)
         stop.raise_if_set(f"collection ({done} of {total} tasks)")
 
+    used = WorkersUse()
     if not out.exists():
-        collect(
+        used = collect(
             config.env, config.source, out,
             workers=resources.workers, progress=progress, stage=attempt.stage.name,
         )  # fmt: skip
@@ -173,6 +171,8 @@ def _histories(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> d
         "collect_seconds": seconds,
         "collected": collected,
         "workers": min(resources.workers, max(1, collected)),
+        "workers_cpu_seconds": used.cpu_seconds,
+        "workers_memory_bytes": used.memory_bytes,
     }
 
 

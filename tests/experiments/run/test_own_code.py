@@ -66,6 +66,9 @@ def test_changed_code_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         report=False,
     )
     done = StageDirectory(experiment.root, stages[0].name)
+    record = done.record()
+    assert record["cpu_seconds"] > record["workers_cpu_seconds"] > 0
+    assert record["peak_memory_bytes"] > record["workers_memory_bytes"] > 0
     (before,) = recorded_code(done).values()
     caplog.set_level(logging.WARNING)
     warn_of_changed_code(experiment.root, stages)
