@@ -24,7 +24,8 @@ def submit(
     overrides: Overrides = None,
     root: Root = RUNS,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write and print the job scripts; submit nothing.")
+        bool,
+        typer.Option("--dry-run", help="Write the job scripts, print what they ask for; submit nothing."),
     ] = False,
     max_hours: Annotated[
         float | None,
@@ -128,6 +129,9 @@ def status(
         console.print(table.status_table(cells, opened.root))
         for line in table.problems(cells):
             say(line)
+        stages = [stage for cell in cells for stage in cell.stages]
+        if any(stage.state in ("failed", "dead") and stage.job_id for stage in stages):
+            say(f"then: {opened.command('retry')}")
     raise typer.Exit(table.exit_code(cells))
 
 

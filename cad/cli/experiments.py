@@ -159,6 +159,7 @@ def report(
 
     Example: cad report experiments/quickstart.yaml
     """
+    from cad.experiments.plan.environments import unfinished
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.reporting.comparison import side_by_side
     from cad.experiments.reporting.report import write_experiment_report
@@ -195,6 +196,8 @@ def report(
         page = write() if figures else opened.page
     else:
         page = write()
+    if undone := sum(bool(unfinished(opened, cell.stages)) for cell in opened.cells):
+        say(f"not done: {undone} of {len(opened.cells)} cells, which the report names")
     say(f"report: {page}")
     if publish_to is not None:
         large = publish(page.parent, publish_to)

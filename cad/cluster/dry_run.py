@@ -1,4 +1,4 @@
-"""``cad submit --dry-run``: print the plan, the job scripts and Slurm's verdict; submit nothing."""
+"""``cad submit --dry-run``: write the job scripts, print the plan and Slurm's verdict; submit nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cad.storage import write_json, write_text
 
 
 def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, list[str]]:
-    """Write the job scripts and the resolved cells of a plan; return them as text, and Slurm's refusals.
+    """Write the job scripts and the resolved cells of a plan; return what they ask for, and Slurm's refusals.
 
     A real submission differs only in the folder of the submission and in the job ids of dependencies.
     """
@@ -52,7 +52,8 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
             if not accepted:
                 refused.setdefault(verdict, []).append(array.kind)
                 verdict = "refused"
-        lines += [f"{ids[number]}: {file}", *(f"    {line}" for line in text.splitlines())]
+        options = [line for line in text.splitlines() if line.startswith("#SBATCH ")]
+        lines += [f"{ids[number]}: {file} (the whole script)", *(f"    {line}" for line in options)]
         lines.append(f"sbatch --test-only: {verdict}")
         for index, task in enumerate(array.tasks):
             if array.packed:
