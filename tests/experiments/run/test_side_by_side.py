@@ -77,7 +77,7 @@ def when(happened: Callable[[], bool], then: Callable[[], None]) -> threading.Th
     """Do something once, beside the test, as soon as something has happened."""
 
     def watch() -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if happened():
                 then()
