@@ -26,7 +26,8 @@ def dry_run(experiment: Experiment, profile: Profile, plan: Plan) -> tuple[str, 
     cells = paths.folder / "experiment.json"
     write_json(cells, experiment.record())
     labels = {stage.name: cell for cell in experiment.cells for stage in cell.stages}
-    lines = [f"{len(experiment.cells)} cells, resolved: {cells}"]
+    n = len(experiment.cells)
+    lines = [f"{n} cell{'' if n == 1 else 's'}, resolved: {cells}"]
     refused: dict[str, list[str]] = {}
     ids = [f"JOB{number}" for number in range(1, len(plan.arrays) + 1)]
     for number, array in enumerate(plan.arrays):

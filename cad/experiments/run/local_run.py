@@ -51,7 +51,8 @@ def dry_run_text(
     to_do = unfinished(experiment, stages)
     require_environments(to_do, str(experiment.file))
     warn_of_changed_code(experiment.root, stages)
-    lines = [f"{experiment.config.name}: {len(experiment.cells)} cells"]
+    n = len(experiment.cells)
+    lines = [f"{experiment.config.name}: {n} cell{'' if n == 1 else 's'}"]
     for cell in experiment.cells:
         chosen = f" ({cell.equal_state.in_words()})" if cell.equal_state else ""
         lines.append(f"  {cell.label}, seed {cell.config.seed}{chosen}")
