@@ -162,7 +162,7 @@ def report(
     from cad.experiments.plan.environments import unfinished
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.reporting.comparison import side_by_side
-    from cad.experiments.reporting.report import write_experiment_report
+    from cad.experiments.reporting.report import require_no_fuller_report, write_experiment_report
 
     if watch and compare:
         raise UsageError("--watch follows one experiment; leave out --compare")
@@ -180,6 +180,12 @@ def report(
     all_opened = [open_experiment(file, settings, root) for file in (experiment, *files)]
     opened = side_by_side(all_opened) if compare else all_opened[0]
 
+    def n_undone() -> int:
+        return sum(bool(unfinished(opened, cell.stages)) for cell in opened.cells)
+
+    if not watch and n_undone() == len(opened.cells):
+        require_no_fuller_report(opened)
+
     def write(figures: bool = figures) -> Path:
         return write_experiment_report(
             opened, public=public or publish_to is not None, reference=reference,
@@ -196,7 +202,7 @@ def report(
         page = write() if figures else opened.page
     else:
         page = write()
-    if undone := sum(bool(unfinished(opened, cell.stages)) for cell in opened.cells):
+    if undone := n_undone():
         say(f"not done: {undone} of {len(opened.cells)} cells, which the report names")
     say(f"report: {page}")
     if publish_to is not None:

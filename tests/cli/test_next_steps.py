@@ -21,6 +21,20 @@ def test_a_report_of_what_is_not_done_says_so(tmp_path: Path) -> None:
     assert first == "not done: 2 of 2 cells, which the report names" and last.startswith("report: ")
 
 
+def test_a_report_with_results_does_not_give_way_to_one_without(tmp_path: Path) -> None:
+    """As of settings that never ran: the folder is named by the experiment alone."""
+    report = tmp_path / "small/report/report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"cells": [{"status": "done"}, {"status": "missing"}]}))
+    before = report.read_bytes()
+    words = ["report", str(SMALL), "base.train.n_updates=77", "--root", str(tmp_path), "--no-figures"]
+    refused = run_cli(words, tmp_path)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "none of the 2 cells is done with these settings" in refused.stderr
+    assert "has results of 1: it is kept" in refused.stderr
+    assert report.read_bytes() == before and list(report.parent.iterdir()) == [report]
+
+
 def test_status_ends_with_how_to_go_on(tmp_path: Path) -> None:
     words = ["status", str(SMALL), "--root", str(tmp_path)]
     nowhere = {"PATH": str(tmp_path)}  # no Slurm to ask

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from cad.errors import CadError
 from cad.experiments.plan.experiment import Experiment
 from cad.experiments.reporting.gather import gather_cell, gather_source
 from cad.experiments.reporting.provenance import gather_provenance
@@ -34,6 +36,24 @@ def no_cell_counts(experiment: Experiment) -> str | None:
             return None
         defect = defect or status
     return defect
+
+
+def require_no_fuller_report(experiment: Experiment) -> None:
+    """Raise :class:`CadError` where a report with results would give way to one without any.
+
+    It would after a change of settings, since reports are named by experiment.
+    """
+    try:
+        text = (experiment.folder / "report" / "report.json").read_text(encoding="utf-8")
+        done = sum(cell["status"] == "done" for cell in json.loads(text)["cells"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if done:
+        n = len(experiment.cells)
+        raise CadError(
+            f"none of the {n} cells is done with these settings, and {experiment.page} has results of {done}: it "
+            "is kept; run the cells first, or take its settings"
+        )
 
 
 def write_experiment_report(

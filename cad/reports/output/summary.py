@@ -14,6 +14,7 @@ from cad.reports.data import (
     divided_by,
     equal_state,
     interval_phrase,
+    last_episodes,
     last_words,
     plural,
     stated_optimum,
@@ -21,6 +22,9 @@ from cad.reports.data import (
     unclaimed,
 )
 from cad.reports.plotting import not_drawn
+
+# Of the source's return: below it a model is said to stay behind.
+_PART_OF_SOURCE = 0.7
 
 
 def depth_and_latents(study: Study) -> str:
@@ -112,7 +116,23 @@ def qualification(study: Study) -> str:
     if len(study.scored) > 2:
         parts.append(f"the best was chosen on these same {study.task_kind} tasks, which flatters it a little")
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    text = f"{text[0].upper()}{text[1:]}." if text else ""
+    return " ".join(filter(None, (text, _far_below_source(study))))
+
+
+def _far_below_source(study: Study) -> str:
+    """What a reader must know where the model does not go on as its source does; empty where it does."""
+    lead = study.lead
+    if study.source is None or lead is None or lead.score is None or not study.measure.unit:
+        return ""
+    curve = study.source.mean(axis=0)[: lead.returns.n_episodes]
+    end = float(curve[-last_episodes(len(curve)) :].mean())
+    if end <= 0 or lead.score >= _PART_OF_SOURCE * end:
+        return ""
+    return (
+        f"The source agents end at {end:.2f}, far above it: what they learn was not learned in context "
+        "(compare the curves below; more tasks, updates or memory may help)."
+    )
 
 
 def notices(study: Study) -> list[str]:

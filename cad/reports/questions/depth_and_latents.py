@@ -87,9 +87,9 @@ def _in_words(panel: Panel, means: list[Marginal]) -> str:
 
 
 def _draw_grid(study: Study) -> Drawing | None:
-    """Depth x latents heat map, AD beside it; None without a compressed model or a fair comparison."""
+    """Depth x latents heat map, AD beside it; None where no two depths or latents can be compared."""
     every = grid_panels(study)
-    panels = [panel for panel in every if len(panel.spots) > 1] or every
+    panels = [panel for panel in every if len(panel.spots) > 1]
     if not panels or not study.comparable or not any(m.facts.depth is not None for m in study.scored):
         return None
     references = [model for model in study.intact if model.facts.is_ad]

@@ -158,7 +158,8 @@ def test_nothing_done_is_still_a_report(tmp_path: Path, cell: Make, origin: Prov
 
 def test_a_figure_that_is_no_longer_drawn_is_removed(tmp_path: Path, cell: Make, origin: Provenance) -> None:
     small = {"metrics": None, "shape": (2, 2, 12)}
-    write_report("x", ReportConfig(), [cell(**small)], None, origin, tmp_path)
+    both = [cell(**small), cell(depth=1, **small)]
+    write_report("x", ReportConfig(), both, None, origin, tmp_path)
     assert (tmp_path / "figures" / "grid.png").exists()
     (tmp_path / "figures" / "mine.png").write_text("somebody's own")
     write_report("x", ReportConfig(), [cell(kind="ad", window=80, **small)], None, origin, tmp_path)

@@ -12,14 +12,16 @@ import pytest
 from cad.errors import CadError
 from cad.reports import (
     CellResult,
+    SourceCurve,
     Study,
+    figures,
     make_study,
 )
 from cad.reports.data import (
     all_differences,
     grid_panels,
 )
-from cad.reports.output.summary import depth_and_latents, headline, notices
+from cad.reports.output.summary import depth_and_latents, headline, notices, qualification
 
 Make = Callable[..., CellResult]
 
@@ -93,3 +95,19 @@ def test_what_is_cut_to_be_compared_is_cut_throughout(cell):
     assert first.result.lengths.shape == first.result.facts.shape == first.normalised.shape == (8, 8, 30)
     assert first.compressions == 2  # of 30 episodes of 4 steps, not of 30 whole horizons
     assert second.normalised.shape == (8, 8, 30)
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.3, True), (0.8, False)])
+def test_a_model_that_stays_far_below_its_source_is_called_that(
+    cell: Make, source: SourceCurve, share: float, told: bool
+) -> None:
+    """Else a reader of the first screen takes a model that learned nothing for a result."""
+    study = make_study("s", "", "", [level(cell, share)], source)
+    assert ("The source agents end at 0.97, far above it" in qualification(study)) == told
+    assert "far above" not in qualification(make_study("s", "", "", [level(cell, share)], None))
+
+
+def test_one_depth_and_one_number_of_latents_are_no_heat_map(cell: Make) -> None:
+    alone = study_of([cell(), cell(kind="ad", window=80)])
+    assert "grid" not in figures(alone)
+    assert "grid" in figures(study_of([cell(), cell(depth=1)]))
