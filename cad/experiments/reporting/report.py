@@ -51,8 +51,8 @@ def require_no_fuller_report(experiment: Experiment) -> None:
     if done:
         n = len(experiment.cells)
         raise CadError(
-            f"none of the {n} cells is done with these settings, and {experiment.page} has results of {done}: it "
-            "is kept; run the cells first, or take its settings"
+            f"none of the {n} cells is done with these settings, and {experiment.page} has results of "
+            f"{done}: it is kept; run the cells first, or take its settings"
         )
 
 

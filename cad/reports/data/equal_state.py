@@ -38,7 +38,7 @@ def equal_state(study: Study, lead: ModelResult | None = None) -> EqualState | N
     The lead is the best compressed model, unless one is named.  Further models of its own kind are a
     question of depth and latents, not of the way to remember.
     """
-    lead = lead or (study.best(ad=False) if study.comparable else None)
+    lead = lead or (study.best_compressed if study.comparable else None)
     size = None if lead is None else mean_cost(lead, lambda result: result.state_bytes)
     if lead is None or not size:
         return None

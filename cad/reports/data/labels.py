@@ -84,7 +84,8 @@ def describe(model: ModelResult) -> str:
     named = (f"window {facts.window}", f"depth {facts.depth}", f"{facts.n_latent} latents")
     name = ", ".join(part for part in model.label.split(", ") if part not in named)
     if facts.depth is None:
-        text = f"{name} with window {facts.window}"
+        # A recurrent net sees one step at a time.
+        text = name if facts.window == 1 else f"{name} with window {facts.window}"
     else:
         latents = plural(facts.n_latent or 0, "latent")
         text = f"{name} (window {facts.window}, depth {facts.depth}, {latents})"

@@ -67,7 +67,15 @@ class Study:
 
         A model with one seed is no headline beside models with three.
         """
-        scored = [model for model in self.scored if model.facts.is_ad == ad]
+        return self._best([model for model in self.scored if model.facts.is_ad == ad])
+
+    @property
+    def best_compressed(self) -> ModelResult | None:
+        """:meth:`best` of the models that compress; None if none is done."""
+        return self._best([model for model in self.scored if model.facts.depth is not None])
+
+    @staticmethod
+    def _best(scored: Sequence[ModelResult]) -> ModelResult | None:
         most = max((len(model.cells) for model in scored), default=0)
         candidates = [model for model in scored if len(model.cells) == most]
         return max(candidates, key=lambda model: model.score or 0.0, default=None)

@@ -216,7 +216,7 @@ def _table(study: Study) -> ShownTable | None:
         facts = model.facts
         cells = [
             text_cell(model.label),
-            number_cell(facts.window, ".0f"),
+            number_cell(facts.window if facts.window > 1 else None, ".0f"),
             number_cell(facts.depth, ".0f"),
             number_cell(facts.n_latent, ".0f"),
             number_cell(model.score),

@@ -11,6 +11,7 @@ from cad.reports import write_report
 from cad.reports.data import (
     capacity_curves,
     capacity_tables,
+    describe,
     equal_state,
     equal_state_tables,
     knock_out_tables,
@@ -22,7 +23,7 @@ from cad.reports.questions import capacity as capacity_question
 from cad.reports.questions import equal_state as equal_state_question
 from cad.reports.questions import knock_out as knock_out_question
 from cad.reports.questions import reach as reach_question
-from cad.schema import ReportConfig
+from cad.schema import Config, ReportConfig
 
 SHAPE = (8, 8, 50)
 
@@ -143,6 +144,21 @@ def test_models_of_other_kinds_and_equal_state_are_set_beside_the_best(cell):
     text = equal_state_question.sentence(made)
     assert "returns 0.90 of the optimum with a state of 97.7 KiB" in text
     assert "AD, window 56 0.30 (paired, -0.600" in text
+
+
+def test_a_recurrent_net_that_is_better_is_set_beside_the_best_compressed_model(cell):
+    """It is not taken for the compressed one, which would leave no one to compare."""
+    config = Config.model_validate({"model": {"kind": "linear_attention"}})
+    recurrent = levels(
+        cell, 0.95, label="linear attention", arm="linear attention", config=config, state_bytes=99_000,
+        compressions=np.zeros(SHAPE[:2], dtype=int), metrics=None,
+    )  # fmt: skip
+    made = study([*equal_cells(cell), recurrent])
+    assert made.lead.label == "linear attention" and describe(made.lead) == "linear attention"
+    group = equal_state(made)
+    assert group.lead.facts.depth is not None
+    assert [model.label for model in group.others] == ["linear attention", "AD, window 56"]
+    assert group.differences["linear attention"].mean == pytest.approx(0.05)
 
 
 def loads(cell):
