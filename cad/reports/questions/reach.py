@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
 from cad.reports.data import Reach, Study, finite, intervals_over, plural, reach_tables, reaches
 from cad.reports.plotting import (
     DASHES,
@@ -17,7 +19,7 @@ from cad.reports.plotting import (
 )
 from cad.reports.questions.section import Section, left_out
 
-_MOST_CURVES = 8
+_MOST_CURVES, _MOST_TICKS = 8, 8
 _SHARE = 0.95
 
 
@@ -76,6 +78,13 @@ def _draw(study: Study) -> Drawing | None:
     for value in {reach.trained_at for reach in curves}:
         ax.axvline(value, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
+    # Numbers as they are: matplotlib's own labels are formulas, which figures do not show.
+    ticks = sorted({float(value) for reach in curves for value, _ in reach.points})
+    if len(ticks) <= _MOST_TICKS:
+        ax.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
+    else:
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     if study.measure.bounded:
         ax.set_ylim(0, 1.04)
     ax.set_xlabel(f"{curves[0].setting} in roll-outs (dotted: in training)")

@@ -19,6 +19,7 @@ from cad.reports.data import (
     reach_tables,
     reaches,
 )
+from cad.reports.plotting import drawing_style, keeping_figures
 from cad.reports.questions import capacity as capacity_question
 from cad.reports.questions import equal_state as equal_state_question
 from cad.reports.questions import knock_out as knock_out_question
@@ -117,6 +118,10 @@ def test_reach_follows_one_training_to_where_its_return_falls(cell):
     ]
     assert [(row["model"], row["value"]) for row in rows][:3] == [("far", 9), ("far", 1000), ("far", 100_000)]
     assert rows[2]["lowest_task"] == pytest.approx(0.9)
+    with keeping_figures() as kept, drawing_style():
+        reach_question.SECTION.figures[0](made)
+    labels = [tick.get_text() for tick in kept["reach"].axes[0].get_xticklabels()]
+    assert labels == ["9", "1,000", "100,000"]  # no formulas
     # Other sections compare models where they were trained.
     assert [model.label for model in made.scored] == ["far, as trained", "near, as trained"]
     assert reaches(study(equal_cells(cell))) == []
