@@ -277,7 +277,7 @@ def test_what_a_family_raises_is_one_message(
         return (after[:, 0], rewards, hidden) if gives else None
 
     monkeypatch.setattr(kind, "transition", transition)
-    sent: list[object] = []
+    sent: list[tuple[object, object]] = []  # what went wrong, and what the worker took
 
     def asked() -> list[int]:
         if sent:
@@ -286,4 +286,5 @@ def test_what_a_family_raises_is_one_message(
 
     source = NoiseDistillationConfig(kind="noise_distillation", n_streams=2, steps_per_stream=12)
     _work(SimpleNamespace(recv=asked, send=sent.append), env, source, tmp_path, "")
-    assert isinstance(sent[0], CadError) and re.search(words, str(sent[0]))
+    ((problem, _),) = sent
+    assert isinstance(problem, CadError) and re.search(words, str(problem))
