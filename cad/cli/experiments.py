@@ -159,6 +159,7 @@ def report(
 
     Example: cad report experiments/quickstart.yaml
     """
+    from cad.experiments.plan.cells import distinct_stages
     from cad.experiments.plan.environments import unfinished
     from cad.experiments.plan.experiment import open_experiment
     from cad.experiments.reporting.comparison import side_by_side
@@ -181,9 +182,11 @@ def report(
     opened = side_by_side(all_opened) if compare else all_opened[0]
 
     def n_undone() -> int:
-        return sum(bool(unfinished(opened, cell.stages)) for cell in opened.cells)
+        left = {stage.name for stage in unfinished(opened, distinct_stages(opened.cells))}
+        return sum(any(stage.name in left for stage in cell.stages) for cell in opened.cells)
 
-    if not watch and n_undone() == len(opened.cells):
+    undone = 0 if watch else n_undone()
+    if undone == len(opened.cells):
         require_no_fuller_report(opened)
 
     def write(figures: bool = figures) -> Path:
@@ -200,9 +203,10 @@ def report(
             # Files for paper when nothing changes any more: they take half of the time.
             keep_reporting(opened, lambda: write(figures=False), every, stop, say)
         page = write() if figures else opened.page
+        undone = n_undone()
     else:
         page = write()
-    if undone := n_undone():
+    if undone:
         say(f"not done: {undone} of {len(opened.cells)} cells, which the report names")
     say(f"report: {page}")
     if publish_to is not None:

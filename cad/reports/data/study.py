@@ -62,6 +62,10 @@ class Study:
         """Whether all done cells were evaluated on the same tasks and episodes."""
         return self.n_evaluations == 1
 
+    def source_curve(self, n_episodes: int) -> FloatArray | None:
+        """Mean over tasks of the source's first ``n_episodes``, (episodes,); None where it is not known."""
+        return None if self.source is None else self.source.mean(axis=0)[:n_episodes]
+
     def best(self, ad: bool) -> ModelResult | None:
         """Highest score among AD or the other models, of those with the most seeds; None if none is done.
 

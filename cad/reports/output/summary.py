@@ -123,9 +123,11 @@ def qualification(study: Study) -> str:
 def _far_below_source(study: Study) -> str:
     """What a reader must know where the model does not go on as its source does; empty where it does."""
     lead = study.lead
-    if study.source is None or lead is None or lead.score is None or not study.measure.unit:
+    if lead is None or lead.score is None or not study.measure.unit:
         return ""
-    curve = study.source.mean(axis=0)[: lead.returns.n_episodes]
+    curve = study.source_curve(lead.returns.n_episodes)
+    if curve is None:
+        return ""
     end = float(curve[-last_episodes(len(curve)) :].mean())
     if end <= 0 or lead.score >= _PART_OF_SOURCE * end:
         return ""

@@ -65,8 +65,8 @@ def _learning_sentence(study: Study) -> str:
         f"{describe(lead)} goes from {curve[0]:.2f}{study.measure.of} in its first episode to "
         f"{lead.score:.2f} over the last {last_episodes(len(curve))}"
     )
-    if study.source is not None:
-        source = study.source.mean(axis=0)[: len(curve)]
+    source = study.source_curve(len(curve))
+    if source is not None:
         end = source[-last_episodes(len(source)) :].mean()
         text += f"; source {_agent(study)} goes from {source[0]:.2f} to {end:.2f} in {len(source)} episodes"
     return text + "." + ("" if _source(study).IS_ALGORITHM else f" This is {_source(study).METHOD}.")
@@ -133,11 +133,9 @@ def _draw_levels(ax: Axes, hover: Hover, study: Study, n_episodes: int) -> list[
     if study.measure.unit:
         ax.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=DOTTED)
     labels = [(1.0, study.measure.unit, MUTED)] if study.measure.unit else []
-    if study.source is not None:
-        curve, name = (
-            study.source.mean(axis=0)[:n_episodes],
-            f"source {_agent(study)}" + ", learning" * _source(study).IS_ALGORITHM,
-        )
+    curve = study.source_curve(n_episodes)
+    if curve is not None:
+        name = f"source {_agent(study)}" + ", learning" * _source(study).IS_ALGORITHM
         episodes = np.arange(1, len(curve) + 1)
         ax.plot(episodes, curve, color=MUTED, linewidth=1.0)
         hover.points(ax, episodes, curve, name=name, **_axes(study))
