@@ -163,6 +163,11 @@ def _step_muon(parts: Sequence[torch.optim.Muon]) -> None:
             torch._foreach_add_(parameters, theirs, alpha=-rate * (0.2 * math.sqrt(max(rows, columns))))
 
 
+# Of at most so many rows and columns: for a batch of such products torch may take a kernel whose roundings
+# are others than those of one product.
+_SMALL = 16
+
+
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float], iterations: int, eps: float
 ) -> Tensor:
@@ -170,6 +175,9 @@ def orthogonalised(
 
     That of ``torch.optim.Muon`` (Jordan et al., 2024), for many matrices at once.
     """
+    if len(matrices) > 1 and matrices.device.type == "cpu" and min(matrices.shape[1:]) <= _SMALL:
+        each = [orthogonalised(matrix[None], coefficients, iterations, eps) for matrix in matrices]
+        return torch.cat(each)
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.bfloat16()
