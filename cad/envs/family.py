@@ -344,6 +344,21 @@ class TaskFamily(ABC, Generic[C]):
             next states (n, fields) int64, rewards (n,) float32, ``hidden`` afterwards (n,) int64.
         """
 
+    def noise_cuts(
+        self,
+        goals: IntArray,  # noqa: ARG002
+        states: IntArray,  # noqa: ARG002
+        hidden: IntArray,  # noqa: ARG002
+        actions: IntArray,  # noqa: ARG002
+    ) -> NoiseArray | None:
+        """Numbers (n, k), ascending, at which :meth:`transition`'s ``noise`` makes a difference.
+
+        From one of them up to, but without, the next one all noise leads to the same; exactly so
+        (:func:`cad.envs.noise.smallest_reaching`).  Only called where :attr:`is_random`.  With it such
+        environments can step on a GPU (:mod:`cad.envs.tabled`); None, the default: on the CPU alone.
+        """
+        return None
+
     def terminates(self, goals: IntArray, states: IntArray, hidden: IntArray) -> BoolArray:
         """Whether episodes end (n,) bool, now that a step has led to ``states`` and ``hidden``.
 

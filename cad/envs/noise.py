@@ -47,6 +47,16 @@ def uniform(keys: Keys, counter: int | npt.NDArray[np.integer]) -> npt.NDArray[n
     return (derive(keys, counter) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def smallest_reaching(targets: npt.NDArray[np.integer], scale: int) -> npt.NDArray[np.float64]:
+    """The smallest numbers whose float64 product with ``scale`` is not below ``targets`` (whole numbers)."""
+    cuts = targets / scale
+    while (high := np.nextafter(cuts, -np.inf) * scale >= targets).any():
+        cuts = np.where(high, np.nextafter(cuts, -np.inf), cuts)
+    while (low := cuts * scale < targets).any():
+        cuts = np.where(low, np.nextafter(cuts, np.inf), cuts)
+    return cuts
+
+
 def permutations(keys: Keys, n: int) -> npt.NDArray[np.int64]:
     """A random order of 0 to n - 1 a key, (keys, n)."""
     drawn = uniform(keys[:, None], np.arange(n)[None])

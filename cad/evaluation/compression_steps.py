@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cad.models.memory import Memory
+from cad.models.memory import Counts, Memory
 
 MOST_NAMED = 8  # roll-outs named in one line of the trace
 
@@ -67,6 +67,7 @@ class CompressionRecorder:
         self._horizon = horizon
         self._on_compress = on_compress
         self._count, self._chosen, self._last = np.zeros((3, len(self._rollouts)), dtype=np.int64)
+        self._seen: Counts = 0
         self._record: list[list[tuple[int, bool]]] = [[] for _ in self._rollouts]
 
     @property
@@ -88,6 +89,9 @@ class CompressionRecorder:
 
         Roll-outs that are not ``playing`` (B,) any more are left as they are.
         """
+        if isinstance(memory.compressions, int) and memory.compressions == self._seen:
+            return
+        self._seen = memory.compressions
         new = np.broadcast_to(memory.compressions != self._count, len(self._record)) & playing
         if not new.any():
             return

@@ -19,8 +19,8 @@ from torch import Tensor
 from cad.envs.arrays import BoolArray, IntArray
 from cad.envs.family import AnyFamily, Spaces
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
-from cad.evaluation.replay import rollout_keys
 from cad.evaluation.saved_rollout import RolloutFile, SavedRollout, memory_arrays, restore_memory
+from cad.evaluation.stepping import Received, as_models_take, start_stepping
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
 from cad.models.memory import Memory
@@ -166,31 +166,34 @@ class Player:
         """Steps so far."""
         self._action = torch.full((batch, 1), spaces.n_actions, device=self._device)
         # Without a reward before it a step has that which is 0, or numbered 0.
-        self._reward_type = torch.int64 if spaces.n_rewards else torch.float32
-        self._reward = torch.zeros((batch, 1), dtype=self._reward_type, device=self._device)
+        reward_type = torch.int64 if spaces.n_rewards else torch.float32
+        self._reward = torch.zeros((batch, 1), dtype=reward_type, device=self._device)
         self._first = torch.full((batch, 1), 1, device=self._device)
         self._not_first = torch.zeros_like(self._first)
 
-    def act(self, observation: npt.NDArray[Any]) -> IntArray:
-        """Take in what is observed (B, fields); the actions (B,) int64."""
-        current = torch.from_numpy(observation)[:, None].to(self._device)
-        logits = self.memory.observe(Steps(current, self._action, self._reward, self._first))
-        action = self.sampler.choose(logits, self.steps)
+    def choose(self, observation: Tensor) -> Tensor:
+        """Take in what is observed (B, fields), on the device; the actions (B,) int64."""
+        steps = Steps(observation[:, None], self._action, self._reward, self._first)
+        action = self.sampler.choose(self.memory.observe(steps), self.steps)
         self._action, self.steps = action[:, None], self.steps + 1
-        taken: IntArray = action.cpu().numpy()
-        return taken
+        return action
 
-    def repeat(self, taken: npt.NDArray[Any]) -> IntArray:
+    def repeat(self, action: Tensor) -> None:
         """Take actions (B,) that were chosen before; what the memory knows by then is restored later."""
-        actions: IntArray = taken.astype(np.int64)
-        self._action = torch.from_numpy(actions)[:, None].to(self._device)
-        self.steps += 1
-        return actions
+        self._action, self.steps = action[:, None], self.steps + 1
+
+    def take_in(self, received: Received) -> None:
+        """Take in what the actions led to."""
+        self._reward, self._first = received.reward, received.first
+
+    def act(self, observation: npt.NDArray[Any]) -> IntArray:
+        """:meth:`choose` with arrays on the host."""
+        taken: IntArray = self.choose(torch.from_numpy(observation).to(self._device)).cpu().numpy()
+        return taken
 
     def receive(self, rewards: npt.NDArray[Any], ended: BoolArray | None) -> None:
         """Take in the rewards (B,) of the actions, and which episodes ``ended`` (B,); None: none did."""
-        seen = rewards if self._spaces.reward_values is None else self._spaces.reward_codes(rewards)
-        self._reward = torch.from_numpy(seen)[:, None].to(self._device, self._reward_type)
+        self._reward = as_models_take(self._spaces, rewards, self._device)
         self._first = self._not_first
         if ended is not None:
             self._first = torch.from_numpy(ended.astype(np.int64))[:, None].to(self._device)
@@ -224,19 +227,13 @@ def roll_out(
     when ``stop`` is set.  With a ``file``, the state is saved there now and then, and when it stops; a
     roll-out that was saved goes on, with the same result.
     """
-    env = family.environments(
-        np.repeat(np.asarray(task_ids), n_rollouts), rollout_keys(seed, task_ids, n_rollouts)
-    )
-    B, n_facts, spaces = len(env), family.n_facts, family.spaces
+    device = next(model.parameters()).device
+    worlds = start_stepping(family, task_ids, n_rollouts, n_episodes, seed, device)
+    B, n_facts, spaces = len(worlds.episode), family.n_facts, family.spaces
     sampler = ActionSampler(
         [(task, rollout) for task in task_ids for rollout in range(n_rollouts)],
-        seed, temperature, greedy, family.horizon, next(model.parameters()).device,
+        seed, temperature, greedy, family.horizon, device,
     )  # fmt: skip
-    returns = np.zeros((n_episodes, B), dtype=np.float32)
-    lengths = np.zeros((n_episodes, B), dtype=np.int32)
-    facts = np.zeros((n_episodes, B), dtype=np.int16)
-    optima = np.zeros((n_episodes, B), dtype=np.float32)
-    actions = np.zeros((n_episodes * family.horizon, B), dtype=spaces.action_type)
     recorder = CompressionRecorder(
         task_ids, n_rollouts, None if family.ends_early else family.horizon, on_compress
     )
@@ -246,12 +243,8 @@ def roll_out(
     started = latest = time.perf_counter()
     with torch.inference_mode():
         player = Player(model, spaces, sampler, B, memory)
-        observation = env.reset()
-        # Of each roll-out: its episode, whether it has episodes to go; steps of all.
-        rows, episode, playing = np.arange(B), np.zeros(B, dtype=np.int64), np.ones(B, dtype=bool)
-        slowest, begun, begins = 0, True, playing
-        while True:
-            step = player.steps
+        while worlds.finished < n_episodes:
+            step, finished = player.steps, worlds.finished
             if saved is not None and step == replayed:
                 restore_memory(player.memory, saved.memory)
                 recorder.restore(saved.compression_steps, saved.chosen, player.memory)
@@ -264,57 +257,43 @@ def roll_out(
                     latest = now
                     when, asked = recorder.record_by_rollout()
                     seconds = before + now - started
-                    file.save(
-                        SavedRollout(actions[:step], memory_arrays(player.memory), when, asked, seconds)
-                    )
+                    arrays = memory_arrays(player.memory)
+                    file.save(SavedRollout(worlds.actions, arrays, when, asked, seconds))
                 if stop is not None:
-                    stop.raise_if_set(f"evaluation (episode {slowest} of {n_episodes})")
-            if begun:  # an episode, somewhere
+                    stop.raise_if_set(f"evaluation (episode {finished} of {n_episodes})")
+            if worlds.begun:  # an episode, somewhere
                 if before_episodes is not None and live:
-                    before_episodes(episode, begins, player.memory)
-                sampler.start_episodes(np.minimum(episode, n_episodes - 1))
-                if n_facts > 1:
-                    facts[episode[playing], rows[playing]] = env.facts[playing]
-                    best = family.episode_optimum(env.goals, env.facts)
-                    optima[episode[playing], rows[playing]] = best[playing]
+                    before_episodes(worlds.episode, worlds.begins, player.memory)
+                sampler.start_episodes(np.minimum(worlds.episode, n_episodes - 1))
             if saved is None or live:
-                taken = player.act(observation)
+                action = player.choose(worlds.observation)
                 # A memory compresses before it adds a step.
-                recorder.observe(step, player.memory, playing)
+                recorder.observe(step, player.memory, worlds.playing)
             else:
-                taken = player.repeat(saved.actions[step])
-            outcome = env.advance(taken)
-            observation, reward = outcome.observed, outcome.rewards
-            actions[step, playing] = taken[playing]
-            returns[episode[playing], rows[playing]] += reward[playing]
-            lengths[episode[playing], rows[playing]] += 1
-            begun = outcome.any_ended
-            ended = outcome.terminated | outcome.truncated if begun else None
-            player.receive(reward, ended)
-            if ended is not None:
-                episode = episode + ended
-                playing = episode < n_episodes
-                begins = ended & playing
-                while slowest < min(int(episode.min()), n_episodes):
-                    slowest += 1
-                    if progress and live:
-                        progress(slowest)
-                if slowest == n_episodes:
-                    break
+                action = torch.from_numpy(saved.actions[step].astype(np.int64)).to(device)
+                player.repeat(action)
+            player.take_in(worlds.step(action))
+            if progress and live:
+                for done in range(finished, worlds.finished):
+                    progress(done + 1)
     seconds = before + time.perf_counter() - started
     shape = (len(task_ids), n_rollouts)
     compression_steps, chosen = recorder.compression_steps()
+
+    def by_rollout(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(array.T).reshape(*shape, -1)
+
     return RolloutResult(
         task_ids=tuple(task_ids),
-        returns=np.ascontiguousarray(returns.T).reshape(*shape, n_episodes),
+        returns=by_rollout(worlds.returns),
         compressions=recorder.counts.reshape(shape),
         horizon=family.horizon,
         state_bytes=player.memory.state_bytes,
         seconds=seconds,
         compression_steps=compression_steps,
         chosen=chosen,
-        actions=np.ascontiguousarray(actions[: player.steps].T).reshape(*shape, -1),
-        facts=np.ascontiguousarray(facts.T).reshape(*shape, -1) if family.n_facts > 1 else None,
-        optima=np.ascontiguousarray(optima.T).reshape(*shape, -1) if family.n_facts > 1 else None,
-        lengths=np.ascontiguousarray(lengths.T).reshape(*shape, -1) if family.ends_early else None,
+        actions=by_rollout(worlds.actions),
+        facts=by_rollout(worlds.facts) if n_facts > 1 else None,
+        optima=by_rollout(worlds.optima) if n_facts > 1 else None,
+        lengths=by_rollout(worlds.lengths) if family.ends_early else None,
     )

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cad.envs.family import Spaces
 from cad.histories.batch import Steps
 from cad.models.ad.config import ADConfig
 from cad.models.blocks.step_embedding import StepEmbedding
-from cad.models.blocks.transformer import Attention, Blocks, prefix_mask
+from cad.models.blocks.transformer import Attention, Blocks, attend, prefix_mask
 from cad.training.learner import build_model
 
 KINDS = ["ad", "compressed_ad"]
@@ -52,6 +53,20 @@ def test_attention_is_softmax_of_scaled_products():
         heads.append(scores.softmax(-1) @ v[:, h])
     expected = attention.out(torch.cat(heads, dim=-1))
     torch.testing.assert_close(attention(x, mask, 4)[0], expected)
+
+
+def test_under_bf16_attention_on_a_cpu_is_that_of_fp32():
+    """Its products are in bfloat16 all the same; the result comes back for the next one to round."""
+    torch.manual_seed(0)
+    attention, x, mask = Attention(n_embd=16, n_head=2), torch.randn(2, 7, 16), prefix_mask(2, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = attention(x, mask, 7)
+        q, k, v = attention.qkv(x).view(2, 7, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        attended = attend(q, k, v, mask)
+    assert y.dtype == q.dtype == torch.bfloat16 and attended.dtype == torch.float32
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    assert torch.equal(attended, expected)
+    torch.testing.assert_close(y.float(), attention(x, mask, 7), rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)

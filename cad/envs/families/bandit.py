@@ -194,3 +194,13 @@ class Bandit(TaskFamily[BanditConfig]):
         assert noise is not None
         paid = noise * _LEVELS < goals[np.arange(len(actions)), actions]
         return states.copy(), paid.astype("float32"), hidden
+
+    def noise_cuts(
+        self, goals: IntArray, states: IntArray, hidden: IntArray, actions: IntArray
+    ) -> NoiseArray:
+        """See :meth:`TaskFamily.noise_cuts`: below the arm's probability it pays."""
+        import numpy as np
+
+        from cad.envs.noise import smallest_reaching
+
+        return smallest_reaching(goals[np.arange(len(actions)), actions], _LEVELS)[:, None]

@@ -356,7 +356,22 @@ class RandomMDP(TaskFamily[RandomMDPConfig]):
 
         assert noise is not None
         b, rows = self.config.branching, np.arange(len(actions))
-        first = 1 + (states[:, 0] * self.config.n_actions + actions) * 3 * b
-        cuts = goals[rows[:, None], first[:, None] + np.arange(b, 2 * b - 1)]
+        first, cuts = self._branches(goals, states, actions)
         branch = first + (cuts <= noise[:, None] * _SHARES).sum(axis=1)
         return goals[rows, branch][:, None], goals[rows, branch + 2 * b].astype("float32"), hidden
+
+    def noise_cuts(
+        self, goals: IntArray, states: IntArray, hidden: IntArray, actions: IntArray
+    ) -> NoiseArray:
+        """See :meth:`TaskFamily.noise_cuts`: where one branch's share ends."""
+        from cad.envs.noise import smallest_reaching
+
+        return smallest_reaching(self._branches(goals, states, actions)[1], _SHARES)
+
+    def _branches(self, goals: IntArray, states: IntArray, actions: IntArray) -> tuple[IntArray, IntArray]:
+        """Where in ``goals`` what follows begins (n,), and the cut points (n, branching - 1)."""
+        import numpy as np
+
+        b, rows = self.config.branching, np.arange(len(actions))
+        first = 1 + (states[:, 0] * self.config.n_actions + actions) * 3 * b
+        return first, goals[rows[:, None], first[:, None] + np.arange(b, 2 * b - 1)]

@@ -53,6 +53,18 @@ class KeyValueCache:
         return 2 * self.keys.element_size() * self.keys.numel() // self.keys.shape[1]
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of queries (B, n_head, n_out, head width); ``mask`` is True where a query may look.
+
+    On a CPU in float32 whatever the autocast is: the backward pass of its attention in bfloat16 is so slow
+    that a training took twice as long (benchmarks/throughput.py --precision).
+    """
+    if q.device.type != "cpu" or q.dtype is torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+
+
 class Attention(nn.Module):
     """Multi-head attention whose queries are the last ``n_out`` positions."""
 
@@ -75,7 +87,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        y = F.scaled_dot_product_attention(q[:, :, T - n_out :], k, v, attn_mask=mask)
+        y = attend(q[:, :, T - n_out :], k, v, mask)
         projected: Tensor = self.out(y.transpose(1, 2).reshape(B, n_out, C))
         return projected
 
