@@ -237,12 +237,12 @@ def roll_out(
     recorder = CompressionRecorder(
         task_ids, n_rollouts, None if family.ends_early else family.horizon, on_compress
     )
-    saved = None if file is None else file.load()
-    before = 0.0 if saved is None else saved.seconds
-    replayed = 0 if saved is None else len(saved.actions)
-    started = latest = time.perf_counter()
     with torch.inference_mode():
         player = Player(model, spaces, sampler, B, memory)
+        saved = None if file is None else _load(file, player.memory)
+        before = 0.0 if saved is None else saved.seconds
+        replayed = 0 if saved is None else len(saved.actions)
+        started = latest = time.perf_counter()
         while worlds.finished < n_episodes:
             step, finished = player.steps, worlds.finished
             if saved is not None and step == replayed:
@@ -297,3 +297,9 @@ def roll_out(
         optima=by_rollout(worlds.optima) if n_facts > 1 else None,
         lengths=by_rollout(worlds.lengths) if family.ends_early else None,
     )
+
+
+def _load(file: RolloutFile, memory: Memory) -> SavedRollout | None:
+    """What was saved; None also where memories of this version consist of other arrays."""
+    saved = file.load()
+    return saved if saved is None or saved.memory.keys() == memory_arrays(memory).keys() else None

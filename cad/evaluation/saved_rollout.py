@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cad.checksums import SET_ASIDE, is_missing, read_bytes, set_aside
-from cad.models.blocks.transformer import PlainBlock
+from cad.models.blocks.transformer import Plain
 from cad.models.memory import Memory
 from cad.storage import atomic_path
 
@@ -148,4 +148,4 @@ def _give(value: Any, name: str, arrays: Mapping[str, Tensor]) -> Any:
 def _is_state(value: object) -> bool:
     """An object of ours with state of its own: no network, no settings."""
     ours = type(value).__module__.startswith("cad.") and hasattr(value, "__dict__")
-    return ours and not isinstance(value, nn.Module | PlainBlock | BaseModel)
+    return ours and not isinstance(value, nn.Module | Plain | BaseModel)

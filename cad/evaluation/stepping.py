@@ -77,10 +77,11 @@ class DeviceStepping(Episodes):
         self._env = TabledEnv(family, tables, numbers, self._goals, keys, device)
         self._returns = torch.zeros((n_episodes, len(keys)), device=device)
         self._actions: list[npt.NDArray[Any]] = []
+        self._horizon = family.horizon
         self._now: list[Tensor] = []
         first = torch.ones((len(keys), 1), dtype=torch.int64, device=device)
         self._first, self._not_first = first, torch.zeros_like(first)
-        self._never, self._everywhere = ~self.playing, self.playing
+        self._never, self._numbered = ~self.playing, family.spaces.n_rewards > 0
         self._begin(0)
 
     def _begin(self, episode: int) -> None:
@@ -93,13 +94,13 @@ class DeviceStepping(Episodes):
         self.observation, rewards = self._env.step(actions)
         self._return.add_(rewards)
         self._now.append(actions)
-        self.begun = len(self._now) == self.family.horizon
+        self.begun = len(self._now) == self._horizon
         if self.begun:
             self._end()
         seen = rewards[:, None]
-        if self.family.spaces.n_rewards:
-            seen = seen.long()
-        return Received(seen, self._first if self.begun else self._not_first)
+        return Received(
+            seen.long() if self._numbered else seen, self._first if self.begun else self._not_first
+        )
 
     def _end(self) -> None:
         taken = torch.stack(self._now).cpu().numpy()

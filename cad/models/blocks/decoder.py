@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cad.models.blocks.transformer import Block, Blocks, KeyValueCache, PlainBlock, input_norm, prefix_mask
+from cad.models.blocks.transformer import (
+    Block,
+    Blocks,
+    KeyValueCache,
+    Plain,
+    PlainBlock,
+    input_norm,
+    plain_linear,
+    plain_norm,
+    prefix_mask,
+)
 from cad.models.config import TransformerConfig
 
 
@@ -51,25 +61,35 @@ class Decoder(nn.Module):
         an empty cache or latents only, as in :meth:`forward`'s mask.
         """
         if x.shape[1] == 1 and not self.training:
-            return self._step(x[:, 0], cache)
+            return cache.step(x[:, 0], cache)
         start, end = cache.length, cache.length + x.shape[1]
         # A single token sees everything that is in the cache: no mask.
         mask = None if end - start == 1 else self.mask[start:end, :end]
         x = self.input_norm(x + self.positions[start:end])
         return self._logits(self.blocks(x, mask, 1, cache))[:, 0]
 
-    def _step(self, x: Tensor, cache: DecoderCache) -> Tensor:
-        """:meth:`extend` by one token (B, n_embd), with the same numbers."""
-        x = self.input_norm(x + self.positions[cache.length])
-        for layer, block in enumerate(cache.blocks):
+
+class PlainDecoder(Plain):
+    """A decoder in eval mode, for one position at a time, as :class:`PlainBlock` is a block."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._positions = decoder.positions
+        self._input_norm, self._output_norm = map(plain_norm, (decoder.input_norm, decoder.output_norm))
+        self._blocks = [PlainBlock(block) for block in decoder.blocks.layers if isinstance(block, Block)]
+        self._head = plain_linear(decoder.head)
+
+    def __call__(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+        """A token (B, n_embd) to logits (B, actions); the cache takes it in."""
+        x = self._input_norm(x + self._positions[cache.length])
+        for layer, block in enumerate(self._blocks):
             x = block(x, cache, layer)
         cache.advance(1)
-        return self._logits(x)
+        return self._head(self._output_norm(x))
 
 
 class DecoderCache(KeyValueCache):
-    """A decoder's cache, with its blocks as single steps call them."""
+    """A decoder's cache, with the decoder as single steps call it."""
 
     def __init__(self, decoder: Decoder, batch: int) -> None:
         super().__init__(decoder.config, batch, decoder.positions.shape[0], decoder.positions)
-        self.blocks = [PlainBlock(block) for block in decoder.blocks.layers if isinstance(block, Block)]
+        self.step = PlainDecoder(decoder)

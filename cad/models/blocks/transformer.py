@@ -6,7 +6,8 @@ Attention has no dropout: on a CPU, dropout inside attention forces it off the f
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -133,14 +134,49 @@ class Block(nn.Module):
         return out
 
 
-class Linear(NamedTuple):
-    """What a linear layer, or a norm, computes with."""
+@dataclass(frozen=True, slots=True)
+class PlainLinear:
+    """A linear layer as single steps call it: a bias, and weights (inputs, outputs)."""
 
+    bias: Tensor
+    weight: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, inputs) to (n, outputs)."""
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainNorm:
+    """A layer norm as single steps call it."""
+
+    width: tuple[int, ...]
     weight: Tensor
     bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, width) to (n, width)."""
+        return torch.layer_norm(x, self.width, self.weight, self.bias, self.eps)
 
 
-class PlainBlock:
+def plain_linear(layer: nn.Linear) -> PlainLinear:
+    """What calls a linear layer without its module."""
+    return PlainLinear(layer.bias, layer.weight.t())
+
+
+def plain_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What calls a layer norm, where there is one, without its module."""
+    if isinstance(norm, nn.LayerNorm):
+        return PlainNorm(tuple(norm.normalized_shape), norm.weight, norm.bias, norm.eps)
+    return norm
+
+
+class Plain:
+    """A part of a network without its modules: what it computes with is the network's."""
+
+
+class PlainBlock(Plain):
     """A block in eval mode, for one position at a time: the same operations without calls of modules.
 
     In a roll-out of a few tasks a step is dozens of small operations; calling modules would take as long.
@@ -149,35 +185,27 @@ class PlainBlock:
     def __init__(self, block: Block) -> None:
         attention = block.attention
         self._post, self._heads = block._post, attention.n_head
-        self._norms = [(_numbers(n), n.eps) for n in (block.attention_norm, block.feed_forward_norm)]
-        self._qkv, self._out = _numbers(attention.qkv), _numbers(attention.out)
-        self._expand, self._contract = _numbers(block.expand), _numbers(block.contract)
+        self._norm, self._second_norm = map(plain_norm, (block.attention_norm, block.feed_forward_norm))
+        self._qkv, self._out = map(plain_linear, (attention.qkv, attention.out))
+        self._expand, self._contract = map(plain_linear, (block.expand, block.contract))
 
     def __call__(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
         """(B, n_embd) to (B, n_embd) at the position after the cache's, which it takes in."""
         if self._post:
-            x = self._norm(0, x + self._attend(x, cache, layer))
-            return self._norm(1, x + self._feed_forward(x))
-        x = x + self._attend(self._norm(0, x), cache, layer)
-        return x + self._feed_forward(self._norm(1, x))
-
-    def _norm(self, which: int, x: Tensor) -> Tensor:
-        (weight, bias), eps = self._norms[which]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+            x = self._norm(x + self._attend(x, cache, layer))
+            return self._second_norm(x + self._feed_forward(x))
+        x = x + self._attend(self._norm(x), cache, layer)
+        return x + self._feed_forward(self._second_norm(x))
 
     def _attend(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
         B, C = x.shape
-        q, k, v = F.linear(x, *self._qkv).view(B, 3, self._heads, C // self._heads).unbind(1)
+        q, k, v = self._qkv(x).view(B, 3, self._heads, C // self._heads).unbind(1)
         k, v = cache.append_one(layer, k, v)
         y = F.scaled_dot_product_attention(q.unsqueeze(2), k, v)
-        return F.linear(y.reshape(B, C), *self._out)
+        return self._out(y.reshape(B, C))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.gelu(F.linear(x, *self._expand)), *self._contract)
-
-
-def _numbers(module: nn.Linear | nn.LayerNorm) -> Linear:
-    return Linear(module.weight, module.bias)
+        return self._contract(F.gelu(self._expand(x)))
 
 
 class Blocks(nn.Module):
