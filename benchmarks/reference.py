@@ -5,7 +5,7 @@ Written the way public algorithm-distillation code usually is, from the librarie
 
 * collection: one environment object per stream, stepped in a Python loop, default-like PPO settings;
 * training: a sample is cut out of its history in Python and collated with the others; the loss is
-  that of the sample's last action;
+  that of the sample's last action (or, to tell the algorithm from the code, of every one);
 * roll-outs: nothing is cached, every step encodes the complete window again.
 
 Nothing here is slowed down on purpose: the same width, layers, heads, window, latents, batch size
@@ -162,12 +162,16 @@ class ReferenceModel(nn.Module):
 
     def last_logits(self, steps: Tensor, latents: Tensor | None) -> Tensor:
         """Logits (B, actions) of the last of the steps (B, T, 5)."""
+        return self.logits(steps, latents)[:, -1]
+
+    def logits(self, steps: Tensor, latents: Tensor | None) -> Tensor:
+        """Logits (B, T, actions) of the steps (B, T, 5)."""
         x = self.embed(steps)
         if latents is not None:
             x = torch.cat([latents, x], dim=1)
         total = x.shape[1]
         x = self.decoder(x + self.positions[:total], mask=self.mask[:total, :total])
-        logits: Tensor = self.head(x[:, -1])
+        logits: Tensor = self.head(x[:, total - steps.shape[1] :])
         return logits
 
     def forward(self, steps: Tensor, depth: int, segment: int) -> Tensor:
@@ -178,13 +182,23 @@ class ReferenceModel(nn.Module):
             latents = self.compress(latents, steps[:, k * segment : (k + 1) * segment])
         return self.last_logits(steps[:, depth * segment :], latents)
 
+    def every_step(self, steps: Tensor, depth: int, segment: int) -> Tensor:
+        """Logits (B, T, actions) of all steps, each segment decoded after those before it are compressed."""
+        latents, logits = self.start(len(steps)), []
+        for k in range(depth + 1):
+            own = steps[:, k * segment : (k + 1) * segment]
+            logits.append(self.logits(own, latents))
+            if latents is not None and k < depth:
+                latents = self.compress(latents, own)
+        return torch.cat(logits, dim=1)
+
 
 Cut = tuple[int, int, int, int]
 """A sample: number of the history, first step, compression depth, segment length."""
 
 
-Sample = tuple[Tensor, int, int, int]
-"""Fields (T, 5), the last action, compression depth, segment length."""
+Sample = tuple[Tensor, Tensor, int, int]
+"""Fields (T, 5), actions (T,), compression depth, segment length."""
 
 
 class HistoryDataset(Dataset[Sample]):
@@ -208,7 +222,8 @@ class HistoryDataset(Dataset[Sample]):
         steps[1:, 2] = self.actions[history, start : end - 1]
         steps[1:, 3] = self.rewards[history, start : end - 1]
         steps[:, 4] = np.arange(start, end) % HORIZON == 0
-        return torch.from_numpy(steps), int(self.actions[history, end - 1]), depth, segment
+        actions = torch.from_numpy(self.actions[history, start:end].astype(np.int64))
+        return torch.from_numpy(steps), actions, depth, segment
 
 
 class CutSampler(Sampler[list[Cut]]):
@@ -231,19 +246,28 @@ class CutSampler(Sampler[list[Cut]]):
 
 
 class Trainer:
-    """AdamW on the loss of one action per sample."""
+    """AdamW on the loss of one action per sample; with ``every_step`` of all its actions."""
 
-    def __init__(self, size: Size, data: HistoryDataset, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, size: Size, data: HistoryDataset, batch_size: int, seed: int, every_step: bool = False
+    ) -> None:
         torch.manual_seed(seed)
         self.model = ReferenceModel(size).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.98))
         cuts = CutSampler(size, data.actions.shape, batch_size, seed)
         self.batches = iter(DataLoader(data, batch_sampler=cuts))
+        self.every_step = every_step
 
     def update(self) -> int:
         """One optimiser step; returns the number of supervised actions."""
-        steps, actions, depth, segment = next(self.batches)
-        loss = F.cross_entropy(self.model(steps, int(depth[0]), int(segment[0])), actions)
+        steps, actions, depths, segments = next(self.batches)
+        depth, segment = int(depths[0]), int(segments[0])
+        if self.every_step:
+            logits = self.model.every_step(steps, depth, segment).flatten(0, 1)
+            actions = actions.flatten()
+        else:
+            logits, actions = self.model(steps, depth, segment), actions[:, -1]
+        loss = F.cross_entropy(logits, actions)
         self.optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -252,13 +276,18 @@ class Trainer:
 
 
 def roll_out(
-    model: ReferenceModel, task_ids: list[int], n_episodes: int, progress: Callable[[int], None]
+    model: ReferenceModel,
+    task_ids: list[int],
+    n_episodes: int,
+    progress: Callable[[int], None],
+    drop: int = 1,
 ) -> npt.NDArray[np.float32]:
     """Roll out with one environment object per roll-out; returns (episodes, roll-outs).
 
     AD always gets ``window`` steps, padded at the start, so that the first episode costs as much as all
-    later ones.  The model with latents compresses a full window and starts an empty one.  ``progress``
-    is called after every episode.
+    later ones; with ``drop`` above 1 a full window loses so many at once and grows again.  The model
+    with latents compresses a full window and starts an empty one.  ``progress`` is called after every
+    episode.
     """
     env = DummyVecEnv([make_env(task) for task in task_ids])
     B, size = len(task_ids), model.size
@@ -275,7 +304,7 @@ def roll_out(
                 step[:, 0, 4] = t == 0
                 if window.shape[1] == size.window:
                     if latents is None:
-                        window = window[:, 1:]
+                        window = window[:, drop:]
                     else:
                         latents, window = model.compress(latents, window), window[:, :0]
                 window = torch.cat([window, step], dim=1)

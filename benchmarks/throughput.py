@@ -33,6 +33,7 @@ from cad.histories.batch import Batch
 from cad.histories.sampler import CPU, HistoryArrays, WindowSampler
 from cad.histories.source import learn
 from cad.interrupt import InterruptedRun, StopFlag
+from cad.models.ad.config import ADConfig
 from cad.process import prepare_process
 from cad.schema import Config
 from cad.storage import write_json
@@ -73,6 +74,7 @@ class Plan:
     early_episode: int = 10
     late_episode: int = 400
     growth_laps: int = 7
+    matrix: int = 1024
 
 
 QUICK = Plan(
@@ -89,6 +91,7 @@ QUICK = Plan(
     early_episode=6,
     late_episode=10,
     growth_laps=2,
+    matrix=64,
 )
 
 
@@ -140,6 +143,8 @@ class Comparison:
     ours: Rates
     reference: Rates
     expected: float | None
+    share: float | None = None
+    """Of the core's peak in float32 that ours reaches."""
 
     @property
     def ratio(self) -> float:
@@ -184,6 +189,16 @@ def size_of(config: Config) -> reference.Size:
     m = config.model
     latents = {"n_latent": m.latents, "depth": m.depth} if m.latents is not None else {}
     return reference.Size(m.n_transit, **latents, width=m.n_embd, layers=m.n_layer, heads=m.n_head)
+
+
+def peak_flops(size: int) -> float:
+    """FLOP a CPU-second of a product of square matrices in float32: what the core reaches."""
+    a, best = torch.randn(size, size), 0.0
+    for _ in range(5):
+        begun = time.process_time()
+        a @ a
+        best = max(best, 2 * size**3 / (time.process_time() - begun))
+    return best
 
 
 # --- collection ------------------------------------------------------------------------------
@@ -242,8 +257,11 @@ class CountingSampler:
         return batch
 
 
-def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
-    """The real loop, metrics and all, stopped after some updates; the first lap warms up."""
+def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> tuple[Rates, float]:
+    """The real loop, metrics and all, stopped after some updates; the first lap warms up.
+
+    With it, the supervised actions of an update.
+    """
     # The only checkpoint is written at the stop, after the last lap.
     settings = {"log_every": plan.updates_a_lap, "checkpoint_every": 1000 * plan.updates_a_lap}
     config = config.model_copy(update={"train": config.train.model_copy(update=settings)})
@@ -272,16 +290,18 @@ def training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
             progress=progress,
         )
         train(training, stop)
-    return laps.rates(first=1)
+    return laps.rates(first=1), sampler.actions_drawn / (plan.updates_a_lap * (plan.training_laps + 1))
 
 
-def reference_training_rates(plan: Plan, config: Config, arrays: HistoryArrays) -> Rates:
-    """As many updates of the reference, with our batch size."""
+def reference_training_rates(
+    plan: Plan, config: Config, arrays: HistoryArrays, every_step: bool = False
+) -> Rates:
+    """As many updates of the reference, with our batch size; see :class:`reference.Trainer`."""
     flat = (-1, arrays.actions.shape[-1])
     data = reference.HistoryDataset(
         arrays.observations.reshape(*flat, 2), arrays.actions.reshape(flat), arrays.rewards.reshape(flat)
     )
-    trainer = reference.Trainer(size_of(config), data, config.train.batch_size, seed=0)
+    trainer = reference.Trainer(size_of(config), data, config.train.batch_size, 0, every_step)
     laps = Laps()
     for _ in range(plan.training_laps + 1):
         laps.lap(sum(trainer.update() for _ in range(plan.updates_a_lap)))
@@ -289,14 +309,23 @@ def reference_training_rates(plan: Plan, config: Config, arrays: HistoryArrays) 
 
 
 def measure_training(plan: Plan) -> list[Comparison]:
-    """Supervised actions per second of both models."""
-    rows = []
+    """Supervised actions per second of both models.
+
+    The second reference learns from every step of the same windows, as ours does: what is left is code.
+    """
+    rows, peak = [], peak_flops(plan.matrix)
     for name in MODELS:
         config = config_of(name)
         arrays = made_up_histories(plan, config)
-        ours = training_rates(plan, config, arrays)
-        plain = reference_training_rates(plan, config, arrays)
-        rows.append(Comparison("training", name, "supervised actions", ours, plain, EXPECTED["training"]))
+        ours, actions = training_rates(plan, config, arrays)
+        work = 3 * 2e6 * config.train.batch_size * config.spec.window_work(config.model, config.others)
+        share = ours.cpu / actions * work / peak
+        for label, every_step, expected in (
+            (name, False, EXPECTED["training"]),
+            (f"{name}, every step in both", True, None),
+        ):
+            plain = reference_training_rates(plan, config, arrays, every_step)
+            rows.append(Comparison("training", label, "supervised actions", ours, plain, expected, share))
     return rows
 
 
@@ -335,7 +364,7 @@ def our_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates:
     return laps.rates(first=warm)
 
 
-def reference_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates:
+def reference_rollout_rates(config: Config, parallel: int, n_laps: int, drop: int = 1) -> Rates:
     """The same for the reference, which warms up for one lap, if there is more than one."""
     torch.manual_seed(0)
     model = reference.ReferenceModel(size_of(config)).eval()
@@ -348,19 +377,29 @@ def reference_rollout_rates(config: Config, parallel: int, n_laps: int) -> Rates
         [task for task in tasks for _ in range(parallel // len(tasks))],
         EPISODES_A_LAP * (n_laps + warm),
         lambda done: laps.lap(work) if done % EPISODES_A_LAP == 0 else None,
+        drop,
     )
     return laps.rates(first=warm)
 
 
 def measure_rollouts(plan: Plan) -> list[Comparison]:
-    """Steps per second of all parallel roll-outs together, once the window is full."""
-    rows = []
+    """Steps per second of all parallel roll-outs together, once the window is full.
+
+    Where AD's window grows and drops as many steps at once in both, what is left is code and cache; the
+    window of CompressedAD's reference does so anyway.
+    """
+    rows, peak = [], peak_flops(plan.matrix)
     for name, parallel in itertools.product(MODELS, plan.parallel):
-        config = config_of(name)
+        config, n_laps = config_of(name), plan.reference_laps[parallel]
         ours = our_rollout_rates(config, parallel, plan.laps[parallel])
-        plain = reference_rollout_rates(config, parallel, plan.reference_laps[parallel])
+        share = ours.cpu * 2e6 * config.spec.rollout_work(config.model) / peak
         label = f"{name}, {parallel} parallel"
-        rows.append(Comparison("roll-outs", label, "steps", ours, plain, EXPECTED["roll-outs"]))
+        plain = reference_rollout_rates(config, parallel, n_laps)
+        rows.append(Comparison("roll-outs", label, "steps", ours, plain, EXPECTED["roll-outs"], share))
+        if isinstance(config.model, ADConfig) and parallel == plan.parallel[0]:
+            plain = reference_rollout_rates(config, parallel, n_laps, config.model.steps_dropped)
+            label += ", equal window"
+            rows.append(Comparison("roll-outs", label, "steps", ours, plain, None, share))
     return rows
 
 
@@ -405,7 +444,7 @@ def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[
     """Print the results for people."""
     table = Table(title="One core, one thread, units per CPU-second (median)")
     table.add_column("what", overflow="fold")
-    for heading in ("ours", "reference", "ratio", "expected"):
+    for heading in ("ours", "reference", "ratio", "expected", "share of peak"):
         table.add_column(heading, justify="right")
     part = None
     for row in rows:
@@ -416,7 +455,8 @@ def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[
         expected = "" if row.expected is None else f">= {row.expected:g}"
         style = None if row.ok else "red"
         ours, plain = f"{row.ours.cpu:,.0f}", f"{row.reference.cpu:,.0f}"
-        table.add_row(f"  {row.name}", ours, plain, f"{row.ratio:.1f}", expected, style=style)
+        share = "" if row.share is None else f"{row.share:.0%}"
+        table.add_row(f"  {row.name}", ours, plain, f"{row.ratio:.1f}", expected, share, style=style)
     console.print(table)
     table = Table(title="Do steps of a long roll-out get slower? CPU microseconds per step")
     early_late = (f"episode {growth[0].early_episode}", f"episode {growth[0].late_episode}")
