@@ -329,6 +329,26 @@ def measure_training(plan: Plan) -> list[Comparison]:
     return rows
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bf16": {"train": {"precision": "bf16"}},
+    "2 heads": {"model": {"n_head": 2}},
+}
+
+
+def measure_variants(plan: Plan) -> list[Comparison]:
+    """Training in another way; the reference is ours as it is by default."""
+    rows = []
+    for name, (label, change) in itertools.product(MODELS, VARIANTS.items()):
+        config = config_of(name)
+        arrays = made_up_histories(plan, config)
+        model = {**MODELS[name], **change.get("model", {})}
+        other = Config.model_validate({"model": model, "train": change.get("train", {})})
+        usual, _ = training_rates(plan, config, arrays)
+        changed, _ = training_rates(plan, other, arrays)
+        rows.append(Comparison("variants", f"{name}, {label}", "supervised actions", changed, usual, None))
+    return rows
+
+
 # --- roll-outs -------------------------------------------------------------------------------
 
 
@@ -456,7 +476,15 @@ def print_tables(console: Console, rows: Sequence[Comparison], growth: Sequence[
         style = None if row.ok else "red"
         ours, plain = f"{row.ours.cpu:,.0f}", f"{row.reference.cpu:,.0f}"
         share = "" if row.share is None else f"{row.share:.0%}"
-        table.add_row(f"  {row.name}", ours, plain, f"{row.ratio:.1f}", expected, share, style=style)
+        table.add_row(
+            f"  {row.name}",
+            ours,
+            plain,
+            f"{row.ratio:.2f}" if row.ratio < 10 else f"{row.ratio:.0f}",
+            expected,
+            share,
+            style=style,
+        )
     console.print(table)
     table = Table(title="Do steps of a long roll-out get slower? CPU microseconds per step")
     early_late = (f"episode {growth[0].early_episode}", f"episode {growth[0].late_episode}")
@@ -513,6 +541,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts: list[tuple[str, Callable[[Plan], list[Comparison]]]] = [
         ("collection", measure_collection),
         ("training", measure_training),
+        ("variants of training", measure_variants),
         ("roll-outs", measure_rollouts),
     ]
     for name, measure in parts:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cad.envs.registry import task_family
+from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
-from cad.evaluation.rollout import roll_out
+from cad.evaluation.rollout import ActionSampler, Player, roll_out
+from cad.evaluation.stepping import DeviceStepping, start_stepping
 from cad.histories.made_up import made_up_histories
 from cad.interrupt import StopFlag
 from cad.models.registry import MODELS
+from cad.schema import Config
 from cad.training.learner import build_model, build_training
 from cad.training.loop import train
 from cad.training.metrics import read_metrics
@@ -74,3 +77,42 @@ def test_returns_are_those_of_a_cpu(tiny_config, kind):
     # A draw that falls between two roundings may go the other way.
     assert (returns[0] == returns[1]).mean() > 0.95
     assert np.isfinite(returns[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
+def test_flash_attention_is_taken(kind, tiny_config):
+    """Where a call could not be flash attention, torch would find no kernel."""
+    config = tiny_config(kind, train={"precision": "bf16"})
+    arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
+    learner = build_training(config, arrays)
+    model, batch = learner.trained.to(GPU).train(), learner.sampler.batch(0, device=GPU)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = learner.objective(model(batch), batch).loss
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    # What the context is there for: a mask has no flash kernel.
+    q = torch.randn(1, 2, 4, 8, device=GPU, dtype=torch.bfloat16)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.raises(RuntimeError):
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=torch.ones(4, 4, device=GPU) > 0)
+
+
+@pytest.mark.parametrize("name", ["darkroom", "cued_darkroom", "random_mdp"])
+def test_no_step_of_a_roll_out_waits_for_the_host(name):
+    """Environments step on the device; an episode's end is where results are fetched."""
+    family = task_family(env_config({"name": name, "horizon": 20}))
+    model = {"kind": "compressed_ad", "n_embd": 16, "n_head": 2, "n_layer": 1, "n_transit": 8, "n_latent": 3}
+    config = Config(env=family.config, source={"steps_per_stream": 200}, model=model)
+    player_model = build_model(config).to(GPU).eval()
+    worlds = start_stepping(family, family.task_ids[:4], 2, 2, 0, GPU)
+    assert isinstance(worlds, DeviceStepping)
+    sampler = ActionSampler([(t, r) for t in range(4) for r in range(2)], 0, 1.0, False, 20, GPU)
+    sampler.start_episodes(worlds.episode)
+    with torch.inference_mode():
+        player = Player(player_model, family.spaces, sampler, 8)
+        player.take_in(worlds.step(player.choose(worlds.observation)))  # makes what is made once
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(18):
+                player.take_in(worlds.step(player.choose(worlds.observation)))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

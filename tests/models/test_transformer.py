@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from cad.envs.family import Spaces
 from cad.histories.batch import Steps
 from cad.models.ad.config import ADConfig
+from cad.models.blocks import transformer
 from cad.models.blocks.step_embedding import StepEmbedding
-from cad.models.blocks.transformer import Attention, Blocks, attend, prefix_mask
-from cad.training.learner import build_model
+from cad.models.blocks.transformer import Attention, Blocks, attend, prefix_attention, prefix_mask
+from cad.training.learner import build_model, build_training
 
 KINDS = ["ad", "compressed_ad"]
 
@@ -67,6 +70,47 @@ def test_under_bf16_attention_on_a_cpu_is_that_of_fp32():
     expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
     assert torch.equal(attended, expected)
     torch.testing.assert_close(y.float(), attention(x, mask, 7), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("n_out", [1, 4, 5, 6, 7])
+def test_prefix_attention_is_that_of_the_mask(prefix, n_out):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 7, 8)
+    q = q[:, :, 7 - n_out :]
+    expected = attend(q, k, v, prefix_mask(prefix, 7 - prefix)[7 - n_out :])
+    torch.testing.assert_close(prefix_attention(q, k, v, prefix), expected, rtol=0, atol=1e-6)
+
+
+class Masks(TorchFunctionMode):
+    """Notes the masks of all calls of attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            self.given.append((kwargs or {}).get("attn_mask"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
+def test_where_flash_attention_is_no_training_needs_a_mask(kind, tiny_config, toy_histories, monkeypatch):
+    torch.manual_seed(0)
+    learner = build_training(tiny_config(kind, model={"dropout": 0.0}), toy_histories)
+
+    def outputs() -> list[torch.Tensor]:
+        out = learner.trained(learner.sampler.batch(0))
+        return pytree.tree_leaves(out)
+
+    masked = outputs()
+    monkeypatch.setattr(transformer, "has_flash_attention", lambda _q: True)
+    with Masks() as masks:
+        flash = outputs()
+    assert len(masks.given) >= 2 and all(mask is None for mask in masks.given)
+    for ours, theirs in zip(flash, masked, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

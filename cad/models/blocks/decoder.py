@@ -31,7 +31,7 @@ class Decoder(nn.Module):
         self.n_latent = n_latent
         self.positions = nn.Parameter(torch.zeros(n_latent + config.n_transit, config.n_embd))
         self.input_norm = input_norm(config)
-        self.blocks = Blocks(config, config.n_layer)
+        self.blocks = Blocks(config, config.n_layer, self.n_latent)
         self.output_norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, n_actions)
         mask = prefix_mask(n_latent, config.n_transit)

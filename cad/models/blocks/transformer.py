@@ -57,8 +57,8 @@ class KeyValueCache:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of queries (B, n_head, n_out, head width); ``mask`` is True where a query may look.
 
-    On a CPU in float32 whatever the autocast is: the backward pass of its attention in bfloat16 is so slow
-    that a training took twice as long (benchmarks/throughput.py --precision).
+    On a CPU in float32 whatever the autocast is: with the backward pass of its attention in bfloat16 an
+    update took twice as long (benchmarks/README.md).
     """
     if q.device.type != "cpu" or q.dtype is torch.float32:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -66,12 +66,32 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
 
 
-class Attention(nn.Module):
-    """Multi-head attention whose queries are the last ``n_out`` positions."""
+def has_flash_attention(q: Tensor) -> bool:
+    """Whether there is a kernel for these queries that takes no mask but a causal one (arXiv:2205.14135)."""
+    return q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16)
 
-    def __init__(self, n_embd: int, n_head: int) -> None:
+
+def prefix_attention(q: Tensor, k: Tensor, v: Tensor, prefix: int) -> Tensor:
+    """:func:`attend` with :func:`prefix_mask`, for queries of the last positions, by calls without a mask."""
+    missing = k.shape[2] - q.shape[2]
+    y = F.scaled_dot_product_attention(F.pad(q, (0, 0, missing, 0)), k, v, is_causal=True)[:, :, missing:]
+    both_ways = max(0, prefix - missing)
+    if not both_ways:
+        return y
+    latents = F.scaled_dot_product_attention(q[:, :, :both_ways], k[:, :, :prefix], v[:, :, :prefix])
+    return torch.cat([latents, y[:, :, both_ways:]], dim=2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose queries are the last ``n_out`` positions.
+
+    Where all sequences are masked by :func:`prefix_mask`, its ``prefix`` says so: then flash attention is
+    taken where there is any.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, prefix: int | None = None) -> None:
         super().__init__()
-        self.n_head = n_head
+        self.n_head, self.prefix = n_head, prefix
         self.qkv = nn.Linear(n_embd, 3 * n_embd)
         self.out = nn.Linear(n_embd, n_embd)
 
@@ -86,9 +106,13 @@ class Attention(nn.Module):
         """(B, T, n_embd) to (B, n_out, n_embd); ``mask`` (n_out, keys) is True where a query may look."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        q = q[:, :, T - n_out :]
         if cache is not None:
-            k, v = cache.append(layer, k, v)
-        y = attend(q[:, :, T - n_out :], k, v, mask)
+            y = attend(q, *cache.append(layer, k, v), mask)
+        elif self.prefix is not None and has_flash_attention(q):
+            y = prefix_attention(q, k, v, self.prefix)
+        else:
+            y = attend(q, k, v, mask)
         projected: Tensor = self.out(y.transpose(1, 2).reshape(B, n_out, C))
         return projected
 
@@ -101,12 +125,12 @@ def input_norm(config: ModelConfig) -> nn.Module:
 class Block(nn.Module):
     """Attention, then a feed-forward layer, each added to the residual stream; pre-norm or post-norm."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, prefix: int | None = None) -> None:
         super().__init__()
         inner = config.inner_width
         self._post = config.norm == "post"
         self.attention_norm = nn.LayerNorm(config.n_embd)
-        self.attention = Attention(config.n_embd, config.n_head)
+        self.attention = Attention(config.n_embd, config.n_head, prefix)
         self.feed_forward_norm = nn.LayerNorm(config.n_embd)
         self.expand = nn.Linear(config.n_embd, inner)
         self.contract = nn.Linear(inner, config.n_embd)
@@ -214,9 +238,10 @@ class Blocks(nn.Module):
     The others' last-layer outputs would be thrown away: leaving them out changes no result.
     """
 
-    def __init__(self, config: TransformerConfig, n_layer: int) -> None:
+    def __init__(self, config: TransformerConfig, n_layer: int, prefix: int | None = None) -> None:
+        """``prefix``: see :class:`Attention`."""
         super().__init__()
-        self.layers = nn.ModuleList(Block(config) for _ in range(n_layer))
+        self.layers = nn.ModuleList(Block(config, prefix) for _ in range(n_layer))
 
     def forward(
         self, x: Tensor, mask: Tensor | None, n_out: int, cache: KeyValueCache | None = None

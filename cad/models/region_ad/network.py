@@ -35,7 +35,7 @@ class RegionDecoder(nn.Module):
         self.types = nn.Embedding(3, config.n_embd)
         self.positions = nn.Parameter(torch.zeros(n_latent + config.n_transit, config.n_embd))
         self.input_norm = nn.LayerNorm(config.n_embd)
-        self.blocks = Blocks(config, config.n_layer)
+        self.blocks = Blocks(config, config.n_layer, self.n_latent)
         self.output_norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, n_actions)
         self.type_head = nn.Linear(config.n_embd, 3)

@@ -92,10 +92,11 @@ def _embedding_bag(indices: Tensor, table: Tensor) -> Tensor:
     return summed.view(models, -1, summed.shape[-1])
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """``q``, ``k``, ``v`` (models, B, heads, T, width); ``mask`` (models, T, keys), equal for all models."""
+    mask = None if mask is None else mask[0]
     y = F.scaled_dot_product_attention(
-        q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=None if mask is None else mask[0]
+        q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask, is_causal=causal
     )
     return y.view(*q.shape[:2], *y.shape[1:])
 
@@ -126,7 +127,7 @@ class StackedCalls(TorchFunctionMode):
         if func is F.linear:
             return _once(_linear, *args, *kwargs.values())
         if func is F.scaled_dot_product_attention:
-            return _once(_attention, *args, kwargs.get("attn_mask"))
+            return _once(_attention, *args, kwargs.get("attn_mask"), kwargs.get("is_causal", False))
         if func is F.embedding_bag:
             assert kwargs["mode"] == "sum"
             return _once(_embedding_bag, *args[:2])
