@@ -132,3 +132,17 @@ def test_packing_measures_unequal_trainings(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     found = json.loads(file.read_text())["unequal"]
     assert found["ratio"] > 0 and 1 <= found["ideal"] <= 2 and "times as fast" in run.stdout
+
+
+def test_two_commits_are_measured_in_turns(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    words = [sys.executable, str(SCRIPT.with_name("against.py")), str(SCRIPT.parents[1]), "--quick"]
+    run = subprocess.run([*words, "--json", str(file)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        f"{what} {model}{how}"
+        for model in ("AD", "CompressedAD")
+        for what, how in (("training", ""), ("roll-outs", ", 8 parallel"))
+    ]
+    assert all(row["ratio"] == row["now"] / row["before"] > 0 for row in rows)
