@@ -23,7 +23,7 @@ def doctor(
     """Check the installation: packages, devices, every model preset, Slurm, Apptainer, disk.
 
     With an experiment file, --family or settings of a cell, check the task family that they name instead:
-    its spaces, tasks, split, steps, seeds and optimum.
+    its spaces, tasks, split, steps, seeds, tables and optimum.
 
     Example: cad doctor
     """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys, noise_keys
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
+from cad.envs.tabled import TabledEnv, make_tables
 from cad.errors import CadError
 
 # Tasks that are tried out, environments of each, and episodes of each environment.
@@ -60,6 +62,7 @@ def check_family(env: EnvConfig) -> Iterator[Finding]:
     if steps.kept:
         yield _tried("seed", lambda: _same_again(rules))
         yield _tried("batch", lambda: _batch_is_its_singles(rules))
+        yield _tried("tables", lambda: _tables(rules))
         yield _tried("optimum", lambda: _optimum(rules))
 
 
@@ -278,6 +281,59 @@ def _batch_is_its_singles(family: AnyFamily) -> str:
             "mix its rows?",
         )
     return f"{len(tasks)} environments in one batch are as each of them alone"
+
+
+def _tables(family: AnyFamily) -> str:
+    """Roll-outs look transitions up in tables where they can: those are the rules."""
+    unique = _some_tasks(family)
+    tables = make_tables(family, unique)
+    if tables is None:
+        return "none: roll-outs step on the host"
+    if tables.cuts is not None:
+        _cuts_are_exact(family, unique)
+    tasks, keys = _environments(family)
+    numbers = np.arange(len(unique)).repeat(len(tasks) // len(unique))
+    env = TabledEnv(family, tables, numbers, family.goals(tasks), keys, torch.device("cpu"))
+    actions = _random_actions(family, len(tasks))
+    seen, given, _ = _play(family, tasks, keys, actions)
+    observed = [env.begin(0)[1]]
+    for step, taken in enumerate(actions):
+        after, rewards = env.step(torch.from_numpy(taken))
+        episode, left = divmod(step + 1, family.horizon)
+        observed.append(after if left else env.begin(episode)[1])
+        _require(
+            np.array_equal(rewards.numpy(), given[step])
+            and np.array_equal(observed[-1].numpy(), seen[step + 1]),
+            f"after step {step}: tables of transition() lead elsewhere than transition(); does it depend on "
+            "more than goal, state, action and noise, or does noise make a difference elsewhere than at "
+            "noise_cuts()?",
+        )
+    return f"{len(tables.rewards)} transitions: roll-outs step on their model's device"
+
+
+def _cuts_are_exact(family: AnyFamily, tasks: Sequence[int]) -> None:
+    """From the start: just below each of ``noise_cuts`` is as between it and the one before."""
+    A = family.spaces.n_actions
+    goals = family.goals(np.repeat(np.array(tasks), A))
+    actions = np.tile(np.arange(A), len(tasks))
+    states, hidden = family.begin(goals, np.zeros(len(goals), dtype=np.int64))
+    cuts = family.noise_cuts(goals, states, hidden, actions)
+    assert cuts is not None
+    low = np.concatenate([np.zeros((len(cuts), 1)), cuts], axis=1)
+    high = np.nextafter(np.concatenate([cuts, np.ones((len(cuts), 1))], axis=1), -1)
+    for begin, end in zip(low.T, high.T, strict=True):
+        some = (begin <= end) & (end < 1)
+        for noise in (end, (begin + end) / 2):
+            first, other = (
+                np.column_stack(
+                    family.transition(goals[some], states[some], hidden[some], actions[some], drawn[some])
+                )
+                for drawn in (begin, noise)
+            )
+            _require(
+                np.array_equal(first, other),
+                "noise between two of noise_cuts() makes a difference; see cad.envs.noise.smallest_reaching",
+            )
 
 
 def _optimum(family: AnyFamily) -> str:

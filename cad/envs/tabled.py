@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cad.envs.arrays import FloatArray, IntArray, NoiseArray
 from cad.envs.batched import FactDraws, step_noise
-from cad.envs.family import AnyFamily
+from cad.envs.family import AnyFamily, TaskFamily
 from cad.envs.noise import Keys
 
 # Transitions of all tasks above which tables would take longer than they save (and 100 MB).
@@ -45,11 +45,13 @@ class Tables:
 def make_tables(family: AnyFamily, task_ids: Sequence[int]) -> Tables | None:
     """The tables of tasks, each of them once; None where the family or its size does not allow it.
 
-    A family without rules or one whose episodes end early has none, nor has one with chance that does not
-    say between which numbers it makes no difference (``noise_cuts``).
+    A family without rules, with environments of its own, or one whose episodes end early has none, nor has
+    one with chance that does not say between which numbers it makes no difference (``noise_cuts``), or one
+    whose transitions leave its spaces.
     """
     spaces = family.spaces
-    if family.ends_early or not family.has_rules or spaces.n_reals:
+    own_environments = type(family).environments is not TaskFamily.environments
+    if own_environments or family.ends_early or not family.has_rules or spaces.n_reals:
         return None
     S, A, U = spaces.n_observations * family.n_hidden_states, spaces.n_actions, len(task_ids)
     if U * S * A > _MOST_ROWS:
@@ -68,7 +70,10 @@ def make_tables(family: AnyFamily, task_ids: Sequence[int]) -> Tables | None:
     after = np.zeros((U * S * A * outcomes, 1 + spaces.width), dtype=np.int64)
     rewards = np.zeros(len(after), dtype=np.float32)
     all_cuts = np.zeros((U * S * A, outcomes - 1)) if family.is_random else None
-    while len(reached := np.unique(reached[~known[reached]])):
+    for _ in range(family.horizon):
+        reached = np.unique(reached[~known[reached]])
+        if not len(reached):
+            break
         known[reached] = True
         here, actions = reached.repeat(A), np.tile(np.arange(A), len(reached))
         noise = None
@@ -83,6 +88,8 @@ def make_tables(family: AnyFamily, task_ids: Sequence[int]) -> Tables | None:
         task, state = np.divmod(here, S)
         observed, hidden = numbering.state(state)
         observed, paid, hidden = family.transition(goals[task], observed, hidden, actions, noise)
+        if not (numbering.holds(observed, hidden) and paid.dtype == np.float32):
+            return None
         rows = ((reached[:, None] * A + np.arange(A))[..., None] * outcomes + np.arange(outcomes)).ravel()
         reached = task * S + numbering(observed, hidden)
         after[rows, 0], after[rows, 1:], rewards[rows] = reached, observed, paid
@@ -104,13 +111,18 @@ class _Numbering:
 
     def __init__(self, family: AnyFamily) -> None:
         spaces = family.spaces
-        self._sizes = np.array(spaces.field_sizes)
+        self._sizes, self._n_hidden = np.array(spaces.field_sizes), family.n_hidden_states
         self._strides, self._n = np.array(spaces.strides), spaces.n_observations
 
     def __call__(self, observed: IntArray, hidden: IntArray) -> IntArray:
         """Numbers (n,) of observations (n, fields) with hidden parts (n,)."""
         numbers: IntArray = hidden * self._n + observed @ self._strides
         return numbers
+
+    def holds(self, observed: IntArray, hidden: IntArray) -> bool:
+        """Whether all are states that can be numbered."""
+        places = (observed >= 0) & (observed < self._sizes)
+        return bool(places.all() and (hidden >= 0).all() and (hidden < self._n_hidden).all())
 
     def state(self, numbers: IntArray) -> tuple[IntArray, IntArray]:
         """Observations (n, fields) and hidden parts (n,)."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cad.envs.batched import BatchedEnv
+from cad.envs.check import check_family
 from cad.envs.families.random_mdp import RandomMDP
 from cad.envs.noise import noise_keys, smallest_reaching
 from cad.envs.registry import env_config, task_family
@@ -91,6 +92,36 @@ def test_cuts_part_numbers_exactly():
     for scale in (100, 1000):
         cuts = smallest_reaching(targets, scale)
         assert (cuts * scale >= targets).all() and (np.nextafter(cuts, -1) * scale < targets).all()
+
+
+@pytest.mark.parametrize("fault", ["beside", "missing"])
+def test_doctor_finds_cuts_that_are_not_exact(fault, monkeypatch):
+    exact = RandomMDP.noise_cuts
+
+    def cuts(self, *state):
+        right = exact(self, *state)
+        return np.nextafter(right, 0) if fault == "beside" else right[:, :0]
+
+    def findings():
+        return {found.promise: found for found in check_family(env_config(FAMILIES["sparse"]))}
+
+    assert "transitions: roll-outs step on their model's device" in findings()["tables"].words
+    monkeypatch.setattr(RandomMDP, "noise_cuts", cuts)
+    found = findings()["tables"]
+    assert not found.kept
+    assert "noise between two of noise_cuts() makes a difference" in found.words
+
+
+def test_transitions_that_leave_the_spaces_have_no_tables(monkeypatch):
+    family = task_family(env_config(FAMILIES["darkroom"]))
+    whole = type(family).transition
+
+    def transition(self, *state):
+        after, rewards, hidden = whole(self, *state)
+        return after, rewards, hidden + 1
+
+    monkeypatch.setattr(type(family), "transition", transition)
+    assert make_tables(family, family.task_ids[:2]) is None
 
 
 def test_what_has_no_tables(monkeypatch):
