@@ -51,7 +51,9 @@ class LoopConfig(Section):
         2, description="Newest checkpoints kept, beside that of the best validation."
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of forward and backward.")
-    compile: bool = Field(False, description="torch.compile the model (needs a C++ compiler).")
+    compile: bool = Field(
+        False, description="torch.compile the model (needs a C++ compiler); on a GPU with CUDA graphs."
+    )
     stream: bool = Field(
         False, description="Histories larger than memory: windows are read from an uncompressed copy on disk."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cad.envs.registry import env_config, task_family
@@ -94,6 +95,21 @@ def test_flash_attention_is_taken(kind, tiny_config):
     q = torch.randn(1, 2, 4, 8, device=GPU, dtype=torch.bfloat16)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.raises(RuntimeError):
         torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=torch.ones(4, 4, device=GPU) > 0)
+
+
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
+def test_compiled_passes_are_cuda_graphs(tiny_config, tmp_path, kind):
+    settings = {"n_updates": 30, "log_every": 10, "loggers": []}
+    plain, compiled = (
+        losses(
+            tiny_config(kind, model={"dropout": 0.0}, train={**settings, "compile": compile_}),
+            tmp_path / str(compile_),
+            GPU,
+        )
+        for compile_ in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    assert counters["inductor"]["cudagraph_skips"] == 0
 
 
 @pytest.mark.parametrize("name", ["darkroom", "cued_darkroom", "random_mdp"])

@@ -38,6 +38,22 @@ def clipped_gradients(
     return mean_update(norm, columns, supervised)
 
 
+def _compiled(model: nn.Module, settings: LoopConfig, device: torch.device) -> Callable[[Batch], Any]:
+    """The model compiled; on a GPU its passes are CUDA graphs, one a shape of batches.
+
+    Graphs leave gradients in memory that the next pass takes, so that they cannot be accumulated.
+    """
+    if device.type != "cuda" or settings.gradient_accumulation > 1:
+        return torch.compile(model)
+    compiled = torch.compile(model, mode="reduce-overhead")
+
+    def forward(batch: Batch) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return compiled(batch)
+
+    return forward
+
+
 class PlainEngine:
     """Trains the given model in place."""
 
@@ -47,9 +63,10 @@ class PlainEngine:
         model.to(device)
         self._parameters = list(model.parameters())
         self._optimiser = Optimiser(model, settings)
+        self._forward: Callable[[Batch], Any] = model
         if settings.compile:  # torch's own default is a folder in /tmp that anyone could have made
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_cache() / "torchinductor"))
-        self._forward = torch.compile(model) if settings.compile else model
+            self._forward = _compiled(model, settings, device)
 
     def update(self, parts: Sequence[Batch], objective: Objective, factor: float) -> Update:
         """See :meth:`~cad.training.engines.protocol.Engine.update`."""
