@@ -48,13 +48,64 @@ def table(name: str) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+# Seeds that differ by less are counted as equal.
+EQUAL = 0.02
+KINDS = ("CompressedAD", "linear attention, equal state", "GRU", "AD, equal state")
+# What a family asks for, the experiment, and what its labels have behind the model's name.
+FAMILIES = (
+    ("Cued Darkroom, 5 x 5, 4 cues", "memory_models", ""),
+    ("T-maze, corridor of 100 steps", "t_maze", ", corridor 100"),
+    ("T-maze, 10,000 steps", "t_maze", ", corridor 10,000"),
+    ("T-maze, 100,000 steps", "t_maze", ", corridor 100,000"),
+    ("Bandit, 5 arms", "bandit", ", n_arms 5"),
+    ("Bandit, 50 arms", "bandit", ", n_arms 50"),
+    ("Random process, 8 states", "random_mdp", ", n_states 8"),
+    ("Random process, 32 states", "random_mdp", ", n_states 32"),
+)
+
+
+def families() -> str:
+    """Markdown table of what memories reach in each family, means over tasks and seeds."""
+    heading = (
+        "family", "CompressedAD", "linear attention", "GRU, less state", "AD",
+        "CompressedAD minus linear attention, by seed", "seeds: better / equal / worse",
+    )  # fmt: skip
+    lines = [" | ".join(heading), " | ".join(["---"] + ["---:"] * 6)]
+    for words, name, ending in FAMILIES:
+        if not (RESULTS / name).exists():
+            continue
+        scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in _rows(name, "per_task.csv"):
+            scores[row["label"]][row["seed"]].append(float(row["normalised_last10"]))
+        own = [
+            {seed: mean(tasks) for seed, tasks in scores.get(f"{kind}{ending}", {}).items()} for kind in KINDS
+        ]
+        ours, recurrent = own[0], own[1]
+        differences = [ours[seed] - recurrent[seed] for seed in sorted(ours) if seed in recurrent]
+        better, worse = (
+            sum(d > EQUAL for d in signed) for signed in (differences, [-d for d in differences])
+        )
+        verdict = f"{better} / {len(differences) - better - worse} / {worse}"
+        cells = [
+            "-"
+            if not by_seed
+            else f"{mean(by_seed.values()):.2f}"
+            + (f" ({len(by_seed)} of {len(ours)} seeds)" if len(by_seed) < len(ours) else "")
+            for by_seed in own
+        ]
+        lines.append(" | ".join((words, *cells, " ".join(f"{d + 0:+.2f}" for d in differences), verdict)))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def filled(text: str) -> str:
     """The text with what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` made anew."""
 
     def fill(found: re.Match[str]) -> str:
         return f"<!-- table {found[1]} -->\n\n{table(found[1])}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    text = re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    table_of_all = f"<!-- families -->\n\n{families()}\n\n<!-- end -->"
+    return re.sub(r"<!-- families -->.*?<!-- end -->", lambda _: table_of_all, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
