@@ -22,6 +22,8 @@ from cad.envs.noise import Keys
 
 # Transitions of all tasks above which tables would take longer than they save (and 100 MB).
 _MOST_ROWS = 500_000
+# The same of numbers in the goals of all transitions: transition() is given one goal a transition.
+_MOST_NUMBERS = 25_000_000
 _LARGEST_NOISE = np.nextafter(1.0, 0.0)
 
 
@@ -46,29 +48,32 @@ def make_tables(family: AnyFamily, task_ids: Sequence[int]) -> Tables | None:
     """The tables of tasks, each of them once; None where the family or its size does not allow it.
 
     A family without rules, with environments of its own, or one whose episodes end early has none, nor has
-    one with chance that does not say between which numbers it makes no difference (``noise_cuts``), or one
-    whose transitions leave its spaces.
+    one with chance that does not say between which numbers it makes no difference (``noise_cuts``), one
+    whose rewards are numbered by ``reward_values``, or one whose states leave its spaces.
     """
     spaces = family.spaces
-    own_environments = type(family).environments is not TaskFamily.environments
-    if own_environments or family.ends_early or not family.has_rules or spaces.n_reals:
-        return None
     S, A, U = spaces.n_observations * family.n_hidden_states, spaces.n_actions, len(task_ids)
-    if U * S * A > _MOST_ROWS:
+    if not _is_of_tables(family) or U * S * A > _MOST_ROWS:
         return None
     numbering = _Numbering(family)
     goals = family.goals(task_ids)
     facts = np.tile(np.arange(family.n_facts), U)
     tasks = np.arange(U).repeat(family.n_facts)
-    known, reached = np.zeros(U * S, dtype=bool), tasks * S + numbering(*family.begin(goals[tasks], facts))
+    begun = family.begin(goals[tasks], facts)
+    if not numbering.holds(*begun):
+        return None
+    known, reached = np.zeros(U * S, dtype=bool), tasks * S + numbering(*begun)
     outcomes = 1
     if family.is_random:
         cuts = _cuts(family, numbering, goals, reached[:1], S)
-        if cuts is None or U * S * A * (cuts.shape[1] + 1) > _MOST_ROWS:
+        if cuts is None:
             return None
         outcomes = cuts.shape[1] + 1
-    after = np.zeros((U * S * A * outcomes, 1 + spaces.width), dtype=np.int64)
-    rewards = np.zeros(len(after), dtype=np.float32)
+    rows_of_all = U * S * A * outcomes
+    if rows_of_all > _MOST_ROWS or rows_of_all * goals[0].size > _MOST_NUMBERS:
+        return None
+    after = np.zeros((rows_of_all, 1 + spaces.width), dtype=np.int64)
+    rewards = np.zeros(rows_of_all, dtype=np.float32)
     all_cuts = np.zeros((U * S * A, outcomes - 1)) if family.is_random else None
     for _ in range(family.horizon):
         reached = np.unique(reached[~known[reached]])
@@ -94,6 +99,13 @@ def make_tables(family: AnyFamily, task_ids: Sequence[int]) -> Tables | None:
         reached = task * S + numbering(observed, hidden)
         after[rows, 0], after[rows, 1:], rewards[rows] = reached, observed, paid
     return Tables(S, after, rewards, all_cuts)
+
+
+def _is_of_tables(family: AnyFamily) -> bool:
+    """Whether steps of a family are look-ups, if there are not too many."""
+    spaces, own_environments = family.spaces, type(family).environments is not TaskFamily.environments
+    whole = not spaces.n_reals and spaces.reward_values is None
+    return whole and family.has_rules and not family.ends_early and not own_environments
 
 
 def _cuts(

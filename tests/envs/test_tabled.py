@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,13 +96,17 @@ def test_cuts_part_numbers_exactly():
         assert (cuts * scale >= targets).all() and (np.nextafter(cuts, -1) * scale < targets).all()
 
 
-@pytest.mark.parametrize("fault", ["beside", "missing"])
+@pytest.mark.parametrize("fault", ["beside", "missing", "beside, after the start"])
 def test_doctor_finds_cuts_that_are_not_exact(fault, monkeypatch):
     exact = RandomMDP.noise_cuts
 
-    def cuts(self, *state):
-        right = exact(self, *state)
-        return np.nextafter(right, 0) if fault == "beside" else right[:, :0]
+    def cuts(self, goals, states, *rest):
+        right = exact(self, goals, states, *rest)
+        if fault == "missing":
+            return right[:, :0]
+        start = self.begin(goals, np.zeros(len(goals), dtype=np.int64))[0]
+        kept = fault != "beside" and states == start
+        return np.where(kept, right, np.nextafter(right, 0))
 
     def findings():
         return {found.promise: found for found in check_family(env_config(FAMILIES["sparse"]))}
@@ -122,6 +128,47 @@ def test_transitions_that_leave_the_spaces_have_no_tables(monkeypatch):
 
     monkeypatch.setattr(type(family), "transition", transition)
     assert make_tables(family, family.task_ids[:2]) is None
+
+
+def test_first_states_that_are_outside_the_spaces_have_no_tables(monkeypatch):
+    family = task_family(env_config(FAMILIES["darkroom"]))
+    whole = type(family).begin
+
+    def begin(self, *start):
+        states, hidden = whole(self, *start)
+        return states, hidden + 100
+
+    monkeypatch.setattr(type(family), "begin", begin)
+    assert make_tables(family, family.task_ids[:2]) is None
+
+
+def test_models_take_the_numbers_of_reward_values(monkeypatch):
+    """Not the rewards themselves, also where the family has rules."""
+    family = task_family(env_config(FAMILIES["darkroom"]))
+    spaces = replace(family.spaces, reward_values=(0.0, 2.5))
+    monkeypatch.setattr(type(family), "spaces", property(lambda _: spaces))
+    tasks = family.task_ids[:2]
+    whole = type(family).transition
+
+    def transition(self, *state):
+        after, rewards, hidden = whole(self, *state)
+        return after, rewards * np.float32(2.5), hidden
+
+    monkeypatch.setattr(type(family), "transition", transition)
+    worlds = stepping.start_stepping(family, tasks, 40, 1, 0, CPU)
+    rng = np.random.default_rng(0)
+    taken = torch.from_numpy(rng.integers(0, 5, (family.horizon, 80)))
+    numbers = torch.cat([worlds.step(actions).reward for actions in taken], dim=1)
+    assert numbers.dtype is torch.int64
+    assert set(numbers.unique().tolist()) == {0, 1}
+    np.testing.assert_array_equal(worlds.returns[0], 2.5 * numbers.sum(dim=1).numpy())
+
+
+def test_goals_too_wide_to_be_copied_for_every_transition_have_no_tables():
+    """Of 28 GB here, at once."""
+    wide = {"name": "random_mdp", "n_states": 256, "n_actions": 16, "branching": 8, "n_tasks": 30}
+    family = task_family(env_config(wide))
+    assert make_tables(family, family.task_ids[:3]) is None
 
 
 def test_what_has_no_tables(monkeypatch):
