@@ -75,13 +75,23 @@ class CompressionRecorder:
         """(B,) compressions so far."""
         return self._count
 
-    def restore(self, steps: npt.NDArray[np.int32], chosen: npt.NDArray[np.bool_], memory: Memory) -> None:
-        """Take over what was recorded until now, (B, most compressions) each, with the memory of now."""
+    def restore(
+        self,
+        steps: npt.NDArray[np.int32],
+        chosen: npt.NDArray[np.bool_],
+        memory: Memory,
+        playing: npt.NDArray[np.bool_] | bool = True,
+    ) -> None:
+        """Take over what was recorded until now, (B, most compressions) each, with the memory of now.
+
+        Of roll-outs that are not ``playing`` (B,) any more the memory counts what was left out.
+        """
         for row, record in enumerate(self._record):
             made = steps[row] >= 0
             record[:] = list(zip(steps[row][made].tolist(), chosen[row][made].tolist(), strict=True))
             self._last[row] = record[-1][0] if record else 0
-        self._count = np.broadcast_to(memory.compressions, len(self._record)).astype(np.int64)
+        recorded = (steps >= 0).sum(axis=1)
+        self._count = np.where(playing, memory.compressions, recorded).astype(np.int64)
         self._chosen = np.broadcast_to(memory.chosen, len(self._record)).astype(np.int64)
 
     def observe(self, step: int, memory: Memory, playing: npt.NDArray[np.bool_] | bool = True) -> None:

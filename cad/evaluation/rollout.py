@@ -247,7 +247,7 @@ def roll_out(
             step, finished = player.steps, worlds.finished
             if saved is not None and step == replayed:
                 restore_memory(player.memory, saved.memory)
-                recorder.restore(saved.compression_steps, saved.chosen, player.memory)
+                recorder.restore(saved.compression_steps, saved.chosen, player.memory, worlds.playing)
                 sampler.skip(replayed)
             live = step >= replayed
             # Where all episodes are of one length, between two of them.

@@ -70,11 +70,12 @@ def test_with_sinks_facts_and_an_exchange_of_latents(tiny_config, loud_model, tm
         assert_same(rolled_out(model, family, **how), stopped)
 
 
-def test_with_episodes_that_end_early(tiny_config, loud_model, tmp_path):
+@pytest.mark.parametrize("episode", [2, 5])  # after 5 some roll-outs are done, and go on uncounted
+def test_with_episodes_that_end_early(episode, tiny_config, loud_model, tmp_path):
     env = {"env.name": NAME, "env.n_heldout": 2, "env.n_validation": 1}
     config = tiny_config("compressed_ad").with_overrides(env, "test")
     model, family = loud_model(config), task_family(config.env)
-    assert_same(rolled_out(model, family), rolled_out(model, family, (2,), file_in(tmp_path)))
+    assert_same(rolled_out(model, family), rolled_out(model, family, (episode,), file_in(tmp_path)))
 
 
 def test_a_file_of_another_stage_or_a_damaged_one_is_not_used(tiny_config, loud_model, tmp_path, caplog):
