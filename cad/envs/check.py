@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from cad.envs.arrays import IntArray
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
 from cad.envs.noise import Keys, noise_keys
@@ -290,7 +291,7 @@ def _tables(family: AnyFamily) -> str:
     if tables is None:
         return "none: roll-outs step on the host"
     if tables.cuts is not None:
-        _cuts_are_exact(family, unique)
+        _cuts_are_exact(family)
     tasks, keys = _environments(family)
     numbers = np.arange(len(unique)).repeat(len(tasks) // len(unique))
     env = TabledEnv(family, tables, numbers, family.goals(tasks), keys, torch.device("cpu"))
@@ -311,12 +312,23 @@ def _tables(family: AnyFamily) -> str:
     return f"{len(tables.rewards)} transitions: roll-outs step on their model's device"
 
 
-def _cuts_are_exact(family: AnyFamily, tasks: Sequence[int]) -> None:
-    """From the start: just below each of ``noise_cuts`` is as between it and the one before."""
+def _cuts_are_exact(family: AnyFamily) -> None:
+    """In all states of an episode of random actions, whatever the next action is."""
     A = family.spaces.n_actions
-    goals = family.goals(np.repeat(np.array(tasks), A))
-    actions = np.tile(np.arange(A), len(tasks))
-    states, hidden = family.begin(goals, np.zeros(len(goals), dtype=np.int64))
+    tasks, keys = _environments(family)
+    env, every = family.environments(tasks, keys), np.tile(np.arange(A), len(tasks))
+    states = env.reset()
+    for taken in _random_actions(family, len(tasks))[: family.horizon]:
+        _require_exact_cuts(
+            family, env.goals.repeat(A, axis=0), states.repeat(A, axis=0), env.hidden.repeat(A), every
+        )
+        states = env.advance(taken).after
+
+
+def _require_exact_cuts(
+    family: AnyFamily, goals: IntArray, states: IntArray, hidden: IntArray, actions: IntArray
+) -> None:
+    """Just below each of ``noise_cuts``, and halfway to it, is as right after the one before."""
     cuts = family.noise_cuts(goals, states, hidden, actions)
     assert cuts is not None
     low = np.concatenate([np.zeros((len(cuts), 1)), cuts], axis=1)
