@@ -59,17 +59,23 @@ def test_attention_is_softmax_of_scaled_products():
 
 
 def test_under_bf16_attention_on_a_cpu_is_that_of_fp32():
-    """Its products are in bfloat16 all the same; the result comes back for the next one to round."""
+    """Its products are in bfloat16 all the same; the result is rounded for the next one."""
     torch.manual_seed(0)
     attention, x, mask = Attention(n_embd=16, n_head=2), torch.randn(2, 7, 16), prefix_mask(2, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = attention(x, mask, 7)
         q, k, v = attention.qkv(x).view(2, 7, 3, 2, 8).permute(2, 0, 3, 1, 4)
         attended = attend(q, k, v, mask)
-    assert y.dtype == q.dtype == torch.bfloat16 and attended.dtype == torch.float32
+    assert y.dtype == q.dtype == attended.dtype == torch.bfloat16
     expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
-    assert torch.equal(attended, expected)
+    assert torch.equal(attended, expected.bfloat16())
     torch.testing.assert_close(y.float(), attention(x, mask, 7), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_other_types_attend_in_their_own(dtype):
+    attention = Attention(n_embd=16, n_head=2).to(dtype)
+    assert attention(torch.randn(2, 7, 16, dtype=dtype), prefix_mask(2, 5), 7).dtype is dtype
 
 
 @pytest.mark.parametrize("prefix", [0, 2])

@@ -60,10 +60,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     On a CPU in float32 whatever the autocast is: with the backward pass of its attention in bfloat16 an
     update took twice as long (benchmarks/README.md).
     """
-    if q.device.type != "cpu" or q.dtype is torch.float32:
+    if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+        y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    return y.to(q.dtype)
 
 
 def has_flash_attention(q: Tensor) -> bool:
