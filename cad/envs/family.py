@@ -355,7 +355,8 @@ class TaskFamily(ABC, Generic[C]):
 
         From one of them up to, but without, the next one all noise leads to the same; exactly so
         (:func:`cad.envs.noise.smallest_reaching`).  Only called where :attr:`is_random`.  With it such
-        environments can step on a GPU (:mod:`cad.envs.tabled`); None, the default: on the CPU alone.
+        environments can step on a GPU (:mod:`cad.envs.tabled`); None, the default: on the CPU alone.  A
+        class that overrides :meth:`transition` of another says it again.
         """
         return None
 

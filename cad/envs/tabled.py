@@ -48,8 +48,9 @@ def make_tables(family: AnyFamily, task_ids: Sequence[int]) -> Tables | None:
     """The tables of tasks, each of them once; None where the family or its size does not allow it.
 
     A family without rules, with environments of its own, or one whose episodes end early has none, nor has
-    one with chance that does not say between which numbers it makes no difference (``noise_cuts``), one
-    whose rewards are numbered by ``reward_values``, or one whose states leave its spaces.
+    one with chance that does not say between which numbers it makes no difference (``noise_cuts``; those of
+    an older class than its ``transition`` do not count), one whose rewards are numbered by ``reward_values``,
+    or one whose states leave its spaces.
     """
     spaces = family.spaces
     S, A, U = spaces.n_observations * family.n_hidden_states, spaces.n_actions, len(task_ids)
@@ -105,7 +106,17 @@ def _is_of_tables(family: AnyFamily) -> bool:
     """Whether steps of a family are look-ups, if there are not too many."""
     spaces, own_environments = family.spaces, type(family).environments is not TaskFamily.environments
     whole = not spaces.n_reals and spaces.reward_values is None
-    return whole and family.has_rules and not family.ends_early and not own_environments
+    known = not family.is_random or _knows_its_noise(type(family))
+    return whole and known and family.has_rules and not family.ends_early and not own_environments
+
+
+def _knows_its_noise(kind: type[AnyFamily]) -> bool:
+    """Whether ``noise_cuts`` are of the class that says what happens, or one below: not of an older one."""
+    rules, cuts = (
+        next(n for n, base in enumerate(kind.__mro__) if name in vars(base))
+        for name in ("transition", "noise_cuts")
+    )
+    return cuts <= rules
 
 
 def _cuts(

@@ -171,6 +171,20 @@ def test_goals_too_wide_to_be_copied_for_every_transition_have_no_tables():
     assert make_tables(family, family.task_ids[:3]) is None
 
 
+def test_who_overrides_transition_of_chance_says_again_where_noise_makes_a_difference():
+    class Other(RandomMDP):
+        def transition(self, goals, states, hidden, actions, noise=None):
+            return super().transition(goals, states, hidden, actions, noise / 2)
+
+    class Said(Other):
+        def noise_cuts(self, *state):
+            return super().noise_cuts(*state) * 2
+
+    config = env_config(FAMILIES["sparse"])
+    assert make_tables(Other(config, [0]), [0]) is None
+    assert make_tables(Said(config, [0]), [0]) is not None
+
+
 def test_what_has_no_tables(monkeypatch):
     long = task_family(env_config({"name": "t_maze", "corridor": 100_000}))
     assert make_tables(long, long.task_ids[:8]) is None
