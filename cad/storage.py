@@ -78,6 +78,21 @@ def user_path(text: str) -> Path:
         raise UsageError(f"{printable(text)}: no home is known for {text.partition('/')[0]!r}") from error
 
 
+def require_dirs_can_be_made(path: Path) -> None:
+    """Raise :class:`CadError` where :func:`make_dirs` would fail, without making anything: for dry runs."""
+    there = path.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise disk_error(NotADirectoryError(errno.ENOTDIR, ""), path, "create folder")
+    if there == path.absolute():
+        return
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise disk_error(OSError(errno.EROFS, ""), path, "create folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise disk_error(PermissionError(errno.EACCES, ""), path, "create folder")
+
+
 VARIABLES_ADVICE = "$VARIABLES are not replaced in a config; write the path out"
 
 

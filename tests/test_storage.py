@@ -290,3 +290,15 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
             storage.sha256_file(path)
     with pytest.raises(IsADirectoryError):
         storage.sha256_file(tmp_path)
+
+
+def test_whether_folders_could_be_made_is_known_without_making_any(tmp_path, read_only_disk):
+    for impossible in (read_only_disk / "new" / "deep", read_only_disk / "old.json" / "new"):
+        with pytest.raises(CadError) as said:
+            storage.require_dirs_can_be_made(impossible)
+        with pytest.raises(CadError) as failed:
+            storage.make_dirs(impossible)
+        assert str(said.value) == str(failed.value)
+    for possible in (tmp_path, tmp_path / "new" / "deep", read_only_disk):
+        storage.require_dirs_can_be_made(possible)
+    assert names(tmp_path) == ["fixed"]

@@ -65,7 +65,7 @@ def submit(
     from cad.errors import CadError
 
     def tell(cost: Estimate) -> None:
-        say(f"estimate: {cost}")
+        say(f"estimate: {cost.in_words(' without queueing')}")
         if (packs := pack_times(cost, settings)) is not None:
             say(packs)
 

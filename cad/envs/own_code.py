@@ -12,6 +12,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+from cad.checksums import read_bytes
 from cad.envs.config import EnvConfig
 
 
@@ -52,7 +53,7 @@ def code_checksums(env: EnvConfig) -> dict[str, str]:
         return {}
     digest = hashlib.sha256()
     for file in _sources(folder, module.partition(".")[0]):
-        content = file.read_bytes()
+        content = read_bytes(file)
         digest.update(f"{file.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return {module: digest.hexdigest()}
 
@@ -63,7 +64,8 @@ def _sources(folder: Path, top: str) -> list[Path]:
     while todo:
         name = todo.pop()
         alone = folder / f"{name}.py"
-        files = [alone] if alone.is_file() else sorted((folder / name).rglob("*.py"))
+        parts = (file for file in (folder / name).rglob("*.py") if file.is_file())
+        files = [alone] if alone.is_file() else sorted(parts)
         found += files
         for name in sorted({name for file in files for name in _imported(file)} - seen - {"cad"}):
             if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
@@ -75,7 +77,7 @@ def _sources(folder: Path, top: str) -> list[Path]:
 def _imported(file: Path) -> set[str]:
     """The top-level names that a file imports."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(read_bytes(file))
     except (SyntaxError, ValueError):
         return set()
     nodes = list(ast.walk(tree))

@@ -64,3 +64,9 @@ def test_a_module_and_what_it_imports_from_its_folder_count(folder, file, counts
 def test_code_that_cannot_be_parsed_has_a_checksum_too(folder):
     (folder / "own_rules.py").write_text("def")
     assert code_checksums(gymnasium_env("own_vault:Vault-v0"))
+
+
+def test_a_folder_that_is_named_like_a_module_is_none(folder):
+    before = code_checksums(gymnasium_env("own_vault:Vault-v0"))
+    (folder / "own_maps" / "small.py").mkdir()
+    assert code_checksums(gymnasium_env("own_vault:Vault-v0")) == before

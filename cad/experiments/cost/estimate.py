@@ -113,7 +113,11 @@ class Estimate:
         return bool(self.unknown) or max(sum(self.core_hours.values()), sum(self.gpu_hours.values())) > hours
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line for people, of work that runs at once."""
+        return self.in_words()
+
+    def in_words(self, queue: str = "") -> str:
+        """One line for people; ``queue`` says what the time until the end leaves out."""
         parts = [
             hours_in_words(by_kind, unit)
             for by_kind, unit in ((self.gpu_hours, "GPU-hours"), (self.core_hours, "core-hours"))
@@ -125,7 +129,7 @@ class Estimate:
         text = " and ".join(parts)
         if self.sources:
             end = duration_in_words(self.seconds)
-            text += f"; done in {end} without queueing (rates: {', '.join(self.sources)})"
+            text += f"; done in {end}{queue} (rates: {', '.join(self.sources)})"
         return text
 
 

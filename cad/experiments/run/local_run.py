@@ -29,7 +29,7 @@ from cad.experiments.run.table import ChangeLines, run_table, used
 from cad.experiments.run.trace import end_trace
 from cad.interrupt import stop_on_signals
 from cad.locks import folder_lock
-from cad.storage import write_json
+from cad.storage import require_dirs_can_be_made, write_json
 
 Display = Callable[[Run, Console], AbstractContextManager[Show]]
 """Shows the state of a run on a console for as long as a block lasts."""
@@ -47,6 +47,7 @@ def dry_run_text(
     With ``pack`` above one, also which trainings would go together.  Raises :class:`UsageError` where the
     environments that are still needed cannot be made.
     """
+    require_dirs_can_be_made(stages_folder(experiment.root))
     stages = distinct_stages(experiment.cells, first, last)
     to_do = unfinished(experiment, stages)
     require_environments(to_do, str(experiment.file))

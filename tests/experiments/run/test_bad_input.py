@@ -96,6 +96,14 @@ def test_an_environment_that_cannot_be_made_is_said_before_anything_runs(
     assert not list(tmp_path.glob("runs/stages/*"))
 
 
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_root_that_cannot_be_made(cad, small, tmp_path, words):
+    (tmp_path / "file").touch()
+    done = cad("run", small, "--root", tmp_path / "file" / "runs", *words)
+    refused(done, 1, "cannot create folder", "a part of this path is a file, not a folder")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
 def test_missing_experiment(cad, tmp_path):
     refused(cad("run", tmp_path / "none.yaml"), 2, "none.yaml")
 
