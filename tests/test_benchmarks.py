@@ -146,3 +146,13 @@ def test_two_commits_are_measured_in_turns(tmp_path: Path) -> None:
         for what, how in (("training", ""), ("roll-outs", ", 8 parallel"))
     ]
     assert all(row["ratio"] == row["now"] / row["before"] > 0 for row in rows)
+
+
+def test_depth_is_measured_with_and_without_checkpointing(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    words = [sys.executable, str(SCRIPT.with_name("depth.py")), "--quick", "--json", str(file)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["depth"], row["steps"]) for row in rows] == [(0, 640), (1, 1280)]
+    assert all(row[how]["seconds"] > 0 <= row[how]["bytes"] for row in rows for how in ("kept", "again"))
