@@ -57,10 +57,10 @@ FAMILIES = (
     ("T-maze, corridor of 100 steps", "t_maze", ", corridor 100"),
     ("T-maze, 10,000 steps", "t_maze", ", corridor 10,000"),
     ("T-maze, 100,000 steps", "t_maze", ", corridor 100,000"),
-    ("Bandit, 5 arms", "bandit", ", n_arms 5"),
-    ("Bandit, 50 arms", "bandit", ", n_arms 50"),
-    ("Random process, 8 states", "random_mdp", ", n_states 8"),
-    ("Random process, 32 states", "random_mdp", ", n_states 32"),
+    ("Bandit, 5 arms", "bandit", ""),
+    ("Bandit, 50 arms", "bandit_50_arms", ""),
+    ("Random process, 8 states", "random_mdp", ""),
+    ("Random process, 32 states", "random_mdp_32_states", ""),
 )
 
 
