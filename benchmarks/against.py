@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows:
         print(f"{row['name']:36}{row['now']:10,.0f}{row['before']:10,.0f}{row['ratio']:8.2f}")
     if options.json:
-        options.json.write_text(
-            json.dumps({"commit": options.commit, "quick": options.quick, "rows": rows}, indent=1)
-        )
+        from cad.storage import write_json
+
+        write_json(options.json, {"commit": options.commit, "quick": options.quick, "rows": rows})
     return 0
 
 

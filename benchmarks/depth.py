@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from cad.histories.sampler import HistoryArrays
+from cad.envs.registry import task_family
+from cad.histories.made_up import made_up_histories
 from cad.process import MAXRSS_UNIT, prepare_process
 from cad.schema import Config
 from cad.storage import write_json
@@ -50,14 +50,7 @@ def measure(depth: int, again: bool, updates: int, quick: bool) -> dict[str, Any
             "train": {"batch_size": 16, "max_episode_gap": 1, "activation_checkpointing": again},
         }
     )
-    rng, shape = np.random.default_rng(0), (8, 4, steps)
-    arrays = HistoryArrays(
-        rng.integers(0, 9, (*shape, 2), dtype=np.uint8),
-        rng.integers(0, 5, shape, dtype=np.uint8),
-        rng.integers(0, 2, shape, dtype=np.uint8),
-        config.env.steps_per_episode,
-        5,
-    )
+    arrays = made_up_histories(task_family(config.env), steps)
     with tempfile.TemporaryDirectory() as folder:
         training = build_training(config, arrays).training(
             Path(folder), run_id="benchmark", device=torch.device("cpu")
