@@ -40,6 +40,7 @@ from cad.schema import Config
 from cad.storage import write_json
 from cad.training.engines import start_engine
 from cad.training.learner import build_model, build_training
+from cad.training.loop import train
 from cad.training.metrics import read_metrics
 from cad.training.packed.loop import train_together
 from cad.training.packed.shape import pack_key
@@ -61,8 +62,9 @@ class Plan:
     rollouts: tuple[int, ...] = (64, 256, 1024, 4096, 16384)
     cpu_rollouts: tuple[int, ...] = (64, 256)
     episodes: int = 6  # of a measured roll-out; the first ones fill the window
-    equal_updates: int = 200
+    equal_updates: int = 100
     equal_episodes: int = 10
+    scaled_episodes: int = 10  # of an evaluation, of which the rest is taken to last as long
     model: tuple[tuple[str, Any], ...] = tuple(MODEL.items())
     matrix: int = 8192
     cpu_matrix: int = 1024
@@ -77,6 +79,7 @@ QUICK = Plan(
     episodes=2,
     equal_updates=4,
     equal_episodes=2,
+    scaled_episodes=1,
     model=(*MODEL.items(), ("n_embd", 16), ("n_layer", 1), ("n_head", 2), ("encoder_n_layer", 1)),
     matrix=128,
     cpu_matrix=128,
@@ -99,78 +102,113 @@ def synchronise(device: torch.device) -> None:
 
 
 def trained(
-    configs: Sequence[Config], device: torch.device, tick: Callable[[], None] = lambda: None
+    configs: Sequence[Config],
+    device: torch.device,
+    tick: Callable[[], None] = lambda: None,
+    *,
+    packed: bool = True,
 ) -> list[list[float]]:
-    """Train as one pack; the losses of each.  ``tick`` is called at every metrics line of the first one."""
+    """Train as one pack, or one alone; the losses of each.
+
+    ``tick`` is called at every metrics line of the first one.
+    """
+    config = configs[0]
+    arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
     with tempfile.TemporaryDirectory() as folder:
         trainings, folders = [], [Path(folder) / str(number) for number in range(len(configs))]
         for place, config in zip(folders, configs, strict=True):
-            arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
             learner = build_training(config, arrays)
             learner.trained.to(device)
             tell = (lambda _step, _values: tick()) if place is folders[0] else None
             place.mkdir()
             trainings.append(learner.training(place, run_id=place.name, device=device, progress=tell))
-        for _, outcome in train_together(trainings, StopFlag(), vmapped=configs[0].spec.stacks):
-            if isinstance(outcome, Exception):
-                raise outcome
+        if packed:
+            for _, outcome in train_together(trainings, StopFlag(), vmapped=configs[0].spec.stacks):
+                if isinstance(outcome, Exception):
+                    raise outcome
+        else:
+            (training,) = trainings
+            train(training, StopFlag())
         records = [read_metrics(place / "metrics.jsonl") for place in folders]
     return [[record["loss"] for record in own if "loss" in record] for own in records]
 
 
-def seconds_an_update(configs: Sequence[Config], device: torch.device, plan: Plan) -> float:
-    """Of a pack: the median over laps, without the first one."""
+def seconds_an_update(
+    configs: Sequence[Config], device: torch.device, plan: Plan, *, packed: bool = True
+) -> float:
+    """Of a pack, or of one alone: the median over laps, without the first one."""
     # log_every sets the laps: a line is written when the device has done what came before it.
     n = plan.updates_a_lap * (plan.laps + 1)
     loop = {"n_updates": n, "log_every": plan.updates_a_lap, "checkpoint_every": n, "num_warmup_steps": 1}
     settings = [c.model_copy(update={"train": c.train.model_copy(update=loop)}) for c in configs]
     marks: list[float] = []
-    trained(settings, device, lambda: marks.append(time.perf_counter()))
+    trained(settings, device, lambda: marks.append(time.perf_counter()), packed=packed)
     return float(np.median(np.diff(marks))) / plan.updates_a_lap
 
 
 def measure_packs(plan: Plan, device: torch.device) -> dict[str, Any]:
     """Models an hour, and memory, by the size of a pack; the CPU's one core beside it."""
     n_updates = Config().train.n_updates
-    rows = []
-    for where, sizes in ((device, plan.packs), (CPU, plan.packs[:1])):
-        for size in sizes:
-            if where.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats(where)
-            seconds = seconds_an_update([config_of(plan, seed) for seed in range(size)], where, plan)
-            rows.append(
-                {
-                    "device": where.type,
-                    "pack": size,
-                    "seconds_an_update": seconds,
-                    "models_an_hour": 3600 * size / (seconds * n_updates),
-                    "peak_bytes": torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
-                }
-            )
-    single, best = rows[0], max(rows[: len(plan.packs)], key=lambda row: row["models_an_hour"])
+
+    def row(
+        where: torch.device, size: int, *, packed: bool = True, precision: str = "fp32"
+    ) -> dict[str, Any]:
+        if where.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(where)
+        configs = [config_of(plan, seed, precision=precision) for seed in range(size)]
+        seconds = seconds_an_update(configs, where, plan, packed=packed)
+        return {
+            "device": where.type,
+            "pack": size,
+            "seconds_an_update": seconds,
+            "models_an_hour": 3600 * size / (seconds * n_updates),
+            "peak_bytes": torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
+        }
+
+    alone = row(device, 1, packed=False)
+    rows = [row(device, size) for size in plan.packs]
+    middle = plan.packs[len(plan.packs) // 2 + 1] if len(plan.packs) > 2 else plan.packs[-1]
+    half = {**row(device, middle, precision="bf16"), "precision": "bf16"}
+    core = row(CPU, 1, packed=False)
+    best = max(r["models_an_hour"] for r in rows)
     return {
         "updates_of_a_model": n_updates,
-        "rows": rows,
-        "packed_to_single": best["models_an_hour"] / single["models_an_hour"],
-        "to_one_core": best["models_an_hour"] / rows[-1]["models_an_hour"],
+        "rows": [*rows, core],
+        "half": half,
+        "alone": alone,  # one at a time, without graphs
+        "packed_to_alone": best / alone["models_an_hour"],
+        "packed_to_single": best / rows[0]["models_an_hour"],
+        "to_one_core": best / core["models_an_hour"],
     }
 
 
 def measure_ablation(plan: Plan, device: torch.device) -> dict[str, Any]:
-    """What the trainings of the ablation's 54 models take in packs of equal shape: measured, scaled."""
+    """What trainings and evaluations of the ablation's 54 models take, a pack a shape: measured, scaled."""
     cells = open_experiment(ABLATION, [], Path("runs")).cells
     packs: dict[str | None, list[Cell]] = {}
     for cell in cells[:2] if plan is QUICK else cells:
         packs.setdefault(pack_key(cell.config), []).append(cell)
-    total = 0.0
+    total = evaluation = 0.0
     for members in packs.values():
         quiet = {"loggers": (), "validate_every": 0, "watchdog_share": None}
         configs = [
             m.config.model_copy(update={"train": m.config.train.model_copy(update=quiet)}) for m in members
         ]
         total += seconds_an_update(configs, device, plan) * configs[0].train.n_updates
-    return {"models": sum(map(len, packs.values())), "packs": len(packs), "training_seconds": total}
+        config, settings = configs[0], configs[0].evaluation
+        model = build_model(config).to(device).eval()
+        family, tasks = task_family(config.env), split_tasks(config.env).heldout
+        result = roll_out(
+            model, family, tasks, n_rollouts=settings.n_rollouts, n_episodes=plan.scaled_episodes, seed=0
+        )
+        evaluation += len(members) * result.seconds * settings.n_episodes / plan.scaled_episodes
+    return {
+        "models": sum(map(len, packs.values())),
+        "packs": len(packs),
+        "training_seconds": total,
+        "evaluation_seconds": evaluation,  # one after the other
+    }
 
 
 # --- equality --------------------------------------------------------------------------------
@@ -188,8 +226,8 @@ def measure_equality(plan: Plan, device: torch.device) -> dict[str, Any]:
     configs = [config_of(plan, seed, **loop) for seed in range(3)]
     configs = [c.model_copy(update={"model": c.model.model_copy(update={"dropout": 0.0})}) for c in configs]
     together = trained(configs, device)
-    alone = [trained([config], device)[0] for config in configs]
-    on_cpu = trained(configs[:1], CPU)[0]
+    alone = [trained([config], device, packed=False)[0] for config in configs]
+    on_cpu = trained(configs[:1], CPU, packed=False)[0]
     ours, theirs = (rolled_out(configs[0], 32, plan.equal_episodes, where) for where in (device, CPU))
     return {
         "updates": n,
@@ -251,7 +289,7 @@ def measure_peak(plan: Plan, device: torch.device) -> dict[str, Any]:
     config = config_of(plan)
     work = 3 * 2e6 * config.train.batch_size * config.spec.window_work(config.model, config.others)
     rows = []
-    for where, size in ((device, 1), (device, plan.packs[-1]), (CPU, 1)):
+    for where, size in ((device, 1), (device, min(64, plan.packs[-1])), (CPU, 1)):
         matrix = plan.matrix if where.type == "cuda" else plan.cpu_matrix
         peak = peak_flops(matrix, where, torch.float32)
         seconds = seconds_an_update([config_of(plan, seed) for seed in range(size)], where, plan)
@@ -301,7 +339,9 @@ def measure_engines(plan: Plan, device: torch.device) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             process = context.Process(target=engine_rank, args=(plan, device.type, settings, folder))
             process.start()
-            process.join()
+            process.join(90)
+            if process.is_alive():
+                process.kill()
             file = Path(folder) / "result.json"
             rows[name] = json.loads(file.read_text()) if file.exists() else f"exit code {process.exitcode}"
     return rows
@@ -354,6 +394,7 @@ def main() -> None:
         sys.exit("gpu.py: torch finds no GPU here; --quick shows on a CPU that the script runs")
     device = CPU if given.quick else torch.device("cuda", 0)
     prepare_process(1)
+    synchronise(device)  # from here on there is something to ask about
     console = Console()
     name = "CPU (quick: no measurement)" if given.quick else torch.cuda.get_device_name(device)
     results: dict[str, Any] = {

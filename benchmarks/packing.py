@@ -37,8 +37,7 @@ from cad.schema import Config
 from cad.storage import write_json
 from cad.training.engines import start_engine
 from cad.training.learner import build_training
-from cad.training.packed.stack import Stack
-from cad.training.training import Training
+from cad.training.packed.captured import stack_of
 
 KINDS: dict[str, dict[str, Any]] = {
     "AD": {"kind": "ad", "n_transit": 80},
@@ -78,9 +77,6 @@ def updater(configs: Sequence[Config], folder: Path, device: torch.device) -> Ca
         for number, config in enumerate(configs)
     ]
 
-    def count(training: Training) -> None:
-        training.step += 1
-
     if len(trainings) == 1:
         (training,) = trainings
         engine = start_engine(training.settings, training.model, training.ranks, device)
@@ -89,15 +85,13 @@ def updater(configs: Sequence[Config], folder: Path, device: torch.device) -> Ca
         def alone() -> None:
             torch.manual_seed(training.mask_seed)
             engine.update(training.batches(), training.objective, training.rate_factor)
-            count(training)
+            training.step += 1
 
         return alone
-    stack = Stack(trainings, vmapped=configs[0].spec.stacks)
+    stack = stack_of(trainings, vmapped=configs[0].spec.stacks)
 
     def together() -> None:
-        stack.update([training.batches() for training in trainings])
-        for training in trainings:
-            count(training)
+        stack.update()
 
     return together
 

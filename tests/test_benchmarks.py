@@ -14,14 +14,18 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
 
 
+def surroundings() -> dict[str, str]:
+    """One thread; scripts find what lies beside them, whatever commands of this process have set."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One quick run, in a process of its own: it pins itself to one core."""
     file = tmp_path_factory.mktemp("benchmark") / "numbers.json"
     words = [sys.executable, str(SCRIPT), "--quick", "--check", "--json", str(file)]
-    run = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    run = subprocess.run(words, capture_output=True, text=True, check=False, env=surroundings())
     return run, file
 
 
@@ -64,7 +68,9 @@ def test_check_fails_exactly_when_something_is_below_expectation(
 def test_report_benchmark_writes_a_sweep_and_measures_its_report(tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     words = [sys.executable, str(SCRIPT.with_name("report_speed.py")), "--quick", "--json", str(file)]
-    run = subprocess.run([*words, "--folder", str(tmp_path)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*words, "--folder", str(tmp_path)], capture_output=True, text=True, check=False, env=surroundings()
+    )
     assert file.exists(), run.stderr
     numbers = json.loads(file.read_text())
     assert numbers["cells"] == 2 and numbers["cpu_seconds"] > 0 and 0 < numbers["memory_gb"] < 2
@@ -77,7 +83,7 @@ def test_report_benchmark_writes_a_sweep_and_measures_its_report(tmp_path: Path)
 def test_the_adapter_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     words = [sys.executable, str(SCRIPT.with_name("adapter.py")), "--quick", "--check", "--json", str(file)]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    run = subprocess.run(words, capture_output=True, text=True, check=False, env=surroundings())
     assert file.exists(), run.stderr
     numbers = json.loads(file.read_text())
     rows = numbers["results"]
@@ -91,7 +97,7 @@ def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     words = [sys.executable, str(SCRIPT.with_name("gpu.py")), "--quick", "--json", str(file)]
     run = subprocess.run(
         [*words, "--figure", str(figure)], capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=surroundings(),
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     numbers = json.loads(file.read_text())
@@ -108,7 +114,7 @@ def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
 def test_packing_measures_every_size(tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     words = [sys.executable, str(SCRIPT.with_name("packing.py")), "--quick", "--json", str(file)]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    run = subprocess.run(words, capture_output=True, text=True, check=False, env=surroundings())
     assert run.returncode == 0, run.stderr
     rows = json.loads(file.read_text())["results"]
     assert [(row["kind"], row["differ"], row["pack"]) for row in rows] == [
@@ -128,7 +134,7 @@ def test_packing_measures_every_size(tmp_path: Path) -> None:
 def test_packing_measures_unequal_trainings(tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     words = [sys.executable, str(SCRIPT.with_name("packing.py")), "--quick", "--unequal", "--json", str(file)]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    run = subprocess.run(words, capture_output=True, text=True, check=False, env=surroundings())
     assert run.returncode == 0, run.stderr
     found = json.loads(file.read_text())["unequal"]
     assert found["ratio"] > 0 and 1 <= found["ideal"] <= 2 and "times as fast" in run.stdout
@@ -137,7 +143,9 @@ def test_packing_measures_unequal_trainings(tmp_path: Path) -> None:
 def test_two_commits_are_measured_in_turns(tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     words = [sys.executable, str(SCRIPT.with_name("against.py")), str(SCRIPT.parents[1]), "--quick"]
-    run = subprocess.run([*words, "--json", str(file)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*words, "--json", str(file)], capture_output=True, text=True, check=False, env=surroundings()
+    )
     assert run.returncode == 0, run.stderr
     rows = json.loads(file.read_text())["rows"]
     assert [row["name"] for row in rows] == [
@@ -151,7 +159,7 @@ def test_two_commits_are_measured_in_turns(tmp_path: Path) -> None:
 def test_depth_is_measured_with_and_without_checkpointing(tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
     words = [sys.executable, str(SCRIPT.with_name("depth.py")), "--quick", "--json", str(file)]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    run = subprocess.run(words, capture_output=True, text=True, check=False, env=surroundings())
     assert run.returncode == 0, run.stderr
     rows = json.loads(file.read_text())["rows"]
     assert [(row["depth"], row["steps"]) for row in rows] == [(0, 640), (1, 1280)]

@@ -41,6 +41,9 @@ class Batch:
     The first ``burn_in`` of the window's segments of ``segment_length`` steps only feed the
     encoder; for models without segments ``segment_length`` is T and ``burn_in`` 0.  The last
     segment has ``last_length`` steps.
+
+    Where windows of several lengths go through one call, segments are padded at their ends:
+    ``valid`` (segment_length,) bool, equal for all segments, is False where there is no step.
     """
 
     steps: Steps
@@ -48,6 +51,7 @@ class Batch:
     segment_length: int
     burn_in: int = 0
     uncompressed_length: int | None = None
+    valid: Tensor | None = None
 
     @property
     def last_length(self) -> int:
@@ -62,4 +66,5 @@ class Batch:
             self.segment_length,
             self.burn_in,
             self.uncompressed_length,
+            None if self.valid is None else self.valid.to(device, non_blocking=True),
         )

@@ -156,7 +156,7 @@ def _copy(file: Histories, task_ids: Sequence[int], name: str, target: Path) -> 
     copy.flush()
 
 
-def _as_input(values: Tensor) -> Tensor:
+def as_input(values: Tensor) -> Tensor:
     """Whole numbers as int64; floats as they are."""
     return values if values.dtype == torch.float32 else values.long()
 
@@ -165,6 +165,14 @@ def _send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy to a device, without waiting for the copy."""
     tensor = torch.from_numpy(values)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Draw(NamedTuple):
+    """The windows of a batch: each one's history (B,), where it begins in it, and the lengths of all."""
+
+    history: IntArray
+    starts: WindowStarts
+    shape: WindowShape
 
 
 class WindowSampler:
@@ -181,15 +189,26 @@ class WindowSampler:
     def __init__(
         self, arrays: HistoryArrays, windows: TrainingWindows, *, seed: int, batch_size: int, max_gap: int = 1
     ) -> None:
-        self._arrays = arrays
-        self._windows = windows
+        self.arrays = arrays
+        self.windows = windows
         self._seed = seed
-        self._batch = batch_size
+        self.batch_size = batch_size
         self._tasks, self._streams, self._steps = arrays.actions.shape
         self._index = None
         if arrays.ends is not None:
             ends = np.ascontiguousarray(arrays.ends).reshape(-1, self._steps)
             self._first, self._index = first_steps(ends), EpisodeIndex(ends, max_gap)
+
+    def _draw_shape(self, update: int) -> tuple[np.random.Generator, WindowShape, IntArray]:
+        """What draws the rest of an update's batch, the windows' lengths and their histories (B,)."""
+        rng = np.random.default_rng([self._seed, _STREAM, update])
+        shape = self.windows.draw_shape(rng, update)
+        return rng, shape, rng.integers(0, self._tasks * self._streams, self.batch_size)
+
+    def draw(self, update: int) -> Draw:
+        """Which windows the batch of an update has, where all episodes have one length."""
+        rng, shape, history = self._draw_shape(update)
+        return Draw(history, self.windows.draw_starts(rng, self.batch_size, shape), shape)
 
     def batch(self, update: int, part: int = 0, parts: int = 1, device: torch.device = CPU) -> Batch:
         """The batch of an update (counted from 0), or the ``part``-th of its ``parts`` equal parts.
@@ -197,23 +216,21 @@ class WindowSampler:
         All parts are of one draw: put together in their order they are the whole batch.  Which steps are in
         it is drawn on the CPU, the same for every ``device``; they are gathered where the histories are.
         """
-        flat = self._arrays.on(device)
-        rng = np.random.default_rng([self._seed, _STREAM, update])
-        size = self._batch // parts
+        flat = self.arrays.on(device)
+        size = self.batch_size // parts
         share = slice(part * size, (part + 1) * size)
-        shape = self._windows.draw_shape(rng, update)
-        history = rng.integers(0, self._tasks * self._streams, self._batch)
         if self._index is not None:
+            rng, shape, history = self._draw_shape(update)
             drawn = self._varying(history, rng, shape, share)
             return self._gather(flat, history[share], *drawn, shape).to(device)
-        starts = self._windows.draw_starts(rng, self._batch, shape)
+        history, starts, shape = self.draw(update)
         starts = WindowStarts(*(drawn[share] for drawn in starts))
         return self._gather(flat, history[share], *self._regular(starts, shape), shape).to(device)
 
     def _regular(self, starts: WindowStarts, shape: WindowShape) -> tuple[IntArray, BoolArray, IntArray]:
         """Steps (B, window) within histories whose episodes have one length, which of them begin an episode,
         and the steps before the first ones (B,) after those kept; -1 where there is none."""
-        horizon, kept = self._arrays.horizon, shape.kept
+        horizon, kept = self.arrays.horizon, shape.kept
         start, offset, gap = starts
         position = offset[:, None] + np.arange(shape.length - kept)
         step = (start[:, None] + position // horizon * gap[:, None]) * horizon + position % horizon
@@ -232,7 +249,7 @@ class WindowSampler:
         step[:, :kept] = np.arange(kept)
         before = np.empty(len(drawn), dtype=np.int64)
         for row, number in enumerate(history[share]):
-            begins = self._windows.begins(self._first[number])
+            begins = self.windows.begins(self._first[number])
             step[row, kept:], before[row] = self._index.window(
                 number, begins, shape.length - kept, drawn[row]
             )
@@ -248,24 +265,24 @@ class WindowSampler:
         shape: WindowShape,
     ) -> Batch:
         """One gather with computed indices, on the device of ``flat``."""
-        none, kept, device = self._arrays.n_actions, shape.kept, flat.device
+        none, kept, device = self.arrays.n_actions, shape.kept, flat.device
         there = _send(history[:, None] * self._steps + step, device)
         actions = flat.actions[there].long()
-        rewards = _as_input(flat.rewards[there])
+        rewards = as_input(flat.rewards[there])
         previous_action = torch.full_like(actions, none)
         previous_action[:, 1:] = actions[:, :-1]
         previous_reward = torch.zeros_like(rewards)
         previous_reward[:, 1:] = rewards[:, :-1]
-        if self._windows.shows_previous:
+        if self.windows.shows_previous:
             # The step before the first one after those kept, where the history has it (else what is kept goes
             # before).
             known = before >= 0
             rows = _send(np.flatnonzero(known), device)
             earlier = _send((history * self._steps + before)[known], device)
             previous_action[rows, kept] = flat.actions[earlier].long()
-            previous_reward[rows, kept] = _as_input(flat.rewards[earlier])
+            previous_reward[rows, kept] = as_input(flat.rewards[earlier])
         steps = Steps(
-            observation=_as_input(flat.observations[there]),
+            observation=as_input(flat.observations[there]),
             previous_action=previous_action,
             previous_reward=previous_reward,
             first=_send(first.astype(np.int64), device),

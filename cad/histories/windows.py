@@ -47,6 +47,12 @@ class TrainingWindows(Protocol):
     def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:
         """The lengths that all windows of the batch of an update (counted from 0) have."""
 
+    def widest_shape(self, update: int) -> WindowShape | None:
+        """What the windows of every draw of an update fit into, their segments padded at their ends.
+
+        None where draws differ in more than the length of all segments.
+        """
+
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """The beginnings of ``n`` windows, such that they end within their histories.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -37,9 +38,14 @@ class Objective(Protocol):
     n_columns: int
     judgement: Hashable
     """All that :meth:`__call__` goes by: objectives of one class for which it is equal judge alike."""
+    takes_padding: bool
+    """Whether batches may have steps that are not there (:attr:`~cad.histories.batch.Batch.valid`)."""
 
     def __call__(self, output: Any, batch: Batch) -> Outcome:
         """Judge the model's output for a batch."""
+
+    def predictions(self, windows: int, segments: int, length: int) -> int:
+        """How many the loss is made of, for windows of so many segments of one length."""
 
     def constants(self) -> dict[str, float]:
         """What the first metrics line holds, once."""
@@ -64,15 +70,26 @@ def action_loss(
     judged, start = [], 0
     for logits in blocks:
         end = start + logits.shape[1] * logits.shape[2]
-        judged.append(_judge_segments(logits.float(), taken[:, start:end].view(logits.shape[:3]), settings))
+        actions = taken[:, start:end].view(logits.shape[:3])
+        judged.append(_judge_segments(logits.float(), actions, settings, batch.valid))
         start = end
     smoothed, by_segment, accuracy = (torch.cat(parts) for parts in zip(*judged, strict=True))
-    weights = smoothed.new_tensor(depth_weights(settings, len(smoothed)))
+    weights = constant(tuple(depth_weights(settings, len(smoothed))), smoothed.dtype, smoothed.device)
     return (smoothed * weights).sum(), by_segment, accuracy
 
 
-def _judge_segments(logits: Tensor, actions: Tensor, settings: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+@lru_cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of these values, copied to the device once: a CUDA graph cannot hold the copy."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _judge_segments(
+    logits: Tensor, actions: Tensor, settings: TrainConfig, valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Smoothed cross-entropy, cross-entropy and accuracy, each (segments,), of segments of one length."""
+    if valid is not None:
+        return _judge_padded(logits, actions, settings, valid)
     if settings.loss_on == "last":
         logits, actions = logits[:, :, -1:], actions[:, :, -1:]
     log_probabilities = F.log_softmax(logits, dim=-1)
@@ -86,6 +103,29 @@ def _judge_segments(logits: Tensor, actions: Tensor, settings: TrainConfig) -> t
     return smoothed, by_segment.detach(), accuracy
 
 
+def _judge_padded(
+    logits: Tensor, actions: Tensor, settings: TrainConfig, valid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`_judge_segments` of those steps (T,) that are ``valid``."""
+    counts, steps = valid.sum(), valid.cumsum(0)
+    judged = valid & (steps == counts) if settings.loss_on == "last" else valid
+    weights = judged / judged.sum()
+
+    def mean(values: Tensor) -> Tensor:
+        """Of (B, segments, T): (segments,)."""
+        return (values * weights).sum(dim=2).mean(dim=0)
+
+    log_probabilities = F.log_softmax(logits, dim=-1)
+    by_segment = mean(-log_probabilities.gather(-1, actions[..., None])[..., 0])
+    smoothing = settings.label_smoothing
+    smoothed = (1 - smoothing) * by_segment
+    if smoothing:
+        smoothed = smoothed - smoothing * mean(log_probabilities.mean(dim=-1))
+    with torch.no_grad():
+        accuracy = mean((logits.argmax(-1) == actions).float())
+    return smoothed, by_segment.detach(), accuracy
+
+
 def depth_weights(settings: TrainConfig, segments: int) -> list[float]:
     """Share of each of the first ``segments`` segments in the loss; they sum to one."""
     weights = (settings.depth_weights or (1.0,) * segments)[:segments]
@@ -96,6 +136,7 @@ class ActionObjective:
     """Every position of every segment predicts its action."""
 
     section = "train"
+    takes_padding = True
 
     def __init__(self, settings: TrainConfig, n_depths: int, n_actions: int) -> None:
         """``n_depths``: segments that the model decodes, each reported by itself."""
@@ -117,15 +158,16 @@ class ActionObjective:
         """
         blocks = (output,) if isinstance(output, Tensor) else output
         loss, by_depth, accuracy = action_loss(blocks, batch, self._settings)
-        every = self._settings.loss_on == "all"
-        supervised = sum(
-            B * segments * (T if every else 1) for B, segments, T, _ in (block.shape for block in blocks)
-        )
+        supervised = sum(self.predictions(*block.shape[:3]) for block in blocks)
         columns = [by_depth, accuracy]
         if self._grows:
             missing = (0, self._depths - len(by_depth))
             columns = [F.pad(column, missing) for column in (*columns, torch.ones_like(by_depth))]
         return Outcome(loss, torch.cat(columns), supervised)
+
+    def predictions(self, windows: int, segments: int, length: int) -> int:
+        """See :meth:`Objective.predictions`."""
+        return windows * segments * (length if self._settings.loss_on == "all" else 1)
 
     def constants(self) -> dict[str, float]:
         """Every window is decoded at every depth; only the weights can differ.

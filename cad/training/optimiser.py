@@ -60,6 +60,21 @@ class Optimiser:
             )
             self._parts.append((self._muon, settings.muon_learning_rate))
 
+    def is_muons(self, parameter: Tensor) -> bool:
+        """Whether Muon moves a parameter; else AdamW does."""
+        return any(own is parameter for own in self.muon_group.get("params", []))
+
+    @property
+    def muon_group(self) -> dict[str, Any]:
+        """Muon's settings and parameters; empty without any."""
+        return self._muon.param_groups[0] if self._muon else {}
+
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """The moments of a parameter, by name, as they are kept: empty before its first gradient."""
+        part = self._muon if self._muon and self.is_muons(parameter) else self.adamw
+        state: dict[str, Tensor] = part.state[parameter]
+        return state
+
     def step(self, factor: float) -> None:
         """Update the weights at ``factor`` times the peak learning rates, and clear the gradients."""
         self._set_rates(factor)

@@ -123,10 +123,11 @@ class Training:
         self.device, self.ranks = device, ranks
         self.step = 0
         """Finished updates."""
-        self._sampler, self._folder, self._seed, self._run_id = sampler, folder, seed, run_id
+        self.sampler = sampler
+        self._folder, self._seed, self._run_id = folder, seed, run_id
         self._validation, self._progress = validation, progress
         self._provenance = {**origin, "engine": settings.engine, "ranks": ranks.size}
-        self._sums = MetricSums(objective.n_columns, device)
+        self.sums = MetricSums(objective.n_columns, device)
         self._seconds, self._supervised = 0.0, 0
         self._best: tuple[int, float] | None = None
         self._given_up: str | None = None
@@ -161,7 +162,7 @@ class Training:
         self.model.load_state_dict(_section(newest, "model"))
         self.step, self._seconds, self._best = newest.step, newest.seconds, newest.best
         self._supervised = newest.supervised_actions
-        self._sums.load(newest.tensors["metric_sums"], self.ranks)
+        self.sums.load(newest.tensors["metric_sums"], self.ranks)
         log.info("resuming at update %d of %d", self.step, self.settings.n_updates)
         before, size = newest.origin.get("ranks", self.ranks.size), self.ranks.size
         if before != size:
@@ -194,15 +195,19 @@ class Training:
         """This rank's share of the next update's batch, in ``gradient_accumulation`` parts."""
         parts, ranks = self.settings.gradient_accumulation, self.ranks
         return [
-            self._sampler.batch(self.step, ranks.rank * parts + part, ranks.size * parts, self.device)
+            self.sampler.batch(self.step, ranks.rank * parts + part, ranks.size * parts, self.device)
             for part in range(parts)
         ]
 
     def add(self, update: Update, batches: Sequence[Batch]) -> None:
         """Count the update that was made of ``batches``."""
-        self._sums.add(update.gradient_norm, update.columns)
-        self._supervised += update.supervised * self.ranks.size
-        self._tokens += sum(batch.actions.numel() for batch in batches) * self.ranks.size
+        self.sums.add(update.gradient_norm, update.columns)
+        self.count(update.supervised, sum(batch.actions.numel() for batch in batches))
+
+    def count(self, supervised: int, steps: int) -> None:
+        """Count an update whose metrics are in :attr:`sums`: predictions, and steps of its windows."""
+        self._supervised += supervised * self.ranks.size
+        self._tokens += steps * self.ranks.size
         self.step += 1
 
     def pass_time(self, shared_by: int = 1) -> None:
@@ -220,7 +225,7 @@ class Training:
         settings, step = self.settings, self.step
         if step % settings.log_every and not self.finished:
             return
-        gradient_norm, means = self._sums.take(self.ranks)
+        gradient_norm, means = self.sums.take(self.ranks)
         values = {**self.objective.values(means), "gradient_norm": gradient_norm}
         values["learning_rate"] = settings.learning_rate * rate_factor(settings, step - 1)
         elapsed = time.perf_counter() - self._tick
@@ -259,7 +264,7 @@ class Training:
 
     def save(self, optimiser: Mapping[str, Tensor]) -> None:
         """Write a checkpoint of the model, which has the current weights, and the optimiser's state."""
-        stacked = self.ranks.all_gather(self._sums.tensor)
+        stacked = self.ranks.all_gather(self.sums.tensor)
         if not self.ranks.first:
             return
         tensors = {

@@ -22,6 +22,10 @@ from cad.schema import Config
 from cad.training.learner import build_model, build_training
 from cad.training.loop import train
 from cad.training.metrics import read_metrics
+from cad.training.packed.captured import CapturedStack
+from cad.training.packed.loop import train_together
+from cad.training.packed.stack import Stack
+from cad.training.training import TrainingSummary
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +34,7 @@ pytestmark = [
     ),
 ]
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+TRAIN = {"n_updates": 30, "log_every": 10, "loggers": [], "watchdog_share": None}
 
 
 def losses(config, folder, device):
@@ -58,11 +63,65 @@ def test_batches_are_the_same(tiny_config):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_losses_are_those_of_a_cpu(tiny_config, tmp_path, kind):
-    config = tiny_config(
-        kind, model={"dropout": 0.0}, train={"n_updates": 30, "log_every": 10, "loggers": []}
-    )
+    config = tiny_config(kind, model={"dropout": 0.0}, train=TRAIN)
     ours, theirs = losses(config, tmp_path / "gpu", GPU), losses(config, tmp_path / "cpu", CPU)
     assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def packed_losses(configs, folder, stack) -> list[list[float]]:
+    """Losses of trainings whose updates ``stack`` makes."""
+    trainings, folders = [], [folder / str(number) for number in range(len(configs))]
+    for config, place in zip(configs, folders, strict=True):
+        place.mkdir(parents=True)
+        arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
+        learner = build_training(config, arrays)
+        trainings.append(learner.training(place, run_id="run", device=GPU))
+    with pytest.MonkeyPatch.context() as patch:
+        if stack is not None:
+            patch.setattr("cad.training.packed.loop.stack_of", stack)
+        outcomes = [outcome for _, outcome in train_together(trainings, StopFlag())]
+    assert all(isinstance(outcome, TrainingSummary) for outcome in outcomes), outcomes
+    return [[r["loss"] for r in read_metrics(place / "metrics.jsonl") if "loss" in r] for place in folders]
+
+
+@pytest.mark.parametrize(
+    ("kind", "train"),
+    [
+        *((kind, {}) for kind in MODELS if kind != "gru"),
+        ("compressed_ad", {"precision": "bf16"}),
+        ("compressed_ad", {"depth_curriculum": 0.5}),
+        ("compressed_ad", {"optimizer": "adamw", "loss_on": "last"}),
+    ],
+)
+def test_packs_are_cuda_graphs(tiny_config, tmp_path, kind, train):
+    """Losses of three trainings, as one graph an update, as stacked calls, and on a CPU."""
+    configs = [tiny_config(kind, seed=seed, train={**TRAIN, **train}) for seed in range(3)]
+    made = []
+
+    def captured(trainings, **_):
+        made.append(CapturedStack(trainings))
+        return made[-1]
+
+    ours = packed_losses(configs, tmp_path / "graphs", captured)
+    assert any(graph is not None for graph, _ in made[0]._graphs.values())
+    assert not made[0]._refused
+    stacked = packed_losses(configs, tmp_path / "stacked", Stack)
+    rel = 2e-2 if train.get("precision") == "bf16" else 1e-3
+    for row, (a, b) in enumerate(zip(ours, stacked, strict=True)):
+        assert a == pytest.approx(b, rel=rel)
+        if rel < 1e-2:
+            assert a == pytest.approx(losses(configs[row], tmp_path / f"cpu-{row}", CPU), rel=rel)
+
+
+def test_a_pack_of_a_gpu_is_captured(tiny_config, tmp_path):
+    """Where nothing is said, and with graphs again after one has left."""
+    configs = [
+        tiny_config("compressed_ad", seed=seed, train={**TRAIN, "n_updates": n})
+        for seed, n in ((0, 30), (1, 20))
+    ]
+    together = packed_losses(configs, tmp_path / "pack", None)
+    for row, config in enumerate(configs):
+        assert together[row] == pytest.approx(losses(config, tmp_path / f"alone-{row}", GPU), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -99,10 +158,9 @@ def test_flash_attention_is_taken(kind, tiny_config):
 
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
 def test_compiled_passes_are_cuda_graphs(tiny_config, tmp_path, kind):
-    settings = {"n_updates": 30, "log_every": 10, "loggers": []}
     plain, compiled = (
         losses(
-            tiny_config(kind, model={"dropout": 0.0}, train={**settings, "compile": compile_}),
+            tiny_config(kind, model={"dropout": 0.0}, train={**TRAIN, "compile": compile_}),
             tmp_path / str(compile_),
             GPU,
         )

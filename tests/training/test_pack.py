@@ -17,8 +17,11 @@ from cad.models.registry import MODELS
 from cad.schema import Config
 from cad.training.learner import build_training
 from cad.training.metrics import read_metrics
+from cad.training.packed.calls import bags_as_product
+from cad.training.packed.captured import CapturedStack, stack_of
 from cad.training.packed.loop import Outcome, train_together
 from cad.training.packed.shape import pack_key
+from cad.training.packed.stack import Stack
 from cad.training.training import TrainingSummary
 
 CPU = torch.device("cpu")
@@ -34,6 +37,9 @@ class StoppingSampler:
         if update == self.at:
             self.stop.request()
         return self.sampler.batch(update, *where)
+
+    def __getattr__(self, name: str):
+        return getattr(self.sampler, name)
 
 
 def alone(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, **options) -> None:
@@ -298,3 +304,119 @@ def test_which_trainings_go_together(tiny_config):
     assert len(keys) == len(others) and first not in keys and None not in keys
     for alone_ in ({"activation_checkpointing": True}, {"compile": True}, {"engine": "accelerate"}):
         assert pack_key(tiny_config(train=alone_)) is None
+
+
+# --- updates as a GPU computes them --------------------------------------------------------------
+
+
+@pytest.fixture
+def captured(monkeypatch) -> list[CapturedStack]:
+    """Packs compute their updates as on a GPU, without graphs; those that were made."""
+    made = []
+
+    def stack(trainings, **_) -> CapturedStack:
+        assert CapturedStack.fits(trainings)
+        made.append(CapturedStack(trainings))
+        return made[-1]
+
+    monkeypatch.setattr("cad.training.packed.loop.stack_of", stack)
+    return made
+
+
+def without_dropout(configs: Sequence[Config]) -> list[Config]:
+    return [
+        config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.0})})
+        for config in configs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "train"),
+    [
+        *((kind, {}, {}) for kind in MODELS if kind != "gru"),
+        ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"loss_on": "last"}),
+        ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"label_smoothing": 0.1}),
+        ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5}),
+        ("compressed_ad", {}, {"depth_curriculum": 0.8}),
+        ("compressed_ad", {}, {"reconstruction_weight": 0.5}),  # not to be padded: as on a CPU
+        ("ad", {"n_sink": 2}, {}),
+        ("ad", {}, {"optimizer": "muon"}),
+        ("compressed_ad", {}, {"optimizer": "muon", "grad_clip": 0.01}),
+    ],
+)
+def test_captured_updates_are_those_of_single_trainings(
+    kind, model, train, tiny_config, toy_histories, tmp_path, captured
+):
+    configs = without_dropout(variants(tiny_config, kind, model, **train))
+    tolerance = {"losses": 1e-3, "weights": 0.1} if "optimizer" in train else {"weights": 1e-2}
+    compare(configs, toy_histories, tmp_path, **tolerance)
+    assert len(captured) == 1
+
+
+@pytest.mark.usefixtures("captured")
+def test_captured_updates_of_unequal_losses_and_lengths(tiny_config, toy_histories, tmp_path):
+    configs = [
+        tiny_config(
+            "compressed_ad",
+            seed=seed,
+            train={"n_updates": n, "label_smoothing": smoothing, "log_every": 1, "watchdog_share": None,
+                   "optimizer": "adamw"},
+        )
+        for seed, (n, smoothing) in enumerate([(4, 0.0), (9, 0.2), (6, 0.0)])
+    ]  # fmt: skip
+    compare(configs, toy_histories, tmp_path, losses=1e-5, weights=1e-3)
+
+
+@pytest.mark.usefixtures("captured")
+def test_a_captured_pack_is_stopped_and_goes_on_either_way(tiny_config, toy_histories, tmp_path):
+    configs = without_dropout(variants(tiny_config, "compressed_ad"))
+    for config, name in zip(configs, "abc", strict=True):
+        alone(config, toy_histories, tmp_path / "alone" / name)
+    folders = [tmp_path / "pack" / name for name in "abc"]
+    stop = StopFlag()
+    trainings = [
+        build_training(config, toy_histories).training(
+            folder, run_id=folder.name, device=CPU,
+            progress=lambda step, _values: stop.request() if step >= 5 else None,
+        )
+        for config, folder in zip(configs, folders, strict=True)
+    ]  # fmt: skip
+    with pytest.raises(InterruptedRun):
+        list(train_together(trainings, stop))
+    alone(configs[0], toy_histories, folders[0])
+    packed(configs[1:], toy_histories, folders[1:])
+    for name, folder in zip("abc", folders, strict=True):
+        assert_close(tmp_path / "alone" / name, folder, weights=1e-3)
+
+
+def test_which_packs_are_captured(tiny_config, toy_histories, tmp_path):
+    def trainings(*configs: Config):
+        return [
+            build_training(config, toy_histories).training(tmp_path, run_id="x", device=CPU)
+            for config in configs
+        ]
+
+    assert CapturedStack.fits(trainings(tiny_config("ad"), tiny_config("ad", seed=1)))
+    for config in (
+        tiny_config("ad", model={"dropout": 0.1}),
+        tiny_config("ad", train={"gradient_accumulation": 2}),
+    ):
+        assert not CapturedStack.fits(trainings(tiny_config("ad"), config))
+    assert type(stack_of(trainings(tiny_config("ad")), vmapped=True)) is Stack  # on a CPU
+
+
+def test_bags_are_products_of_counts():
+    """How a GPU sums embeddings."""
+    torch.manual_seed(0)
+    indices = torch.randint(0, 11, (3, 20, 5))
+    tables = [torch.randn(3, 11, 8, requires_grad=True) for _ in range(2)]
+    tables[1].data.copy_(tables[0].data)
+    expected = torch.stack(
+        [torch.nn.functional.embedding_bag(i, t, mode="sum") for i, t in zip(indices, tables[0], strict=True)]
+    )
+    ours = bags_as_product(indices, tables[1])
+    assert torch.allclose(ours, expected, atol=1e-6)
+    weights = torch.randn_like(ours)
+    (ours * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert torch.allclose(tables[0].grad, tables[1].grad, atol=1e-5)

@@ -31,6 +31,10 @@ class ADWindows:
         """Always the whole window."""
         return self._shape
 
+    def widest_shape(self, update: int) -> WindowShape:  # noqa: ARG002
+        """The same."""
+        return self._shape
+
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """See :class:`~cad.histories.windows.EpisodeStarts`; none begins among the sinks."""
         starts = self._starts.draw(rng, n, shape.length - shape.kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cad.models.blocks.transformer import Blocks, input_norm
@@ -40,16 +41,21 @@ class Encoder(nn.Module):
         self.blocks = Blocks(config, config.encoder_n_layer)
         self.output_norm = nn.LayerNorm(config.n_embd)
 
-    def forward(self, latents: Tensor, steps: Tensor) -> Tensor:
-        """(B, n_latent, n_embd), (B, T, n_embd) to (B, n_latent, n_embd)."""
+    def forward(self, latents: Tensor, steps: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, n_latent, n_embd), (B, T, n_embd) to (B, n_latent, n_embd).
+
+        ``valid`` (T,) bool is False for steps that are not there, at the end; None: all are.
+        """
         context = torch.cat([latents, steps], dim=1)
         context = context + self.positions[: context.shape[1]]
         queries = torch.split(self.queries, self.groups)
-        new = self._compress(context, queries[0])
+        if valid is not None:
+            valid = F.pad(valid, (latents.shape[1], 0), value=True)
+        new = self._compress(context, queries[0], valid)
         if self.kept_steps:
-            return torch.cat(
-                [new, self._keep(torch.cat([latents[:, self.groups[0] :], steps], dim=1))], dim=1
-            )
+            first = self.groups[0]
+            steps = torch.cat([latents[:, first:], steps], dim=1)
+            return torch.cat([new, self._keep(steps, None if valid is None else valid[first:])], dim=1)
         if len(self.groups) == 1:
             return new
         # Latents as they are and with their positions, by group.
@@ -62,14 +68,18 @@ class Encoder(nn.Module):
         oldest = self._compress(torch.cat(placed[-3:-1], dim=1), queries[-1])
         return torch.cat([new, *moved, oldest], dim=1)
 
-    def _keep(self, steps: Tensor) -> Tensor:
+    def _keep(self, steps: Tensor, valid: Tensor | None) -> Tensor:
         """Those of ``steps`` (B, T, n_embd) that score highest, in their order: (B, kept_steps, n_embd).
 
         Of steps that are all alike the last one counts: the others would tell nothing that it does not.
         """
         scores = self.score(steps)
         alike = (steps[:, :, None] == steps[:, None]).all(dim=-1)
+        if valid is not None:
+            alike = alike & valid
         repeated = alike.triu(diagonal=1).any(dim=2)
+        if valid is not None:
+            repeated = repeated | ~valid
         ranks = scores[..., 0].masked_fill(repeated, -torch.inf)
         order = ranks.argsort(dim=1, descending=True, stable=True)
         chosen = order[:, : self.kept_steps].sort(dim=1).values[..., None]
@@ -79,9 +89,15 @@ class Encoder(nn.Module):
         kept: Tensor = scaled.gather(1, chosen.expand(-1, -1, steps.shape[2]))
         return kept
 
-    def _compress(self, context: Tensor, queries: Tensor) -> Tensor:
-        """What ``queries`` (n, n_embd) make of ``context`` (B, T, n_embd): (B, n, n_embd)."""
+    def _compress(self, context: Tensor, queries: Tensor, valid: Tensor | None = None) -> Tensor:
+        """What ``queries`` (n, n_embd) make of ``context`` (B, T, n_embd), where it is ``valid`` (T,).
+
+        Returns (B, n, n_embd).
+        """
         queries = queries.expand(context.shape[0], -1, -1)
         x = self.input_norm(torch.cat([context, queries], dim=1))
-        compressed: Tensor = self.output_norm(self.blocks(x, None, queries.shape[1]))
+        mask = None
+        if valid is not None:
+            mask = F.pad(valid, (0, queries.shape[1]), value=True).expand(x.shape[1], -1)
+        compressed: Tensor = self.output_norm(self.blocks(x, mask, queries.shape[1]))
         return compressed

@@ -59,11 +59,14 @@ class Compressor(SequenceModel):
         """Latents (B, n_latent, n_embd) of an empty past."""
         return self.first_latents.expand(batch, -1, -1)
 
-    def unroll(self, segments: Tensor, latents: Tensor) -> list[Tensor]:
-        """``latents``, then those after each of ``segments`` (B, segments, L, n_embd) was compressed."""
-        unrolled = [latents]
+    def unroll(self, segments: Tensor, latents: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """``latents``, then those after each of ``segments`` (B, segments, L, n_embd) was compressed.
+
+        ``valid``: :attr:`~cad.histories.batch.Batch.valid`.
+        """
+        unrolled, padding = [latents], () if valid is None else (valid,)
         for k in range(segments.shape[1]):
-            unrolled.append(self.run(self.encoder, unrolled[-1], segments[:, k]))
+            unrolled.append(self.run(self.encoder, unrolled[-1], segments[:, k], *padding))
         return unrolled
 
 
@@ -95,7 +98,7 @@ class CompressedAD(Compressor):
             for k in range(batch.burn_in):
                 latents = self.encoder(latents, segments[:, k])
         segments = segments[:, batch.burn_in :]
-        return segments, embedded[:, -batch.last_length :], self.unroll(segments, latents)
+        return segments, embedded[:, -batch.last_length :], self.unroll(segments, latents, batch.valid)
 
     def decode(self, compressed: Tensor, last: Tensor, latents: list[Tensor]) -> tuple[Tensor, ...]:
         """Logits (B, segments, T, actions) in blocks of segments of one length.

@@ -14,7 +14,7 @@ from cad.errors import CadError
 from cad.histories.batch import Batch
 from cad.models.compressed_ad.config import CompressedADConfig
 from cad.models.compressed_ad.reconstruction import Reconstruction, field_widths
-from cad.models.objective import ActionObjective, Outcome
+from cad.models.objective import ActionObjective, Outcome, constant
 
 
 def depth_shares(depths: int, settings: PretrainConfig) -> list[float]:
@@ -49,6 +49,10 @@ class ReconstructionLoss:
         ]
         return torch.stack([loss for loss, _ in judged]), torch.stack([score for _, score in judged], dim=1)
 
+    def weighted(self, losses: Tensor) -> Tensor:
+        """The loss to minimise, of losses (depths,)."""
+        return (losses * constant(tuple(self.shares), losses.dtype, losses.device)).sum()
+
     def _judge_tokens(self, output: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the fields (B, T, fields), and the accuracy of each."""
         losses, accuracies = [], []
@@ -71,6 +75,7 @@ class PretrainingObjective:
     """Reconstruct every compressed step at every depth; watch that latents and targets stay alive."""
 
     section = "pretrain"
+    takes_padding = False
 
     def __init__(self, config: CompressedADConfig, settings: PretrainConfig, spaces: Spaces) -> None:
         self._settings = settings
@@ -82,14 +87,18 @@ class PretrainingObjective:
     def __call__(self, output: Reconstruction, batch: Batch) -> Outcome:
         """See :meth:`~cad.models.objective.Objective.__call__`; supervised are the reconstructed steps."""
         losses, scores = self._judge(output, batch)
-        loss = (losses * losses.new_tensor(self._judge.shares)).sum()
+        loss = self._judge.weighted(losses)
         with torch.no_grad():
             # Between histories, for each latent and dimension; between steps, for each dimension.
             latents = output.latents.float().var(dim=0, correction=0).mean(dim=(1, 2))
             targets = output.embedded.float().flatten(0, 1).var(dim=0, correction=0).mean()
             columns = torch.cat([losses, latents, scores.flatten(), targets[None]])
-        supervised = sum(depth.shape[0] * depth.shape[1] for depth in output.outputs)
-        return Outcome(loss, columns, supervised)
+        windows, depths = output.latents.shape[:2]
+        return Outcome(loss, columns, self.predictions(windows, depths, batch.segment_length))
+
+    def predictions(self, windows: int, segments: int, length: int) -> int:
+        """All steps so far, after every segment."""
+        return windows * length * segments * (segments + 1) // 2
 
     def constants(self) -> dict[str, float]:
         """Every depth is reconstructed in every window; the weights differ."""
@@ -135,6 +144,7 @@ class AuxiliaryObjective:
     """The actions, plus ``reconstruction_weight`` times the reconstruction of compressed steps."""
 
     section = "train"
+    takes_padding = False
 
     def __init__(
         self, config: CompressedADConfig, train: TrainConfig, pretrain: PretrainConfig, spaces: Spaces
@@ -150,9 +160,13 @@ class AuxiliaryObjective:
         logits, reconstruction = output
         actions = self._actions(logits, batch)
         losses, scores = self._judge(reconstruction, batch)
-        loss = (losses * losses.new_tensor(self._judge.shares)).sum()
+        loss = self._judge.weighted(losses)
         columns = torch.cat([actions.columns, loss.detach()[None], scores.mean(dim=1)])
         return Outcome(actions.loss + self._weight * loss, columns, actions.supervised)
+
+    def predictions(self, windows: int, segments: int, length: int) -> int:
+        """Those of the actions."""
+        return self._actions.predictions(windows, segments, length)
 
     def constants(self) -> dict[str, float]:
         """Those of the actions."""

@@ -54,6 +54,13 @@ class SegmentWindows:
         total = (before_last + burn_in) * length + (last or length)
         return WindowShape(total, length, burn_in, last)
 
+    def widest_shape(self, update: int) -> WindowShape | None:
+        """All segments as long as any."""
+        if self._last or self._burn_in:
+            return None
+        longest = self._lengths[1]
+        return WindowShape(self._curriculum.segments(update) * longest, longest)
+
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """See :class:`~cad.histories.windows.EpisodeStarts`."""
         return self._starts.draw(rng, n, shape.length)

@@ -174,7 +174,8 @@ class RegionAD(SequenceModel):
 
 def region_layout(config: RegionADConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Types and places (elements,) of a window of whole regions of ``length`` steps."""
-    one = torch.tensor([START] + [TRANSITION] * length + [END], device=device)
+    place = torch.arange(length + 2, device=device)  # computed, not copied: a CUDA graph cannot hold a copy
+    one = (place == 0) * START + (place == length + 1) * END  # and TRANSITION, which is 0, between them
     slots = torch.arange(config.n_regions, device=device)[:, None] * config.region_room
     return one.repeat(config.n_regions), (slots + torch.arange(length + 2, device=device)).flatten()
 

@@ -28,13 +28,15 @@ def token_type_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Te
     wanted = targets.expand(logits.shape[:2])
     right = (logits.argmax(-1) == wanted).float()
     loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-    return loss, right.mean(), right[:, targets == END].mean()
+    ends = targets == END
+    return loss, right.mean(), (right * ends).sum() / (len(right) * ends.sum())
 
 
 class RegionObjective:
     """The actions, plus ``token_type_weight`` times the types of the elements that follow."""
 
     section = "train"
+    takes_padding = False
 
     def __init__(self, config: RegionADConfig, settings: TrainConfig, n_actions: int) -> None:
         self._config = config
@@ -53,6 +55,10 @@ class RegionObjective:
         columns = torch.cat([actions.columns, torch.stack(types).detach()])
         loss = actions.loss + self._weight * types[0]
         return Outcome(loss, columns, actions.supervised)
+
+    def predictions(self, windows: int, segments: int, length: int) -> int:
+        """Those of the actions."""
+        return self._actions.predictions(windows, segments, length)
 
     def constants(self) -> dict[str, float]:
         """Those of the actions."""

@@ -33,6 +33,10 @@ class RegionWindows:
         """Always the same."""
         return self._shape
 
+    def widest_shape(self, update: int) -> WindowShape:  # noqa: ARG002
+        """The same."""
+        return self._shape
+
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:  # noqa: ARG002
         """Gaps from 1 up to what some start fits, then a start that fits its gap."""
         gap = rng.integers(1, max(1, min(self._max_gap, int(self._widest.max()))) + 1, n)

@@ -82,18 +82,40 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.view(*x.shape[:-1], -1)
 
 
+# Tables of at most so many rows are looked up by a product on a GPU.
+_FEW_ROWS = 1024
+
+
 def _embedding_bag(indices: Tensor, table: Tensor) -> Tensor:
     """Sums of the rows of each model's ``table`` (models, rows, width) at ``indices`` (models, bags, n)."""
     if table.device.type == "cpu":  # the order in which gradients add up depends on the number of indices
         return torch.stack([F.embedding_bag(i, t, mode="sum") for i, t in zip(indices, table, strict=True)])
     models, rows, _ = table.shape
+    if rows <= _FEW_ROWS:
+        return bags_as_product(indices, table)
     own = indices + torch.arange(models, device=indices.device)[:, None, None] * rows
     summed: Tensor = F.embedding_bag(own.flatten(0, 1), table.flatten(0, 1), mode="sum")
     return summed.view(models, -1, summed.shape[-1])
 
 
+def bags_as_product(indices: Tensor, table: Tensor) -> Tensor:
+    """:func:`_embedding_bag` as counts of rows times the table.
+
+    The gradient is a product too: in a fixed order, where a GPU's kernel for bags sorts all indices first.
+    """
+    counts = table.new_zeros(*indices.shape[:2], table.shape[1])
+    counts.scatter_add_(2, indices, torch.ones_like(indices, dtype=table.dtype))
+    with torch.autocast(table.device.type, enabled=False):
+        return torch.bmm(counts, table)
+
+
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """``q``, ``k``, ``v`` (models, B, heads, T, width); ``mask`` (models, T, keys), equal for all models."""
+    """``q``, ``k``, ``v`` (models, B, heads, T, width); ``mask`` (models, T, keys)."""
+    if mask is not None and mask.stride(0):  # each model's own: their heads are those of one sequence
+        y = F.scaled_dot_product_attention(
+            q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), attn_mask=mask[:, None], is_causal=causal
+        )
+        return y.view(q.shape)
     mask = None if mask is None else mask[0]
     y = F.scaled_dot_product_attention(
         q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask, is_causal=causal

@@ -89,8 +89,13 @@ class Stack:
         """The optimiser's state of one model, as every engine names it."""
         return self._optimisers[model].tensors()
 
-    def update(self, batches: Sequence[Sequence[Batch]]) -> list[Update]:
-        """One update of every model, each from its own parts of a batch."""
+    def update(self) -> None:
+        """One update of every training, each from its own parts of a batch; they count it."""
+        batches = [training.batches() for training in self._trainings]
+        for training, own, update in zip(self._trainings, batches, self._updates(batches), strict=True):
+            training.add(update, own)
+
+    def _updates(self, batches: Sequence[Sequence[Batch]]) -> list[Update]:
         by_shape: dict[Any, list[int]] = defaultdict(list)
         for model, (part, *_) in enumerate(batches):
             by_shape[_shape(part)].append(model)
@@ -125,7 +130,8 @@ class Stack:
             dropout.models, dropout.streams = models, streams
         columns, supervised = [], 0
         for parts in zip(*batches, strict=True):
-            losses, judged, n = self._forward({**weights, **buffers}, trainings, parts)
+            tensors = [torch.stack(list(same)) for same in zip(*map(tensors_of, parts), strict=True)]
+            losses, judged, n = self._forward({**weights, **buffers}, trainings, tensors, parts[0])
             (losses.sum() / len(batches[0])).backward()  # type: ignore[no-untyped-call]
             columns.append(judged)
             supervised += n
@@ -139,17 +145,24 @@ class Stack:
             weight.grad = None
 
     def _forward(
-        self, state: Mapping[str, Tensor], trainings: Sequence[Training], parts: Sequence[Batch]
+        self,
+        state: Mapping[str, Tensor],
+        trainings: Sequence[Training],
+        tensors: Sequence[Tensor],
+        like: Batch,
     ) -> tuple[Tensor, Tensor, int]:
-        """Losses (models,), with gradient, columns (models, n_columns), and predictions of each model."""
+        """Losses (models,), with gradient, columns (models, n_columns), and predictions of each model.
+
+        ``tensors`` are those of all batches (:func:`tensors_of`), stacked; lengths are those of ``like``.
+        """
         objectives = [training.objective for training in trainings]
-        first, objective = parts[0], objectives[0]
+        objective = objectives[0]
         alike = all(other.judgement == objective.judgement for other in objectives)
         supervised = 0
 
         def run(state: Mapping[str, Tensor], *tensors: Tensor) -> Any:
             nonlocal supervised
-            batch = _batch_of(tensors, first)
+            batch = _batch_of(tensors, like)
             with autocast(self._settings, self._device):
                 output = functional_call(self._network, dict(state), (batch,))
             if not alike:
@@ -158,14 +171,16 @@ class Stack:
             supervised = outcome.supervised
             return outcome.loss, outcome.columns
 
-        tensors = [torch.stack(list(same)) for same in zip(*map(_tensors_of, parts), strict=True)]
         with StackedCalls():
             result = torch.vmap(run)(state, *tensors)
         if alike:
             return *result, supervised
         outcomes = [
-            one(pytree.tree_map(lambda x, row=row: x[row], result), part)
-            for row, (one, part) in enumerate(zip(objectives, parts, strict=True))
+            one(
+                pytree.tree_map(lambda x, row=row: x[row], result),
+                _batch_of([x[row] for x in tensors], like),
+            )
+            for row, one in enumerate(objectives)
         ]
         losses, columns = (torch.stack([getattr(o, key) for o in outcomes]) for key in ("loss", "columns"))
         return losses, columns, outcomes[0].supervised
@@ -181,12 +196,16 @@ def _shape(batch: Batch) -> tuple[Any, ...]:
     return batch.actions.shape, batch.segment_length, batch.burn_in, batch.uncompressed_length
 
 
-def _tensors_of(batch: Batch) -> tuple[Tensor, ...]:
+def tensors_of(batch: Batch) -> tuple[Tensor, ...]:
+    """All tensors of a batch, in a fixed order."""
     steps = batch.steps
-    return steps.observation, steps.previous_action, steps.previous_reward, steps.first, batch.actions
+    padding = () if batch.valid is None else (batch.valid,)
+    taken = steps.observation, steps.previous_action, steps.previous_reward, steps.first, batch.actions
+    return *taken, *padding
 
 
 def _batch_of(tensors: Sequence[Tensor], like: Batch) -> Batch:
-    """The batch of :func:`_tensors_of`, with the lengths of another one."""
-    *steps, actions = tensors
-    return Batch(Steps(*steps), actions, like.segment_length, like.burn_in, like.uncompressed_length)
+    """The batch of :func:`tensors_of`, with the lengths of another one."""
+    *steps, actions = tensors[:5]
+    valid = None if like.valid is None else tensors[5]
+    return Batch(Steps(*steps), actions, like.segment_length, like.burn_in, like.uncompressed_length, valid)

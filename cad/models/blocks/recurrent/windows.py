@@ -25,6 +25,10 @@ class RecurrentWindows:
         """Always the whole window."""
         return self._shape
 
+    def widest_shape(self, update: int) -> WindowShape:  # noqa: ARG002
+        """The same."""
+        return self._shape
+
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """See :class:`~cad.histories.windows.EpisodeStarts`."""
         return self._starts.draw(rng, n, shape.length)
