@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from cad.envs.registry import task_family
 from cad.reports.data.costs import mean_cost
@@ -61,7 +62,7 @@ def capacity_curves(study: Study) -> list[Curve]:
         by_bits = {bits[id(model)]: model for model in models}
         points = tuple(Load(value, by_bits[value]) for value in sorted(by_bits))
         state = mean_cost(models[0], lambda result: result.state_bytes) or 0.0
-        curves.append(Curve(_name(models[0], keys), state, points))
+        curves.append(Curve(_name(models, keys), state, points))
     return curves
 
 
@@ -69,13 +70,14 @@ def _bits(model: ModelResult) -> float:
     return round(float(task_family(model.config.env).bits_to_remember), 3)
 
 
-def _name(model: ModelResult, keys: list[str]) -> str:
-    """The kind of a model, and those of its settings in which the curves differ."""
-    settings = model.config.model.model_dump()
+def _name(models: list[ModelResult], keys: list[str]) -> str:
+    """What the names of a curve's arms have in common, and those settings in which the curves differ."""
+    settings = models[0].config.model.model_dump()
+    arms = commonprefix([model.arm for model in models]).rstrip(" ,(:") or models[0].arm
     words = {"max_compression_depth": "depth {}", "n_latent": "{} latents", "n_transit": "window {}"}
     names = [key.removeprefix("model.") for key in keys if key.startswith("model.") and key != "model.kind"]
     parts = [words.get(name, name + " {}").format(settings[name]) for name in names if name in settings]
-    return ", ".join([model.arm, *parts])
+    return ", ".join([arms, *parts])
 
 
 def capacity_tables(study: Study) -> dict[str, Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -197,6 +198,14 @@ def test_a_curve_joins_models_that_differ_in_their_tasks_only(cell):
     assert [row[4] for row in rows] == pytest.approx([0.95, 0.4, 0.95, 0.95])
     text = capacity_question.sentence(made)
     assert "CompressedAD, 2 latents: up to 6.34 bits (0.40 at 25.36)" in text
+
+
+def test_arms_of_a_curve_may_be_named_by_their_tasks(cell):
+    cells = [
+        dataclasses.replace(made, arm=f"CompressedAD, {made.config.env.n_cues} cues") for made in loads(cell)
+    ]
+    names = [curve.name for curve in capacity_curves(study(cells))]
+    assert names == ["CompressedAD, 2 latents", "CompressedAD, 16 latents"]
 
 
 def test_all_of_them_are_in_the_report(cell, origin, tmp_path):
