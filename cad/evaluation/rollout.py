@@ -20,7 +20,7 @@ from cad.envs.arrays import BoolArray, IntArray
 from cad.envs.family import AnyFamily, Spaces
 from cad.evaluation.compression_steps import CompressionEvent, CompressionRecorder
 from cad.evaluation.saved_rollout import RolloutFile, SavedRollout, memory_arrays, restore_memory
-from cad.evaluation.stepping import Received, as_models_take, start_stepping
+from cad.evaluation.stepping import Received, Rollouts, as_models_take, start_stepping
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
 from cad.models.memory import Memory
@@ -228,7 +228,7 @@ def roll_out(
     roll-out that was saved goes on, with the same result.
     """
     device = next(model.parameters()).device
-    worlds = start_stepping(family, task_ids, n_rollouts, n_episodes, seed, device)
+    worlds = start_stepping(Rollouts(family, task_ids, n_rollouts, n_episodes, seed, device))
     B, n_facts, spaces = len(worlds.episode), family.n_facts, family.spaces
     sampler = ActionSampler(
         [(task, rollout) for task in task_ids for rollout in range(n_rollouts)],

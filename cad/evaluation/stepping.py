@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cad.envs.arrays import BoolArray, FloatArray, IntArray
 from cad.envs.family import AnyFamily, Spaces
+from cad.envs.noise import Keys
 from cad.envs.tabled import TabledEnv, Tables, make_tables
 from cad.evaluation.replay import rollout_keys
 
@@ -30,11 +31,35 @@ class Received:
     """1 where the next step is the first one of an episode, else 0."""
 
 
-class Episodes:
-    """The record of B roll-outs through ``n_episodes`` episodes, arrays (episodes, B)."""
+@dataclass(frozen=True)
+class Rollouts:
+    """Which B roll-outs there are: ``n_rollouts`` of each task, through ``n_episodes`` episodes."""
 
-    def __init__(self, family: AnyFamily, n_episodes: int, B: int) -> None:
-        self.family, self.n_episodes = family, n_episodes
+    family: AnyFamily
+    task_ids: Sequence[int]
+    n_rollouts: int
+    n_episodes: int
+    seed: int
+    device: torch.device
+    """That of the model."""
+
+    @property
+    def tasks(self) -> IntArray:
+        """The task id of each (B,)."""
+        return np.repeat(np.asarray(self.task_ids), self.n_rollouts)
+
+    @property
+    def keys(self) -> Keys:
+        """What the chance in each one's environment follows from."""
+        return rollout_keys(self.seed, self.task_ids, self.n_rollouts)
+
+
+class Episodes:
+    """The record of B roll-outs, arrays (episodes, B)."""
+
+    def __init__(self, rollouts: Rollouts) -> None:
+        n_episodes, B = rollouts.n_episodes, len(rollouts.tasks)
+        self.family, self.n_episodes = rollouts.family, n_episodes
         self.lengths = np.zeros((n_episodes, B), dtype=np.int32)
         self.facts = np.zeros((n_episodes, B), dtype=np.int16)
         self.optima = np.zeros((n_episodes, B), dtype=np.float32)
@@ -60,26 +85,17 @@ class Episodes:
 class DeviceStepping(Episodes):
     """Environments in lock step that step on the model's device."""
 
-    def __init__(
-        self,
-        family: AnyFamily,
-        tables: Tables,
-        task_ids: Sequence[int],
-        n_rollouts: int,
-        n_episodes: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        keys = rollout_keys(seed, task_ids, n_rollouts)
-        super().__init__(family, n_episodes, len(keys))
-        self._goals = family.goals(np.repeat(np.asarray(task_ids), n_rollouts))
-        numbers = np.arange(len(task_ids)).repeat(n_rollouts)
-        self._env = TabledEnv(family, tables, numbers, self._goals, keys, device)
-        self._returns = torch.zeros((n_episodes, len(keys)), device=device)
+    def __init__(self, rollouts: Rollouts, tables: Tables) -> None:
+        super().__init__(rollouts)
+        family, device, B = rollouts.family, rollouts.device, len(rollouts.tasks)
+        self._goals = family.goals(rollouts.tasks)
+        numbers = np.arange(len(rollouts.task_ids)).repeat(rollouts.n_rollouts)
+        self._env = TabledEnv(family, tables, numbers, self._goals, rollouts.keys, device)
+        self._returns = torch.zeros((self.n_episodes, B), device=device)
         self._actions: list[npt.NDArray[Any]] = []
         self._horizon = family.horizon
         self._now: list[Tensor] = []
-        first = torch.ones((len(keys), 1), dtype=torch.int64, device=device)
+        first = torch.ones((B, 1), dtype=torch.int64, device=device)
         self._first, self._not_first = first, torch.zeros_like(first)
         self._never, self._numbered = ~self.playing, family.spaces.n_rewards > 0
         self._begin(0)
@@ -131,22 +147,14 @@ class DeviceStepping(Episodes):
 class HostStepping(Episodes):
     """Environments that step in NumPy; a roll-out that is done goes on, uncounted, until all are."""
 
-    def __init__(
-        self,
-        family: AnyFamily,
-        task_ids: Sequence[int],
-        n_rollouts: int,
-        n_episodes: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        keys = rollout_keys(seed, task_ids, n_rollouts)
-        super().__init__(family, n_episodes, len(keys))
-        self._env = family.environments(np.repeat(np.asarray(task_ids), n_rollouts), keys)
-        self._device, self._rows = device, np.arange(len(keys))
-        self._not_first = torch.zeros((len(keys), 1), dtype=torch.int64, device=device)
-        self.returns: FloatArray = np.zeros((n_episodes, len(keys)), dtype=np.float32)
-        self._actions = np.zeros((n_episodes * family.horizon, len(keys)), dtype=family.spaces.action_type)
+    def __init__(self, rollouts: Rollouts) -> None:
+        super().__init__(rollouts)
+        family, B, n_episodes = rollouts.family, len(rollouts.tasks), rollouts.n_episodes
+        self._env = family.environments(rollouts.tasks, rollouts.keys)
+        self._device, self._rows = rollouts.device, np.arange(B)
+        self._not_first = torch.zeros((B, 1), dtype=torch.int64, device=rollouts.device)
+        self.returns: FloatArray = np.zeros((n_episodes, B), dtype=np.float32)
+        self._actions = np.zeros((n_episodes * family.horizon, B), dtype=family.spaces.action_type)
         self._steps = 0
         self._observed = self._env.reset()
         self._note_facts(self._env.goals, self._env.facts)
@@ -190,16 +198,7 @@ def as_models_take(spaces: Spaces, rewards: npt.NDArray[Any], device: torch.devi
     return torch.from_numpy(seen)[:, None].to(device, torch.int64 if spaces.n_rewards else torch.float32)
 
 
-def start_stepping(
-    family: AnyFamily,
-    task_ids: Sequence[int],
-    n_rollouts: int,
-    n_episodes: int,
-    seed: int,
-    device: torch.device,
-) -> DeviceStepping | HostStepping:
-    """Environments of every task ``n_rollouts`` times, before the first step of ``n_episodes`` episodes."""
-    tables = make_tables(family, task_ids)
-    if tables is None:
-        return HostStepping(family, task_ids, n_rollouts, n_episodes, seed, device)
-    return DeviceStepping(family, tables, task_ids, n_rollouts, n_episodes, seed, device)
+def start_stepping(rollouts: Rollouts) -> DeviceStepping | HostStepping:
+    """The roll-outs' environments, before their first step."""
+    tables = make_tables(rollouts.family, rollouts.task_ids)
+    return HostStepping(rollouts) if tables is None else DeviceStepping(rollouts, tables)

@@ -155,7 +155,7 @@ def test_models_take_the_numbers_of_reward_values(monkeypatch):
         return after, rewards * np.float32(2.5), hidden
 
     monkeypatch.setattr(type(family), "transition", transition)
-    worlds = stepping.start_stepping(family, tasks, 40, 1, 0, CPU)
+    worlds = stepping.start_stepping(stepping.Rollouts(family, tasks, 40, 1, 0, CPU))
     rng = np.random.default_rng(0)
     taken = torch.from_numpy(rng.integers(0, 5, (family.horizon, 80)))
     numbers = torch.cat([worlds.step(actions).reward for actions in taken], dim=1)

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
 from cad.evaluation.rollout import ActionSampler, Player, roll_out
-from cad.evaluation.stepping import DeviceStepping, start_stepping
+from cad.evaluation.stepping import DeviceStepping, Rollouts, start_stepping
 from cad.histories.made_up import made_up_histories
 from cad.interrupt import StopFlag
 from cad.models.registry import MODELS
@@ -177,7 +177,7 @@ def test_no_step_of_a_roll_out_waits_for_the_host(name):
     model = {"kind": "compressed_ad", "n_embd": 16, "n_head": 2, "n_layer": 1, "n_transit": 8, "n_latent": 3}
     config = Config(env=family.config, source={"steps_per_stream": 200}, model=model)
     player_model = build_model(config).to(GPU).eval()
-    worlds = start_stepping(family, family.task_ids[:4], 2, 2, 0, GPU)
+    worlds = start_stepping(Rollouts(family, family.task_ids[:4], 2, 2, 0, GPU))
     assert isinstance(worlds, DeviceStepping)
     sampler = ActionSampler([(t, r) for t in range(4) for r in range(2)], 0, 1.0, False, 20, GPU)
     sampler.start_episodes(worlds.episode)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cad.envs.registry import env_config, task_family
 from cad.evaluation.rollout import ActionSampler, Player
-from cad.evaluation.stepping import DeviceStepping, start_stepping
+from cad.evaluation.stepping import DeviceStepping, Rollouts, start_stepping
 from cad.models.registry import MODELS
 from cad.schema import Config
 from cad.training.engines import start_engine
@@ -82,7 +82,7 @@ def test_steps_of_roll_outs(kind, name, loud_model):
     fields = MODELS[kind].config_class.model_fields
     model |= {key: value for key, value in {"n_transit": 8, "n_head": 2}.items() if key in fields}
     config = Config(env=family.config, source={"steps_per_stream": 200}, model=model)
-    worlds = start_stepping(family, family.task_ids[:4], 2, 2, 0, CPU)
+    worlds = start_stepping(Rollouts(family, family.task_ids[:4], 2, 2, 0, CPU))
     assert isinstance(worlds, DeviceStepping)
     sampler = ActionSampler([(t, r) for t in range(4) for r in range(2)], 0, 1.0, False, 20, CPU)
     sampler.start_episodes(worlds.episode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 from cad.envs.registry import task_family
 from cad.reports.data.costs import mean_cost
@@ -73,7 +73,9 @@ def _bits(model: ModelResult) -> float:
 def _name(models: list[ModelResult], keys: list[str]) -> str:
     """What the names of a curve's arms have in common, and those settings in which the curves differ."""
     settings = models[0].config.model.model_dump()
-    arms = commonprefix([model.arm for model in models]).rstrip(" ,(:") or models[0].arm
+    by_place = zip(*(model.arm.split() for model in models), strict=False)
+    shared = takewhile(lambda same: len(set(same)) == 1, by_place)
+    arms = " ".join(same[0] for same in shared).rstrip(",:") or models[0].arm
     words = {"max_compression_depth": "depth {}", "n_latent": "{} latents", "n_transit": "window {}"}
     names = [key.removeprefix("model.") for key in keys if key.startswith("model.") and key != "model.kind"]
     parts = [words.get(name, name + " {}").format(settings[name]) for name in names if name in settings]
