@@ -23,6 +23,7 @@ from cad.experiments.run.resources import pick_device
 from cad.experiments.run.trained_model import model_with
 from cad.models.memory import Memory
 from cad.models.network import SequenceModel
+from cad.models.registry import memory_of
 from cad.schema import Config
 from cad.training.transfer import read_weights
 
@@ -178,7 +179,7 @@ class Agent:
         )  # fmt: skip
         self.episodes = np.zeros(size, dtype=np.int64)
         with torch.inference_mode():
-            self._player = Player(self._model, self._family.spaces, sampler, size)
+            self._player = Player(self._model, self._family.spaces, sampler, size, memory_of(settings))
         sampler.start_episodes(self.episodes)
 
     def act(

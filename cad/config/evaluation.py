@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cad.config.section import AMOUNT, PositiveInt, Section, Seed
+from cad.config.section import AMOUNT, NonNegativeFloat, PositiveInt, Section, Seed
 
 # In 32 bits, logits that are divided by less are infinite.
 Temperature = Annotated[float, Field(ge=1e-6), AMOUNT]
@@ -44,6 +44,17 @@ class EvaluationConfig(Section):
     )
     knock_out_episode: Annotated[int, Field(ge=2)] = Field(
         26, description="knock_out: the episode at whose start it happens, counted from 1."
+    )
+    compress_at: Literal["full", "episode_end", "surprise"] = Field(
+        "full",
+        description="When CompressedAD compresses. full: when its window holds max_compress_length steps. "
+        "Before that, once it holds min_compress_length, episode_end: at the end of an episode; surprise: "
+        "after an action that was a surprise.",
+    )
+    surprise_threshold: NonNegativeFloat = Field(
+        1.0,
+        description="compress_at=surprise: an action is one if -log of its probability is so many standard "
+        "deviations above the mean of the steps in the window.",
     )
     seed: Seed = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
 

@@ -17,7 +17,7 @@ from cad.evaluation.rollout import ActionSampler, Player, roll_out
 from cad.evaluation.stepping import DeviceStepping, Rollouts, start_stepping
 from cad.histories.made_up import made_up_histories
 from cad.interrupt import StopFlag
-from cad.models.registry import MODELS
+from cad.models.registry import MODELS, memory_of
 from cad.schema import Config
 from cad.training.learner import build_model, build_training
 from cad.training.loop import train
@@ -124,15 +124,20 @@ def test_a_pack_of_a_gpu_is_captured(tiny_config, tmp_path):
         assert together[row] == pytest.approx(losses(config, tmp_path / f"alone-{row}", GPU), rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_returns_are_those_of_a_cpu(tiny_config, kind):
-    config = tiny_config(kind)
+@pytest.mark.parametrize(
+    ("kind", "moment"),
+    [*((kind, "full") for kind in MODELS), ("compressed_ad", "episode_end"), ("compressed_ad", "surprise")],
+)
+def test_returns_are_those_of_a_cpu(tiny_config, kind, moment):
+    config = tiny_config(kind, evaluation={"compress_at": moment})
     returns = []
     for device in (GPU, CPU):
         torch.manual_seed(0)
         model = build_model(config).to(device).eval()
-        tasks = split_tasks(config.env).heldout
-        result = roll_out(model, task_family(config.env), tasks, n_rollouts=4, n_episodes=5, seed=0)
+        tasks, memory = split_tasks(config.env).heldout, memory_of(config.evaluation)
+        result = roll_out(
+            model, task_family(config.env), tasks, n_rollouts=4, n_episodes=5, seed=0, memory=memory
+        )
         returns.append(result.returns)
     # A draw that falls between two roundings may go the other way.
     assert (returns[0] == returns[1]).mean() > 0.95

@@ -13,6 +13,10 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 def why_no_probe(config: Config) -> str | None:
     """Why a cell has nothing to probe; None if it has."""
     reason = config.spec.why_no_probe(config.model)
+    if reason is None and config.evaluation.compress_at != "full":
+        return (
+            f"evaluation.compress_at={config.evaluation.compress_at}: roll-outs compress at different steps"
+        )
     if reason is None and task_family(config.env).ends_early:
         return "episodes that end early are not probed"
     if reason is None and not probed_counts(config):

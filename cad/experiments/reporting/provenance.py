@@ -158,11 +158,19 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
 
 def _acting(evaluation: EvaluationConfig) -> str:
     if evaluation.greedy:
-        return "the most likely action" + _knocked_out(evaluation)
+        return "the most likely action" + _compressed(evaluation) + _knocked_out(evaluation)
     text = f"actions sampled at temperature {evaluation.temperature:g}"
     if evaluation.first_temperature is not None:
         text += f", annealed from {evaluation.first_temperature:g} over {evaluation.anneal_episodes} episodes"
-    return text + _knocked_out(evaluation)
+    return text + _compressed(evaluation) + _knocked_out(evaluation)
+
+
+def _compressed(evaluation: EvaluationConfig) -> str:
+    if evaluation.compress_at == "full":
+        return ""
+    if evaluation.compress_at == "episode_end":
+        return ", compressed at ends of episodes"
+    return f", compressed after surprises above {evaluation.surprise_threshold:g} standard deviations"
 
 
 def _knocked_out(evaluation: EvaluationConfig) -> str:

@@ -19,6 +19,7 @@ from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import Stage
 from cad.interrupt import StopFlag
 from cad.models.network import SequenceModel
+from cad.models.registry import memory_of
 from cad.schema import Config
 from cad.training.learner import build_model
 from cad.training.ranks import SINGLE_PROCESS, Ranks
@@ -75,6 +76,7 @@ def evaluate(
         progress=progress,
         on_compress=on_compress,
         before_episodes=knock_out(settings, settings.n_rollouts),
+        memory=memory_of(settings),
         file=file,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cad.config.evaluation import EvaluationConfig
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.models.ad.config import ADConfig
 from cad.models.blocks.costs import blocks_work, cache_bytes, encoder_work, vectors_bytes
@@ -79,7 +80,8 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         (
             "train.depth_weights", "train.burn_in", "train.pretrained_encoder_path",
             "train.reconstruction_weight", "train.init_from_ad", "train.depth_curriculum",
-            "train.activation_checkpointing", "pretrain.enabled",
+            "train.activation_checkpointing", "pretrain.enabled", "evaluation.compress_at",
+            "evaluation.surprise_threshold",
         )
     )  # fmt: skip
     depths_are_compressions = True
@@ -138,6 +140,20 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
 
         return CompressedMemory(model, batch)
 
+    def new_evaluated_memory(self, model: Any, batch: int, settings: EvaluationConfig) -> Memory:
+        """See :meth:`ModelSpec.new_evaluated_memory`."""
+        if settings.compress_at == "full":
+            return self.new_memory(model, batch)
+        from cad.models.compressed_ad.adaptive_memory import AdaptiveMemory
+        from cad.models.compressed_ad.moments import EpisodeEnds, Surprises
+
+        if settings.compress_at == "episode_end":
+            return AdaptiveMemory(model, batch, EpisodeEnds())
+        head, threshold = model.decoder.head, settings.surprise_threshold
+        return AdaptiveMemory(
+            model, batch, Surprises(batch, head.out_features, threshold, head.weight.device)
+        )
+
     def windows(
         self, config: CompressedADConfig, settings: TrainConfig, shape: HistoryShape
     ) -> TrainingWindows:
@@ -190,7 +206,10 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         return step + (encoded if config.max_compression_depth else 0.0)
 
     def state_bytes(self, config: CompressedADConfig) -> int:
-        """The cache, the latents, and the embedded steps since they were made."""
+        """The cache, the latents, and the embedded steps since they were made.
+
+        ``evaluation.compress_at: surprise`` keeps the latest logits and three numbers beside them.
+        """
         positions = config.n_latent + config.n_transit
         vectors = config.n_latent + config.compress_lengths[1]
         return cache_bytes(config, positions) + vectors_bytes(config, vectors)

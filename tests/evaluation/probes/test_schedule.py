@@ -11,4 +11,6 @@ def test_what_has_nothing_to_probe(tiny_config):
     assert "region_ad" in (why_no_probe(tiny_config("region_ad")) or "")
     short = tiny_config(evaluation={"n_episodes": 3})
     assert "3 episodes never decode a whole window" in (why_no_probe(short) or "")
+    moments = tiny_config(evaluation={"compress_at": "surprise"})
+    assert "compress_at=surprise: roll-outs compress at different steps" in (why_no_probe(moments) or "")
     assert why_no_probe(tiny_config(evaluation={"n_episodes": 4})) is None

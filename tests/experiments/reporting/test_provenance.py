@@ -174,6 +174,12 @@ def test_the_protocol_names_every_way_of_acting():
         "a task, actions sampled at temperature 0.7, annealed from 1.2 over 50 episodes or "
         "actions sampled at temperature 1 or the most likely action, evaluation seed"
     ) in protocol([*configs, *configs])
+    for moment, words in (
+        ("episode_end", "compressed at ends of episodes"),
+        ("surprise", "compressed after surprises above 1 standard deviations"),
+    ):
+        config = Config().with_overrides({"evaluation.compress_at": moment}, "test")
+        assert f"sampled at temperature 1, {words}, evaluation seed" in protocol([config])
 
 
 def test_a_checkout_gives_the_experiment_file_or_says_that_it_does_not(tmp_path, monkeypatch):
