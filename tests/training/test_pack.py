@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,6 +78,12 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(newest / "state.safetensors")
 
 
+def counted(folder: Path) -> int:
+    """Supervised actions of a training, as its newest checkpoint has them."""
+    note = max((folder / "checkpoints").iterdir()) / "meta.json"
+    return json.loads(note.read_text())["supervised_actions"]
+
+
 def assert_close(a: Path, b: Path, losses: float = 1e-5, weights: float = 1e-4) -> None:
     """Logged losses differ by so much at most, weights by so much of a tensor's norm; all else is alike.
 
@@ -90,6 +97,7 @@ def assert_close(a: Path, b: Path, losses: float = 1e-5, weights: float = 1e-4) 
         assert x["step"] == y["step"] and x["learning_rate"] == y["learning_rate"]
         assert x["loss"] == pytest.approx(y["loss"], rel=losses)
         assert x["gradient_norm"] == pytest.approx(y["gradient_norm"], rel=1e3 * losses)
+    assert counted(a) == counted(b)
     first, second = final_state(a), final_state(b)
     assert first.keys() == second.keys()
     for name, x in first.items():
@@ -195,6 +203,21 @@ def test_a_pack_of_unequal_losses_and_lengths(tiny_config, toy_histories, tmp_pa
     assert list(left) == ["0", "1", "2"]  # finished before: nothing is trained again
 
 
+@pytest.mark.parametrize("way", ["stacked", "captured"])
+@pytest.mark.parametrize("kind", ["ad", "compressed_ad", "region_ad"])
+def test_each_counts_its_own_predictions(kind, way, tiny_config, toy_histories, tmp_path, request):
+    if way == "captured":
+        request.getfixturevalue("captured")
+    configs = [
+        tiny_config(kind, seed=seed, model=ALIKE if kind == "compressed_ad" else {},
+                    train={"n_updates": 4, "log_every": 1, "optimizer": "adamw", "loss_on": loss_on,
+                           "watchdog_share": None})
+        for seed, loss_on in enumerate(("all", "last"))
+    ]  # fmt: skip
+    compare(configs, toy_histories, tmp_path, weights=1e-3)
+    assert counted(tmp_path / "pack" / "0") > counted(tmp_path / "pack" / "1")
+
+
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
 def test_a_pack_is_stopped_and_goes_on(kind, tiny_config, toy_histories, tmp_path):
     configs = variants(tiny_config, kind, optimizer="muon")
@@ -297,6 +320,7 @@ def test_which_trainings_go_together(tiny_config):
         {"train": {"optimizer": "adamw"}},
         {"train": {"precision": "bf16"}},
         {"train": {"reconstruction_weight": 0.1}},
+        {"train": {"depth_curriculum": 0.5}},  # further columns of metrics
         {"env": {"size": 4}},
         {"model": {"embedding_norm": False}},
     ]

@@ -52,8 +52,8 @@ class CapturedStack(Stack):
     def __init__(self, trainings: Sequence[Training]) -> None:
         """The trainings are such that :meth:`fits`."""
         self._linked = False
-        # With the predictions of each model; no graph before the second update.
-        self._graphs: dict[Key, tuple[torch.cuda.CUDAGraph | None, int]] = {}
+        # None after the first update of that key.
+        self._graphs: dict[Key, torch.cuda.CUDAGraph | None] = {}
         self._refused: set[Key] = set()
         super().__init__(trainings, vmapped=True)
 
@@ -94,12 +94,11 @@ class CapturedStack(Stack):
             super().update()
             return
         self._send(draws)
-        supervised = self._run((draws.widest, draws.padded))
-        windows, widest = draws.numbers.shape[2], draws.widest
+        self._run((draws.widest, draws.padded))
+        windows, segments = draws.numbers.shape[2], draws.widest.length // draws.widest.segment_length
         for training, length in zip(self._trainings, draws.lengths.tolist(), strict=True):
-            segments = widest.length // widest.segment_length
-            n = training.objective.predictions(windows, segments, length) if draws.padded else supervised
-            training.count(n, windows * segments * length)
+            predictions = training.objective.predictions(windows, segments, length)
+            training.count(predictions, windows * segments * length)
 
     # --- state -------------------------------------------------------------------------------
 
@@ -163,21 +162,20 @@ class CapturedStack(Stack):
 
     # --- one update --------------------------------------------------------------------------
 
-    def _run(self, key: Key) -> int:
-        """Compute an update: at once the first time, so that all is made that is made once; then as a graph.
-
-        Returns the predictions of each model.
-        """
+    def _run(self, key: Key) -> None:
+        """Compute an update: at once the first time, which makes what is made once; then as a graph."""
         if self._device.type != "cuda" or key in self._refused:
-            return self._compute(key)
+            self._compute(key)
+            return
         if key not in self._graphs:
             side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(side):
-                self._graphs[key] = None, self._compute(key)
+                self._compute(key)
             torch.cuda.current_stream(self._device).wait_stream(side)
-            return self._graphs[key][1]
-        graph, supervised = self._graphs[key]
+            self._graphs[key] = None
+            return
+        graph = self._graphs[key]
         if graph is None:
             graph = torch.cuda.CUDAGraph()
             try:
@@ -187,16 +185,16 @@ class CapturedStack(Stack):
                 reason = str(error).partition("\n")[0]
                 log.warning("updates cannot be a CUDA graph (%s): they are computed call by call", reason)
                 self._refused.add(key)
-                return self._compute(key)
-            self._graphs[key] = graph, supervised
+                self._compute(key)
+                return
+            self._graphs[key] = graph
         graph.replay()
-        return supervised
 
-    def _compute(self, key: Key) -> int:
+    def _compute(self, key: Key) -> None:
         """Gather, forward, backward, clip, step, sum: all of it without the host."""
         inputs, (widest, padded) = self._inputs, key
         batch = self._windows.gather(inputs.numbers, inputs.lengths, widest, padded)
-        losses, columns, supervised = self._forward(
+        losses, columns, _ = self._forward(
             {**self._weights, **self._buffers}, self._trainings, list(tensors_of(batch)), batch
         )
         learned = {name: self._weights[name] for name in self._moments}
@@ -208,7 +206,6 @@ class CapturedStack(Stack):
             self._step_muon({n: g for n, g in gradients.items() if "exp_avg" not in self._moments[n]})
             counts = torch.ones_like(norms)
             self._sums += torch.cat([torch.stack([counts, norms], dim=1), columns], dim=1).double()
-        return supervised
 
     def _clip(self, gradients: dict[str, Tensor]) -> Tensor:
         """Scale the gradients in place as ``clip_grad_norm_`` does; the norms (models,) before that."""

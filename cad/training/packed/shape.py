@@ -12,7 +12,8 @@ def pack_key(config: Config) -> str | None:
     """Equal for action trainings that can be packed together; None for one that has to train alone.
 
     Seeds, learning rates and schedules, loss weights, dropout rates, splits of the tasks and everything about
-    logging, validation and checkpoints may differ.
+    logging, validation and checkpoints may differ; a depth curriculum, which has metrics of its own, all or
+    none of them have.
     """
     train, pretrain = config.train, config.pretrain
     if train.engine != "plain" or train.compile or train.activation_checkpointing:
@@ -21,5 +22,5 @@ def pack_key(config: Config) -> str | None:
     del model["dropout"]
     reconstruction = (pretrain.objective, pretrain.decoder_n_layer) if train.reconstruction_weight else None
     loop = (train.batch_size, train.gradient_accumulation, train.precision, train.optimizer)
-    frozen = config.freezes_encoder
-    return json.dumps([model, repr(task_family(config.env).spaces), loop, reconstruction, frozen])
+    frozen, grows = config.freezes_encoder, train.depth_curriculum > 0
+    return json.dumps([model, repr(task_family(config.env).spaces), loop, reconstruction, frozen, grows])

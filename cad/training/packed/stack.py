@@ -128,19 +128,21 @@ class Stack:
         streams = MaskStreams([training.mask_seed for training in trainings], self._device)
         for dropout in self._dropouts:
             dropout.models, dropout.streams = models, streams
-        columns, supervised = [], 0
+        columns, counts = [], []
         for parts in zip(*batches, strict=True):
             tensors = [torch.stack(list(same)) for same in zip(*map(tensors_of, parts), strict=True)]
-            losses, judged, n = self._forward({**weights, **buffers}, trainings, tensors, parts[0])
+            losses, judged, supervised = self._forward({**weights, **buffers}, trainings, tensors, parts[0])
             (losses.sum() / len(batches[0])).backward()  # type: ignore[no-untyped-call]
             columns.append(judged)
-            supervised += n
+            counts.append(supervised)
         for row, (model, training) in enumerate(zip(models, trainings, strict=True)):
             parameters = list(training.model.parameters())
             for parameter, weight in zip(parameters, weights.values(), strict=True):
                 parameter.grad = None if weight.grad is None else weight.grad[row]
             norm = torch.nn.utils.clip_grad_norm_(parameters, training.settings.grad_clip)
-            updates[model] = mean_update(norm, [judged[row] for judged in columns], supervised)
+            updates[model] = mean_update(
+                norm, [judged[row] for judged in columns], sum(supervised[row] for supervised in counts)
+            )
         for weight in weights.values():
             weight.grad = None
 
@@ -150,7 +152,7 @@ class Stack:
         trainings: Sequence[Training],
         tensors: Sequence[Tensor],
         like: Batch,
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, list[int]]:
         """Losses (models,), with gradient, columns (models, n_columns), and predictions of each model.
 
         ``tensors`` are those of all batches (:func:`tensors_of`), stacked; lengths are those of ``like``.
@@ -174,7 +176,7 @@ class Stack:
         with StackedCalls():
             result = torch.vmap(run)(state, *tensors)
         if alike:
-            return *result, supervised
+            return *result, [supervised] * len(trainings)
         outcomes = [
             one(
                 pytree.tree_map(lambda x, row=row: x[row], result),
@@ -183,7 +185,7 @@ class Stack:
             for row, one in enumerate(objectives)
         ]
         losses, columns = (torch.stack([getattr(o, key) for o in outcomes]) for key in ("loss", "columns"))
-        return losses, columns, outcomes[0].supervised
+        return losses, columns, [outcome.supervised for outcome in outcomes]
 
 
 def _rate(dropout: nn.Module) -> float:
