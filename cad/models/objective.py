@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -78,9 +78,12 @@ def action_loss(
     return (smoothed * weights).sum(), by_segment, accuracy
 
 
-@lru_cache
+@cache
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of these values, copied to the device once: a CUDA graph cannot hold the copy."""
+    """A tensor of these values, copied to the device once: a CUDA graph cannot hold the copy.
+
+    None is ever given up: a graph may read it as long as the process lasts.
+    """
     return torch.tensor(values, dtype=dtype, device=device)
 
 

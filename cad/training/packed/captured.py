@@ -167,21 +167,30 @@ class CapturedStack(Stack):
         if self._device.type != "cuda" or key in self._refused:
             self._compute(key)
             return
+        with torch.cuda.device(self._device):  # what a graph holds is what the current device is given
+            self._launch(key)
+
+    def _launch(self, key: Key) -> None:
+        before = torch.cuda.current_stream()
         if key not in self._graphs:
-            side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream(self._device))
+            # Windows of a depth curriculum only grow: graphs of others would keep their memory for nothing.
+            self._graphs = {other: graph for other, graph in self._graphs.items() if other[0] == key[0]}
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(before)
             with torch.cuda.stream(side):
                 self._compute(key)
-            torch.cuda.current_stream(self._device).wait_stream(side)
+            before.wait_stream(side)
             self._graphs[key] = None
             return
         graph = self._graphs[key]
         if graph is None:
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                # A stream of this device: torch's own is one of where the process first captured a graph.
+                with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # type: ignore[no-untyped-call]
                     self._compute(key)
             except RuntimeError as error:  # a model that waits for the host: nothing has been computed yet
+                torch.cuda.set_stream(before)  # a capture that fails may leave its own
                 reason = str(error).partition("\n")[0]
                 log.warning("updates cannot be a CUDA graph (%s): they are computed call by call", reason)
                 self._refused.add(key)
