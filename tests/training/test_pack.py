@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -15,9 +13,7 @@ import torch
 
 from cad.errors import CadError
 from cad.histories.sampler import HistoryArrays
-from cad.histories.windows import WindowShape
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models.objective import constant
 from cad.models.registry import MODELS
 from cad.schema import Config
 from cad.training.learner import build_training
@@ -431,106 +427,6 @@ def test_which_packs_are_captured(tiny_config, toy_histories, tmp_path):
     ):
         assert not CapturedStack.fits(trainings(tiny_config("ad"), config))
     assert type(stack_of(trainings(tiny_config("ad")), vmapped=True)) is Stack  # on a CPU
-
-
-class Card:
-    """In place of ``torch.cuda`` for a process with two GPUs, the first of which is the current one.
-
-    ``seen`` has for every update its GPU's stream, and which capture, if any, that stream is in.
-    """
-
-    def __init__(self) -> None:
-        self.current, self.streams, self.capturing, self.seen = 0, {}, None, []
-        self.fails = False
-
-    def install(self, monkeypatch) -> None:
-        for name in ("device", "Stream", "current_stream", "set_stream", "stream", "graph"):
-            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
-
-    @contextlib.contextmanager
-    def device(self, which):
-        before, self.current = self.current, which.index
-        yield
-        self.current = before
-
-    def Stream(self, which=None):  # noqa: N802
-        device = self.current if which is None else which.index
-        return SimpleNamespace(device=device, wait_stream=lambda _other: None)
-
-    def current_stream(self, which=None):
-        device = self.current if which is None else which.index
-        return self.streams.setdefault(device, self.Stream(torch.device("cuda", device)))
-
-    def set_stream(self, stream) -> None:
-        self.current, self.streams[stream.device] = stream.device, stream
-
-    @contextlib.contextmanager
-    def stream(self, stream):
-        before = self.current_stream(torch.device("cuda", stream.device))
-        self.set_stream(stream)
-        yield
-        self.set_stream(before)
-
-    @contextlib.contextmanager
-    def graph(self, _graph, stream=None):
-        self.capturing = stream or self.Stream(torch.device("cuda", 0))
-        self.set_stream(self.capturing)
-        try:
-            yield
-        finally:
-            self.capturing = None
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing")
-
-    def compute(self, _key) -> None:
-        own = self.current_stream(torch.device("cuda", 1))
-        self.seen.append("captured" if own is self.capturing else "computed")
-
-
-@pytest.fixture
-def second_card(monkeypatch, tiny_config, toy_histories, tmp_path) -> tuple[Card, CapturedStack]:
-    """Two GPUs that compute nothing, and a stack whose updates are made on the second one."""
-    training = build_training(tiny_config(), toy_histories).training(tmp_path, run_id="x", device=CPU)
-    card, stack = Card(), CapturedStack([training])
-    card.install(monkeypatch)
-    stack._device = torch.device("cuda", 1)
-    monkeypatch.setattr(stack, "_compute", card.compute)
-    return card, stack
-
-
-def test_graphs_are_captured_on_their_own_card(second_card):
-    """Where it is not the process's current one: else an empty graph would be replayed."""
-    card, stack = second_card
-    for _ in range(4):
-        stack._run((WindowShape(24, 8), True))
-    assert card.seen == ["computed", "captured"]
-
-
-def test_a_refused_graph_is_computed_where_it_would_have_been(second_card):
-    card, stack = second_card
-    card.fails = True
-    own = card.current_stream(torch.device("cuda", 1))
-    for _ in range(3):
-        stack._run((WindowShape(24, 8), True))
-    assert card.seen == ["computed", "captured", "computed", "computed"]
-    assert card.current_stream(torch.device("cuda", 1)) is own
-
-
-def test_graphs_of_a_curriculums_earlier_windows_are_given_up(second_card):
-    _, stack = second_card
-    for length in (8, 24):
-        for padded in (True, False):
-            for _ in range(2):
-                stack._run((WindowShape(length, 8), padded))
-    assert list(stack._graphs) == [(WindowShape(24, 8), True), (WindowShape(24, 8), False)]
-
-
-def test_what_a_graph_reads_is_never_given_up():
-    first = constant((0.25, 0.75), torch.float32, CPU)
-    for n in range(300):
-        constant((float(n),), torch.float32, CPU)
-    assert constant((0.25, 0.75), torch.float32, CPU) is first
 
 
 def test_bags_are_products_of_counts():

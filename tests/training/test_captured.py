@@ -1,0 +1,216 @@
+"""CUDA graphs of packs, without a GPU: what is computed can be replayed, and where it is captured."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cad.histories.windows import WindowShape
+from cad.models.objective import constant
+from cad.models.registry import MODELS
+from cad.training.learner import build_training
+from cad.training.packed.captured import CapturedStack
+
+CPU = torch.device("cpu")
+# A value on the host, a shape that depends on values, or values that come from the host.
+REFUSED = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+    "aten::equal",
+    "aten::lift_fresh",
+}
+
+
+class Recording(TorchDispatchMode):
+    """As a CUDA graph: the operations of an update with the tensors that they were called with.
+
+    Other than a graph's they are computed while they are recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name not in REFUSED, func
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Compute it again, into the same memory."""
+        for func, args, kwargs, out in self.calls:
+            aliases = [one.alias_info for one in (*func._schema.arguments, *func._schema.returns)]
+            if any(alias is not None and alias.is_write for alias in aliases):
+                func(*args, **kwargs)
+            elif not any(one.alias_info for one in func._schema.returns):  # else a view of what is there
+                again = func(*args, **kwargs)
+                for x, y in zip(pytree.tree_leaves(out), pytree.tree_leaves(again), strict=True):
+                    if isinstance(x, torch.Tensor) and x.data_ptr() != y.data_ptr():
+                        x.detach().copy_(y)
+
+
+class ReplayedStack(CapturedStack):
+    """Updates are computed once and recorded once; then the recording is replayed."""
+
+    def __init__(self, trainings) -> None:
+        self.recordings, self.replayed = {}, 0
+        super().__init__(trainings)
+
+    def _run(self, key) -> None:
+        if key not in self.recordings:
+            self.recordings[key] = None
+            self._compute(key)
+        elif self.recordings[key] is None:
+            with Recording() as recording:
+                self._compute(key)
+            self.recordings[key] = recording
+        else:
+            self.recordings[key].replay()
+            self.replayed += 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "train"),
+    [
+        *((kind, {}, {}) for kind in MODELS if kind != "gru"),
+        ("ad", {"n_sink": 2}, {"loss_on": "last"}),
+        ("compressed_ad", {}, {"depth_curriculum": 0.6}),
+        ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"precision": "bf16"}),
+        ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"optimizer": "adamw"}),
+        (
+            "compressed_ad",
+            {"min_compress_length": 6, "max_compress_length": 6},
+            {"reconstruction_weight": 0.5},
+        ),
+        ("region_ad", {"on_compress": "latents"}, {}),
+    ],
+)
+def test_a_graph_replayed_is_an_update_computed(kind, model, train, tiny_config, toy_histories, tmp_path):
+    """Nothing that changes from update to update stays as it was when the graph was captured."""
+    settings = {"n_updates": 14, "num_warmup_steps": 5, **train}
+    configs = [
+        tiny_config(kind, seed=seed, model=model, train={**settings, "label_smoothing": smoothing})
+        for seed, smoothing in enumerate((0.0, 0.2))
+    ]
+    ours, theirs = (
+        [build_training(c, toy_histories).training(tmp_path, run_id="x", device=CPU) for c in configs]
+        for _ in range(2)
+    )
+    replayed, computed = ReplayedStack(ours), CapturedStack(theirs)
+    for _ in range(14):
+        replayed.update()
+        computed.update()
+    assert replayed.replayed >= 7
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.sums.tensor, b.sums.tensor, rtol=1e-5, atol=1e-5)
+        for (name, x), y in zip(a.model.named_parameters(), b.model.parameters(), strict=True):
+            assert (x - y).norm() <= 1e-3 * y.norm() + 1e-6, name
+
+
+class Card:
+    """In place of ``torch.cuda`` for a process with two GPUs, the first of which is the current one.
+
+    ``seen`` has for every update its GPU's stream, and which capture, if any, that stream is in.
+    """
+
+    def __init__(self) -> None:
+        self.current, self.streams, self.capturing, self.seen = 0, {}, None, []
+        self.fails = False
+
+    def install(self, monkeypatch) -> None:
+        for name in ("device", "Stream", "current_stream", "set_stream", "stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+
+    @contextlib.contextmanager
+    def device(self, which):
+        before, self.current = self.current, which.index
+        yield
+        self.current = before
+
+    def Stream(self, which=None):  # noqa: N802
+        device = self.current if which is None else which.index
+        return SimpleNamespace(device=device, wait_stream=lambda _other: None)
+
+    def current_stream(self, which=None):
+        device = self.current if which is None else which.index
+        return self.streams.setdefault(device, self.Stream(torch.device("cuda", device)))
+
+    def set_stream(self, stream) -> None:
+        self.current, self.streams[stream.device] = stream.device, stream
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before = self.current_stream(torch.device("cuda", stream.device))
+        self.set_stream(stream)
+        yield
+        self.set_stream(before)
+
+    @contextlib.contextmanager
+    def graph(self, _graph, stream=None):
+        self.capturing = stream or self.Stream(torch.device("cuda", 0))
+        self.set_stream(self.capturing)
+        try:
+            yield
+        finally:
+            self.capturing = None
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    def compute(self, _key) -> None:
+        own = self.current_stream(torch.device("cuda", 1))
+        self.seen.append("captured" if own is self.capturing else "computed")
+
+
+@pytest.fixture
+def second_card(monkeypatch, tiny_config, toy_histories, tmp_path) -> tuple[Card, CapturedStack]:
+    """Two GPUs that compute nothing, and a stack whose updates are made on the second one."""
+    training = build_training(tiny_config(), toy_histories).training(tmp_path, run_id="x", device=CPU)
+    card, stack = Card(), CapturedStack([training])
+    card.install(monkeypatch)
+    stack._device = torch.device("cuda", 1)
+    monkeypatch.setattr(stack, "_compute", card.compute)
+    return card, stack
+
+
+def test_graphs_are_captured_on_their_own_card(second_card):
+    """Where it is not the process's current one: else an empty graph would be replayed."""
+    card, stack = second_card
+    for _ in range(4):
+        stack._run((WindowShape(24, 8), True))
+    assert card.seen == ["computed", "captured"]
+
+
+def test_a_refused_graph_is_computed_where_it_would_have_been(second_card):
+    card, stack = second_card
+    card.fails = True
+    own = card.current_stream(torch.device("cuda", 1))
+    for _ in range(3):
+        stack._run((WindowShape(24, 8), True))
+    assert card.seen == ["computed", "captured", "computed", "computed"]
+    assert card.current_stream(torch.device("cuda", 1)) is own
+
+
+def test_graphs_of_a_curriculums_earlier_windows_are_given_up(second_card):
+    _, stack = second_card
+    for length in (8, 24):
+        for padded in (True, False):
+            for _ in range(2):
+                stack._run((WindowShape(length, 8), padded))
+    assert list(stack._graphs) == [(WindowShape(24, 8), True), (WindowShape(24, 8), False)]
+
+
+def test_what_a_graph_reads_is_never_given_up():
+    first = constant((0.25, 0.75), torch.float32, CPU)
+    for n in range(300):
+        constant((float(n),), torch.float32, CPU)
+    assert constant((0.25, 0.75), torch.float32, CPU) is first
