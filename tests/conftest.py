@@ -75,6 +75,7 @@ SLOW = (
     "reports/browser/",
     "reports/output/",
     "reports/questions/",
+    "training/test_captured.py",
     "training/test_compile.py",
     "training/test_deep_unrolling.py",
     "training/test_loop.py",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cad.config.training import LoopConfig
+from cad.config.training import LoopConfig, TrainConfig
 from cad.envs.registry import task_family
 from cad.histories.sampler import HistoryArrays, WindowSampler
 from cad.interrupt import StopFlag
@@ -24,6 +24,8 @@ from cad.models.objective import Objective
 from cad.models.spec import HistoryShape
 from cad.schema import Config
 from cad.training.loop import train
+from cad.training.packed.loop import train_in_graphs
+from cad.training.packed.shape import pack_key
 from cad.training.ranks import SINGLE_PROCESS, Ranks
 from cad.training.training import Progress, Training, TrainingSummary, Validation
 
@@ -87,7 +89,7 @@ class Learner:
         progress: Progress | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> TrainingSummary:
-        """Train as :meth:`training` says; see :func:`cad.training.loop.train`."""
+        """Train as :meth:`training` and :meth:`train` say."""
         training = self.training(
             folder,
             run_id=run_id,
@@ -97,6 +99,18 @@ class Learner:
             progress=progress,
             ranks=ranks,
         )
+        return self.train(training, stop)
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether the updates of this training alone are CUDA graphs on a GPU."""
+        acts = isinstance(self.settings, TrainConfig)
+        return acts and self.config.spec.stacks and pack_key(self.config) is not None
+
+    def train(self, training: Training, stop: StopFlag) -> TrainingSummary:
+        """See :func:`cad.training.loop.train`; on a GPU, where that can be, by CUDA graphs."""
+        if training.device.type == "cuda" and self.has_graphs:
+            return train_in_graphs(training, stop)
         return train(training, stop, unused_parameters=self.settings.leaves_weights_unused)
 
 

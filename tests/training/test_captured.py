@@ -10,11 +10,14 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cad.errors import UsageError
 from cad.histories.windows import WindowShape
+from cad.interrupt import StopFlag
 from cad.models.objective import constant
 from cad.models.registry import MODELS
-from cad.training.learner import build_training
+from cad.training.learner import build_pretraining, build_training
 from cad.training.packed.captured import CapturedStack
+from cad.training.packed.loop import train_in_graphs
 
 CPU = torch.device("cpu")
 # A value on the host, a shape that depends on values, or values that come from the host.
@@ -214,3 +217,32 @@ def test_what_a_graph_reads_is_never_given_up():
     for n in range(300):
         constant((float(n),), torch.float32, CPU)
     assert constant((0.25, 0.75), torch.float32, CPU) is first
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "graphs"),
+    [
+        ("ad", {}, True),
+        ("compressed_ad", {"burn_in": 1}, True),  # a pack of one, as far as it can be
+        ("gru", {}, False),
+        ("ad", {"compile": True}, False),
+        ("ad", {"engine": "accelerate"}, False),
+    ],
+)
+def test_which_trainings_alone_have_graphs(kind, train, graphs, tiny_config, toy_histories, monkeypatch):
+    learner = build_training(tiny_config(kind, train=train), toy_histories)
+    monkeypatch.setattr("cad.training.learner.train_in_graphs", lambda *_: "graphs")
+    monkeypatch.setattr("cad.training.learner.train", lambda *_, **__: "calls")
+    for device, way in (("cuda", "graphs" if graphs else "calls"), ("cpu", "calls")):
+        assert learner.train(SimpleNamespace(device=torch.device(device)), StopFlag()) == way
+
+
+def test_a_pretraining_has_no_graphs(tiny_config, toy_histories):
+    assert not build_pretraining(tiny_config(pretrain={"enabled": True}), toy_histories).has_graphs
+
+
+def test_graphs_are_of_one_process(tiny_config, toy_histories, tmp_path):
+    learner, two = build_training(tiny_config(), toy_histories), SimpleNamespace(size=2, rank=0)
+    training = learner.training(tmp_path, run_id="x", device=CPU, ranks=two)
+    with pytest.raises(UsageError, match="engine=plain is one process, not 2 ranks"):
+        train_in_graphs(training, StopFlag())

@@ -9,10 +9,11 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 
@@ -33,11 +34,13 @@ from cad.process import prepare_process
 from cad.schema import Config
 from cad.storage import make_dirs, write_json
 from cad.training.learner import Learner, build_model, build_pretraining, build_training
+from cad.training.packed.shape import pack_key
 
 log = logging.getLogger(__name__)
 
 # A measurement takes this many seconds of work, and is cut short after this many on the wall.
 _SECONDS, _PATIENCE = 0.3, 5.0
+_STEPS_OF_GRAPHS = 20
 _KEPT = "calibration.json"
 
 
@@ -161,8 +164,10 @@ def _pretrain(config: Config, device: torch.device) -> float:
 
 
 def _train(config: Config, device: torch.device) -> float:
-    settings, harmless = config.train, _harmless(config)
-    update = _update_seconds(build_training(harmless, _made_up(config)), device)
+    settings, learner = config.train, build_training(_harmless(config), _made_up(config))
+    if pack_key(config) is None:  # nor are its updates CUDA graphs, although those that are measured could be
+        learner = replace(learner, config=config)
+    update = _update_seconds(learner, device)
     if not settings.validate_every:
         return update
     tasks = split_tasks(config.env).validation
@@ -207,11 +212,13 @@ def _harmless(config: Config) -> Config:
 class _Stopwatch:
     """Requests a stop when it has seen enough steps; the first one, which is slower, is not counted.
 
-    On a CPU it counts this process's own time, so that other processes do not distort it.
+    On a CPU it counts this process's own time, so that other processes do not distort it.  With ``graphs``,
+    which take longer to capture than many steps to compute, it looks at more steps, and at their median.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, graphs: bool = False) -> None:
         self.stop = StopFlag()
+        self._graphs = graphs
         self._clock = time.process_time if device.type == "cpu" else time.perf_counter
         self._ticks: list[float] = []
         self._begun = time.perf_counter()
@@ -220,17 +227,20 @@ class _Stopwatch:
         self._ticks.append(self._clock())
         measured = self._ticks[-1] - self._ticks[0]
         late = time.perf_counter() - self._begun > _PATIENCE
-        if (len(self._ticks) > 2 and measured > _SECONDS) or (len(self._ticks) > 1 and late):
+        enough = _STEPS_OF_GRAPHS if self._graphs else 2
+        if (len(self._ticks) > enough and measured > _SECONDS) or (len(self._ticks) > 1 and late):
             self.stop.request()
 
     @property
     def seconds_a_step(self) -> float:
-        return (self._ticks[-1] - self._ticks[0]) / (len(self._ticks) - 1)
+        steps = np.diff(self._ticks)
+        return float(np.median(steps) if self._graphs else steps.mean())
 
 
 def _update_seconds(learner: Learner, device: torch.device) -> float:
     """Of one update in the real training loop, with settings that :func:`_harmless` made."""
-    watch, folder = _Stopwatch(device), tempfile.TemporaryDirectory(prefix="cad-calibration-")
+    graphs = device.type == "cuda" and learner.has_graphs
+    watch, folder = _Stopwatch(device, graphs=graphs), tempfile.TemporaryDirectory(prefix="cad-calibration-")
     with folder as path, contextlib.suppress(InterruptedRun):
         learner.fit(Path(path), run_id="calibration", device=device, stop=watch.stop, progress=watch)
     return watch.seconds_a_step

@@ -25,9 +25,6 @@ from cad.models.network import SequenceModel
 from cad.schema import Config
 from cad.storage import user_path
 from cad.training.learner import Learner, build_pretraining, build_training
-from cad.training.loop import train
-from cad.training.packed.loop import train_in_graphs
-from cad.training.packed.shape import pack_key
 from cad.training.ranks import SINGLE_PROCESS, Ranks, device_of_rank
 from cad.training.training import Training, TrainingSummary
 from cad.training.transfer import (
@@ -69,11 +66,7 @@ def run_training(attempt: StageAttempt, resources: Resources, stop: StopFlag, ra
         return _take_weights(attempt, config, config.train.weights) if ranks.first else {}
     learner = prepare_training(attempt, training_arrays(attempt, ranks))
     training = training_of(attempt, learner, resources, ranks)
-    if training.device.type == "cuda" and pack_key(config) is not None and config.spec.stacks:
-        summary = train_in_graphs(training, stop)
-    else:
-        summary = train(training, stop, unused_parameters=learner.settings.leaves_weights_unused)
-    return save_trained(attempt, learner, summary, ranks)
+    return save_trained(attempt, learner, learner.train(training, stop), ranks)
 
 
 def prepare_training(attempt: StageAttempt, arrays: HistoryArrays) -> Learner:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cad.errors import CadError
 from cad.interrupt import StopFlag
+from cad.training.engines import require_ranks
 from cad.training.packed.captured import stack_of
 from cad.training.training import Training, TrainingSummary
 
@@ -108,6 +109,7 @@ def train_in_graphs(training: Training, stop: StopFlag) -> TrainingSummary:
     On a GPU, where a pack's updates are CUDA graphs, that is several times as fast; its numbers differ by
     rounding only.
     """
+    require_ranks(training.settings, training.objective.section, training.ranks.size)
     ((_, outcome),) = train_together([training], stop)
     if isinstance(outcome, CadError):
         raise outcome

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from cad.errors import CadError
 from cad.experiments.cost import calibration
@@ -214,6 +216,27 @@ def test_no_watchdog_judges_a_calibration(tiny_config, monkeypatch):
     monkeypatch.setattr(calibration, "_SECONDS", 0.2)
     training = Cell("", "", tiny_config("ad", train={"n_updates": 5, "watchdog_share": 0.2})).training
     assert calibration.calibrate(training, "cpu").steps_per_second > 0
+
+
+def test_capturing_a_graph_is_no_update(monkeypatch):
+    """On a GPU some updates capture graphs and take as long as a hundred others."""
+    took = [0.0, 0.5, *[0.01] * 9, 0.4, *[0.01] * 50]
+    ticks = iter(np.cumsum(took).tolist())
+    watch = calibration._Stopwatch(torch.device("cpu"), graphs=True)
+    monkeypatch.setattr(watch, "_clock", lambda: next(ticks))
+    done = 0
+    while not watch.stop():
+        done += 1
+        watch(done)
+    assert done < 30 and watch.seconds_a_step == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("train", "graphs"), [({}, True), ({"engine": "accelerate"}, False)])
+def test_updates_are_measured_as_they_will_be_made(train, graphs, tiny_config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(calibration, "_update_seconds", lambda learner, _: seen.append(learner.has_graphs))
+    calibration._train(tiny_config("ad", train=train), torch.device("cuda"))
+    assert seen == [graphs]
 
 
 def test_what_cannot_be_measured_here_stays_unknown(training, monkeypatch, tmp_path, caplog):
