@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -127,7 +128,7 @@ class Card:
 
     def __init__(self) -> None:
         self.current, self.streams, self.capturing, self.seen = 0, {}, None, []
-        self.fails = False
+        self.made, self.fails = 0, False
 
     def install(self, monkeypatch) -> None:
         for name in ("device", "Stream", "current_stream", "set_stream", "stream", "graph"):
@@ -141,12 +142,15 @@ class Card:
         self.current = before
 
     def Stream(self, which=None):  # noqa: N802
+        self.made += 1
         device = self.current if which is None else which.index
         return SimpleNamespace(device=device, wait_stream=lambda _other: None)
 
     def current_stream(self, which=None):
         device = self.current if which is None else which.index
-        return self.streams.setdefault(device, self.Stream(torch.device("cuda", device)))
+        if device not in self.streams:
+            self.streams[device] = SimpleNamespace(device=device, wait_stream=lambda _other: None)
+        return self.streams[device]
 
     def set_stream(self, stream) -> None:
         self.current, self.streams[stream.device] = stream.device, stream
@@ -170,6 +174,7 @@ class Card:
             raise RuntimeError("operation not permitted when stream is capturing")
 
     def compute(self, _key) -> None:
+        assert sys.exc_info() == (None, None, None)  # it would keep what a failed capture had made
         own = self.current_stream(torch.device("cuda", 1))
         self.seen.append("captured" if own is self.capturing else "computed")
 
@@ -204,12 +209,13 @@ def test_a_refused_graph_is_computed_where_it_would_have_been(second_card):
 
 
 def test_graphs_of_a_curriculums_earlier_windows_are_given_up(second_card):
-    _, stack = second_card
+    card, stack = second_card
     for length in (8, 24):
         for padded in (True, False):
             for _ in range(2):
                 stack._run((WindowShape(length, 8), padded))
     assert list(stack._graphs) == [(WindowShape(24, 8), True), (WindowShape(24, 8), False)]
+    assert card.made == 1  # streams
 
 
 def test_what_a_graph_reads_is_never_given_up():

@@ -55,6 +55,8 @@ class CapturedStack(Stack):
         # None after the first update of that key.
         self._graphs: dict[Key, torch.cuda.CUDAGraph | None] = {}
         self._refused: set[Key] = set()
+        # One for all that is captured: libraries keep memory for every stream they are called on.
+        self._side: torch.cuda.Stream | None = None
         super().__init__(trainings, vmapped=True)
 
     @staticmethod
@@ -172,32 +174,38 @@ class CapturedStack(Stack):
 
     def _launch(self, key: Key) -> None:
         before = torch.cuda.current_stream()
+        if self._side is None:
+            self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         if key not in self._graphs:
             # Windows of a depth curriculum only grow: graphs of others would keep their memory for nothing.
             self._graphs = {other: graph for other, graph in self._graphs.items() if other[0] == key[0]}
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(before)
-            with torch.cuda.stream(side):
+            self._side.wait_stream(before)
+            with torch.cuda.stream(self._side):
                 self._compute(key)
-            before.wait_stream(side)
+            before.wait_stream(self._side)
             self._graphs[key] = None
             return
-        graph = self._graphs[key]
+        graph = self._graphs[key] = self._graphs[key] or self._capture(key)
         if graph is None:
-            graph = torch.cuda.CUDAGraph()
-            try:
-                # A stream of this device: torch's own is one of where the process first captured a graph.
-                with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # type: ignore[no-untyped-call]
-                    self._compute(key)
-            except RuntimeError as error:  # a model that waits for the host: nothing has been computed yet
-                torch.cuda.set_stream(before)  # a capture that fails may leave its own
-                reason = str(error).partition("\n")[0]
-                log.warning("updates cannot be a CUDA graph (%s): they are computed call by call", reason)
-                self._refused.add(key)
+            self._compute(key)
+        else:
+            graph.replay()
+
+    def _capture(self, key: Key) -> torch.cuda.CUDAGraph | None:
+        """The graph of an update, which is not computed; None where there cannot be one."""
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Torch's own stream is one of the device where the process first captured a graph.
+            with torch.cuda.graph(graph, stream=self._side):
                 self._compute(key)
-                return
-            self._graphs[key] = graph
-        graph.replay()
+        except RuntimeError as error:  # a model that waits for the host
+            torch.cuda.set_stream(before)  # a capture that fails may leave its own, not to be used again
+            self._side = None
+            reason = str(error).partition("\n")[0]
+            log.warning("updates cannot be a CUDA graph (%s): they are computed call by call", reason)
+            self._refused.add(key)
+            return None
+        return graph
 
     def _compute(self, key: Key) -> None:
         """Gather, forward, backward, clip, step, sum: all of it without the host."""
