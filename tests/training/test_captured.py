@@ -216,6 +216,8 @@ def test_graphs_of_a_curriculums_earlier_windows_are_given_up(second_card):
                 stack._run((WindowShape(length, 8), padded))
     assert list(stack._graphs) == [(WindowShape(24, 8), True), (WindowShape(24, 8), False)]
     assert card.made == 1  # streams
+    stack.keep([])
+    assert not stack._graphs
 
 
 def test_what_a_graph_reads_is_never_given_up():

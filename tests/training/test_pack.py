@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,25 @@ def test_each_counts_its_own_predictions(kind, way, tiny_config, toy_histories, 
     ]  # fmt: skip
     compare(configs, toy_histories, tmp_path, weights=1e-3)
     assert counted(tmp_path / "pack" / "0") > counted(tmp_path / "pack" / "1")
+
+
+@pytest.mark.parametrize("way", [partial(Stack, vmapped=True), CapturedStack], ids=["stacked", "captured"])
+def test_a_model_that_leaves_keeps_no_others_in_memory(way, tiny_config, toy_histories, tmp_path):
+    trainings = [
+        build_training(tiny_config("ad", seed=seed), toy_histories).training(tmp_path, run_id="x", device=CPU)
+        for seed in range(3)
+    ]
+    stack = way(trainings)
+    stack.update()
+    before = [p.clone() for p in trainings[1].model.parameters()]
+    sums = trainings[1].sums.tensor.clone()
+    stack.keep([0, 2])
+    stack.update()
+    assert torch.equal(trainings[1].sums.tensor, sums)
+    assert all(map(torch.equal, trainings[1].model.parameters(), before))
+    for tensor in (trainings[1].sums.tensor, *trainings[1].model.parameters()):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    assert [training.step for training in trainings] == [2, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad"])

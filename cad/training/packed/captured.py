@@ -82,7 +82,8 @@ class CapturedStack(Stack):
         return {key: x for key, x in tensors.items() if key.rpartition("/")[0] in moved}
 
     def keep(self, models: Sequence[int]) -> None:
-        """See :meth:`Stack.keep`."""
+        """See :meth:`Stack.keep`; the graphs' memory is free before anything else is done."""
+        self._graphs.clear()
         super().keep(models)
         self._linked = False
 

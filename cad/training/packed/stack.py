@@ -75,7 +75,13 @@ class Stack:
                 self._dropouts.append(dropout)
 
     def keep(self, models: Sequence[int]) -> None:
-        """Go on with these of the models."""
+        """Go on with these of the models; the others take their numbers with them."""
+        for number, training in enumerate(self._trainings):
+            if models and number not in models:
+                # As rows of stacked tensors they would keep those of all models in memory.
+                training.sums.tensor = training.sums.tensor.clone()
+                for parameter in training.model.parameters():
+                    parameter.data = parameter.data.clone()
         self._trainings = [self._trainings[model] for model in models]
         self._optimisers = [self._optimisers[model] for model in models]
         if models:
