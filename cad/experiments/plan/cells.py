@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from cad.config.words import setting_in_words
 from cad.envs.config import EnvConfig
 from cad.errors import UsageError
 from cad.experiments.plan.equal_state import Choice, Point, choose, reference_point
@@ -140,7 +141,7 @@ def _points(arm: Arm) -> Iterator[tuple[str, dict[str, object]]]:
     """Label and grid settings of every point of an arm's grid."""
     for values in itertools.product(*arm.grid.values()):
         point = dict(zip(arm.grid, values, strict=True))
-        parts = [_words(key, value) for key, value in point.items()]
+        parts = [setting_in_words(key, value) for key, value in point.items()]
         yield ", ".join([arm.name, *parts]), point
 
 
@@ -276,32 +277,6 @@ def _settings(key: str, value: object) -> list[str]:
     if not isinstance(value, dict):
         return [key]
     return [name for part, item in value.items() for name in _settings(f"{key}.{part}", item)]
-
-
-def _words(key: str, value: object) -> str:
-    if key == "pretrain" and isinstance(value, dict):
-        how = "frozen" if value.get("freeze") else "fine-tuned"
-        rest = [f"{name} {value[name]}" for name in value if name not in ("enabled", "freeze")]
-        return ", ".join([f"pre-trained, {how}" if value.get("enabled") else "from scratch", *rest])
-    if key == "evaluation.env" and value is None:
-        return "as trained"
-    if key == "evaluation.env" and isinstance(value, dict):
-        return ", ".join(f"{name} {number:,}" for name, number in value.items())
-    if key == "model.n_latent" and value == 1:
-        return "1 latent"
-    return _IN_WORDS.get(key, key.rpartition(".")[2] + " {}").format(value)
-
-
-_IN_WORDS = {
-    "pretrain.enabled": "pre-trained: {}",
-    "pretrain.freeze": "frozen: {}",
-    "train.reconstruction_weight": "reconstruction weight {}",
-    "model.max_compression_depth": "depth {}",
-    "model.n_latent": "{} latents",
-    "model.n_transit": "window {}",
-    "evaluation.first_temperature": "from temperature {}",
-    "evaluation.knock_out": "replaced ({})",
-}
 
 
 def distinct_stages(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import takewhile
 
+from cad.config import flatten
+from cad.config.words import setting_in_words
 from cad.envs.registry import task_family
 from cad.reports.data.costs import mean_cost
 from cad.reports.data.grid import differing_keys
@@ -72,14 +74,12 @@ def _bits(model: ModelResult) -> float:
 
 def _name(models: list[ModelResult], keys: list[str]) -> str:
     """What the names of a curve's arms have in common, and those settings in which the curves differ."""
-    settings = models[0].config.model.model_dump()
     by_place = zip(*(model.arm.split() for model in models), strict=False)
     shared = takewhile(lambda same: len(set(same)) == 1, by_place)
     arms = " ".join(same[0] for same in shared).rstrip(",:") or models[0].arm
-    words = {"max_compression_depth": "depth {}", "n_latent": "{} latents", "n_transit": "window {}"}
-    names = [key.removeprefix("model.") for key in keys if key.startswith("model.") and key != "model.kind"]
-    parts = [words.get(name, name + " {}").format(settings[name]) for name in names if name in settings]
-    return ", ".join([arms, *parts])
+    settings = flatten(models[0].config)
+    chosen = [key for key in keys if key.startswith("model.") and key != "model.kind" and key in settings]
+    return ", ".join([arms, *(setting_in_words(key, settings[key]) for key in chosen)])
 
 
 def capacity_tables(study: Study) -> dict[str, Table]:
