@@ -29,6 +29,7 @@ CASES: list[tuple[EvaluationConfig, dict[str, Any]]] = [
     (SURPRISE, {"n_latent": 1, "n_layer": 1, "min_compress_length": 1}),
     (SURPRISE, {"min_compress_length": 3, "max_compress_length": 6}),
     (SURPRISE, {"n_latent": 5, "kept_steps": 3}),
+    (SURPRISE, {"latent_update": "gated"}),
     (SURPRISE, {"n_latent": 7, "latent_groups": [4, 2, 1], "max_compression_depth": 4}),
     (EvaluationConfig(compress_at="surprise", surprise_threshold=0), {"norm": "post"}),
 ]

@@ -81,6 +81,7 @@ CASES = [
     ("compressed_ad", {"n_latent": 8, "latent_groups": [2, 2, 2, 2], "max_compression_depth": 5}),
     ("compressed_ad", {"n_latent": 7, "latent_groups": [4, 2, 1], "max_compression_depth": 4}),
     ("compressed_ad", {"n_latent": 5, "kept_steps": 3}),
+    ("compressed_ad", {"latent_update": "gated"}),
     ("gru", {"n_hidden": 11}),
     ("gru", {"norm": "post"}),
     ("linear_attention", {"head_width": 5}),

@@ -89,6 +89,7 @@ class ReplayedStack(CapturedStack):
         ("ad", {"n_sink": 2}, {"loss_on": "last"}),
         ("compressed_ad", {}, {"depth_curriculum": 0.6}),
         ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"precision": "bf16"}),
+        ("compressed_ad", {"latent_update": "gated"}, {"precision": "bf16"}),
         ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"optimizer": "adamw"}),
         (
             "compressed_ad",

@@ -170,6 +170,7 @@ ALIKE = {"min_compress_length": 6, "max_compress_length": 6}
     ("kind", "model", "train"),
     [
         ("compressed_ad", {}, {"optimizer": "muon", "burn_in": 2, "gradient_accumulation": 2}),
+        ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 2}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5, "burn_in": 2}),
         (
             "compressed_ad",
@@ -178,7 +179,7 @@ ALIKE = {"min_compress_length": 6, "max_compress_length": 6}
         ),
         ("ad", {"step_embedding": "cell", "n_sink": 2}, {"loss_on": "last"}),
     ],
-    ids=["lengths", "reconstruction", "curriculum", "sinks"],
+    ids=["lengths", "gated", "reconstruction", "curriculum", "sinks"],
 )
 def test_ways_of_training(kind, model, train, tiny_config, toy_histories, tmp_path):
     configs = variants(tiny_config, kind, model, **train)
@@ -379,6 +380,7 @@ def without_dropout(configs: Sequence[Config]) -> list[Config]:
     [
         *((kind, {}, {}) for kind in MODELS if kind != "gru"),
         ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"loss_on": "last"}),
+        ("compressed_ad", {"latent_update": "gated"}, {}),
         ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"label_smoothing": 0.1}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5}),
         ("compressed_ad", {}, {"depth_curriculum": 0.8}),

@@ -25,10 +25,22 @@ class Encoder(nn.Module):
     With ``kept_steps`` the last ones of the latents are no summaries but steps as they are, in their order:
     those with the highest score, a linear function of a step that is learned, among the steps kept so far and
     the new ones.
+
+    With ``gated`` a latent is not replaced but mixed with what it was, number by number: a gate, a linear
+    function of both, says how much stays (block-recurrent transformers, arXiv:2203.07852, section 3.2).  What
+    a group passes on or folds in is mixed in the last one alone.
     """
 
+    _STAYS = 1.0
+    """What a gate's logit begins with: about three quarters stay, so that gradients reach old steps."""
+
     def __init__(
-        self, config: LatentModelConfig, groups: Sequence[int] | None = None, kept_steps: int = 0
+        self,
+        config: LatentModelConfig,
+        groups: Sequence[int] | None = None,
+        kept_steps: int = 0,
+        *,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.groups = list(groups or (config.n_latent - kept_steps,))
@@ -40,6 +52,7 @@ class Encoder(nn.Module):
         self.input_norm = input_norm(config)
         self.blocks = Blocks(config, config.encoder_n_layer)
         self.output_norm = nn.LayerNorm(config.n_embd)
+        self.gate = nn.Linear(2 * config.n_embd, config.n_embd) if gated else None
 
     def forward(self, latents: Tensor, steps: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, n_latent, n_embd), (B, T, n_embd) to (B, n_latent, n_embd).
@@ -55,9 +68,10 @@ class Encoder(nn.Module):
         if self.kept_steps:
             first = self.groups[0]
             steps = torch.cat([latents[:, first:], steps], dim=1)
-            return torch.cat([new, self._keep(steps, None if valid is None else valid[first:])], dim=1)
+            kept = self._keep(steps, None if valid is None else valid[first:])
+            return torch.cat([self._mix(latents[:, :first], new), kept], dim=1)
         if len(self.groups) == 1:
-            return new
+            return self._mix(latents, new)
         # Latents as they are and with their positions, by group.
         old = torch.split(latents, self.groups, dim=1)
         placed = torch.split(context, [*self.groups, steps.shape[1]], dim=1)
@@ -66,7 +80,14 @@ class Encoder(nn.Module):
             for k in range(1, len(self.groups) - 1)
         ]
         oldest = self._compress(torch.cat(placed[-3:-1], dim=1), queries[-1])
-        return torch.cat([new, *moved, oldest], dim=1)
+        return torch.cat([new, *moved, self._mix(old[-1], oldest)], dim=1)
+
+    def _mix(self, old: Tensor, new: Tensor) -> Tensor:
+        """What becomes of latents ``old`` (B, n, n_embd), which were compressed into ``new``."""
+        if self.gate is None:
+            return new
+        stays = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)) + self._STAYS)
+        return new + stays * (old - new)
 
     def _keep(self, steps: Tensor, valid: Tensor | None) -> Tensor:
         """Those of ``steps`` (B, T, n_embd) that score highest, in their order: (B, kept_steps, n_embd).

@@ -29,6 +29,11 @@ class CompressedADConfig(LatentModelConfig):
         "accumulates, [16, 8, 4] keeps older history in fewer latents. Default: one group, which every "
         "compression overwrites.",
     )
+    latent_update: Literal["overwrite", "gated"] = Field(
+        "overwrite",
+        description="What a compression makes of the latents. overwrite: new ones replace them; gated: they "
+        "are mixed with what they were, as a learned gate says.",
+    )
     kept_steps: NonNegativeInt = Field(
         0,
         description="So many of the n_latent are no latents but steps kept as they are: those that a learned "

@@ -28,7 +28,7 @@ _ENCODER_SETTINGS = frozenset(
     (
         "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
         "encoder_n_layer", "min_compress_length", "max_compress_length", "step_embedding",
-        "embedding_norm", "norm", "latent_groups", "kept_steps",
+        "embedding_norm", "norm", "latent_groups", "latent_update", "kept_steps",
     )
 )  # fmt: skip
 
@@ -116,7 +116,9 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
     def identity(self, config: CompressedADConfig) -> dict[str, Any]:
         """See :meth:`ModelSpec.identity`."""
         unset = dict.fromkeys(("min_uncompressed_length", "max_uncompressed_length", "latent_groups"))
-        return without_defaults(super().identity(config), {**unset, "kept_steps": 0})
+        return without_defaults(
+            super().identity(config), {**unset, "kept_steps": 0, "latent_update": "overwrite"}
+        )
 
     def training_window(self, config: CompressedADConfig) -> int:
         """See :meth:`ModelSpec.training_window`."""
@@ -202,7 +204,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         """A token through the cache, and its share of a compression."""
         longest = config.compress_lengths[1]
         step = blocks_work(config, config.n_layer, 1, config.n_transit + config.n_latent)
-        encoded = encoder_work(config, longest, config.groups) / longest
+        encoded = _compression_work(config, longest) / longest
         return step + (encoded if config.max_compression_depth else 0.0)
 
     def state_bytes(self, config: CompressedADConfig) -> int:
@@ -245,8 +247,11 @@ def _mean_segment(config: CompressedADConfig) -> float:
 
 
 def _encoding_work(config: CompressedADConfig) -> float:
-    once = encoder_work(config, _mean_segment(config), config.groups)
-    return config.max_compression_depth * once
+    return config.max_compression_depth * _compression_work(config, _mean_segment(config))
+
+
+def _compression_work(config: CompressedADConfig, steps: float) -> float:
+    return encoder_work(config, steps, config.groups, gated=config.latent_update == "gated")
 
 
 def _reconstruction_work(config: CompressedADConfig, settings: PretrainConfig) -> float:
