@@ -90,7 +90,7 @@ class Agent:
     """A trained model that learns in context: call :meth:`reset` once, then :meth:`act` at every step.
 
     Its memory lasts over episodes.  What it does is what ``cad evaluate`` lets it do, but for
-    ``evaluation.knock_out``, which is left out.
+    ``evaluation.knock_out`` and ``evaluation.demonstrated_episodes``, which are left out.
 
     Examples:
         >>> agent = cad.load_agent("model.safetensors")

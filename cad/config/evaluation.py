@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cad.config.section import AMOUNT, NonNegativeFloat, PositiveInt, Section, Seed
+from cad.config.section import AMOUNT, NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Seed
 
 # In 32 bits, logits that are divided by less are infinite.
 Temperature = Annotated[float, Field(ge=1e-6), AMOUNT]
@@ -45,6 +45,11 @@ class EvaluationConfig(Section):
     knock_out_episode: Annotated[int, Field(ge=2)] = Field(
         26, description="knock_out: the episode at whose start it happens, counted from 1."
     )
+    demonstrated_episodes: NonNegativeInt = Field(
+        0,
+        description="In so many first episodes of a roll-out the task's optimal actions are taken, and the "
+        "model watches. What it then lacks it does not remember: it did not have to find it. Default: none.",
+    )
     compress_at: Literal["full", "episode_end", "surprise"] = Field(
         "full",
         description="When CompressedAD compresses. full: when its window holds max_compress_length steps. "
@@ -73,5 +78,10 @@ class EvaluationConfig(Section):
             raise ValueError(
                 f"knock_out_episode={self.knock_out_episode} is after the last of n_episodes="
                 f"{self.n_episodes}"
+            )
+        if self.demonstrated_episodes >= self.n_episodes:
+            raise ValueError(
+                f"demonstrated_episodes={self.demonstrated_episodes} leaves the model none of n_episodes="
+                f"{self.n_episodes} to act in"
             )
         return self

@@ -13,6 +13,8 @@ def setting_in_words(key: str, value: object) -> str:
         return "as trained"
     if key == "evaluation.env" and isinstance(value, dict):
         return ", ".join(f"{name} {number:,}" for name, number in value.items())
+    if key == "evaluation.demonstrated_episodes" and value == 0:
+        return "nothing demonstrated"
     if key == "model.n_latent" and value == 1:
         return "1 latent"
     return _IN_WORDS.get(key, key.rpartition(".")[2] + " {}").format(value)
@@ -27,4 +29,5 @@ _IN_WORDS = {
     "model.n_transit": "window {}",
     "evaluation.first_temperature": "from temperature {}",
     "evaluation.knock_out": "replaced ({})",
+    "evaluation.demonstrated_episodes": "{} episodes demonstrated",
 }

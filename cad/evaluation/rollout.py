@@ -178,6 +178,10 @@ class Player:
         self._action, self.steps = action[:, None], self.steps + 1
         return action
 
+    def take_instead(self, action: Tensor) -> None:
+        """Actions (B,) that were taken in place of the chosen ones: the model sees them as its own."""
+        self._action = action[:, None]
+
     def repeat(self, action: Tensor) -> None:
         """Take actions (B,) that were chosen before; what the memory knows by then is restored later."""
         self._action, self.steps = action[:, None], self.steps + 1
@@ -213,6 +217,7 @@ def roll_out(
     progress: Callable[[int], None] | None = None,
     on_compress: Callable[[CompressionEvent], None] | None = None,
     before_episodes: BeforeEpisodes | None = None,
+    demonstrated: int = 0,
     memory: Callable[[SequenceModel, int], Memory] = new_memory,
     file: RolloutFile | None = None,
 ) -> RolloutResult:
@@ -222,13 +227,16 @@ def roll_out(
     done goes on, uncounted, until the last one is.  ``progress`` is called with the number of episodes that
     all have finished, ``on_compress`` with every compression as it happens.  ``before_episodes`` is called
     when an episode begins somewhere, with the episode of each roll-out, counted from 0, whether it begins
-    now, and the memory before its first step.  ``memory`` makes the in-context state (tests compare the
-    cached one with an uncached one).  Raises :class:`~cad.interrupt.InterruptedRun` between two episodes
-    when ``stop`` is set.  With a ``file``, the state is saved there now and then, and when it stops; a
+    now, and the memory before its first step.  In the first ``demonstrated`` episodes of each roll-out the
+    family's optimal actions are taken in place of the model's, which sees them as its own; random numbers
+    are drawn there too, so that each later step has those that it has without a demonstration.  ``memory``
+    makes the in-context state (tests compare the cached one with an uncached one).  Raises
+    :class:`~cad.interrupt.InterruptedRun` between two episodes when ``stop`` is set.  With a ``file``, the
+    state is saved there now and then, and when it stops; a
     roll-out that was saved goes on, with the same result.
     """
     device = next(model.parameters()).device
-    worlds = start_stepping(Rollouts(family, task_ids, n_rollouts, n_episodes, seed, device))
+    worlds = start_stepping(Rollouts(family, task_ids, n_rollouts, n_episodes, seed, device), demonstrated)
     B, n_facts, spaces = len(worlds.episode), family.n_facts, family.spaces
     sampler = ActionSampler(
         [(task, rollout) for task in task_ids for rollout in range(n_rollouts)],
@@ -269,6 +277,9 @@ def roll_out(
                 action = player.choose(worlds.observation)
                 # A memory compresses before it adds a step.
                 recorder.observe(step, player.memory, worlds.playing)
+                if demonstrated:
+                    action = worlds.demonstrate(action)
+                    player.take_instead(action)
             else:
                 action = torch.from_numpy(saved.actions[step].astype(np.int64)).to(device)
                 player.repeat(action)

@@ -1,7 +1,8 @@
 """Environments as a roll-out steps them, and the record of their episodes.
 
 Where all episodes end together and tables can be made of the family's transitions, environments step on the
-model's device, and nothing is sent within an episode; all others step in NumPy, on the host.
+model's device, and nothing is sent within an episode; all others step in NumPy, on the host, and so do those
+of which episodes are demonstrated.
 """
 
 from __future__ import annotations
@@ -131,6 +132,10 @@ class DeviceStepping(Episodes):
             self.playing = self._never
         self.begins = self.playing
 
+    def demonstrate(self, actions: Tensor) -> Tensor:
+        """The actions themselves: nothing is demonstrated here."""
+        return actions
+
     @property
     def returns(self) -> FloatArray:
         """(episodes, B) sums of rewards."""
@@ -147,8 +152,9 @@ class DeviceStepping(Episodes):
 class HostStepping(Episodes):
     """Environments that step in NumPy; a roll-out that is done goes on, uncounted, until all are."""
 
-    def __init__(self, rollouts: Rollouts) -> None:
+    def __init__(self, rollouts: Rollouts, demonstrated: int = 0) -> None:
         super().__init__(rollouts)
+        self._demonstrated = demonstrated
         family, B, n_episodes = rollouts.family, len(rollouts.tasks), rollouts.n_episodes
         self._env = family.environments(rollouts.tasks, rollouts.keys)
         self._device, self._rows = rollouts.device, np.arange(B)
@@ -163,6 +169,14 @@ class HostStepping(Episodes):
     def observation(self) -> Tensor:
         """(B, fields) on the device."""
         return torch.from_numpy(self._observed).to(self._device)
+
+    def demonstrate(self, actions: Tensor) -> Tensor:
+        """The actions (B,) to take: optimal ones where an episode is demonstrated, else the given ones."""
+        shown = self.episode < self._demonstrated
+        if not shown.any():
+            return actions
+        optimal = torch.from_numpy(np.asarray(self._env.optimal_actions(), dtype=np.int64))
+        return torch.where(torch.from_numpy(shown).to(actions.device), optimal.to(actions.device), actions)
 
     def step(self, actions: Tensor) -> Received:
         """Take the actions (B,) everywhere."""
@@ -198,7 +212,12 @@ def as_models_take(spaces: Spaces, rewards: npt.NDArray[Any], device: torch.devi
     return torch.from_numpy(seen)[:, None].to(device, torch.int64 if spaces.n_rewards else torch.float32)
 
 
-def start_stepping(rollouts: Rollouts) -> DeviceStepping | HostStepping:
-    """The roll-outs' environments, before their first step."""
+def start_stepping(rollouts: Rollouts, demonstrated: int = 0) -> DeviceStepping | HostStepping:
+    """The roll-outs' environments, before their first step.
+
+    The first ``demonstrated`` episodes take optimal actions, which are known on the host.
+    """
+    if demonstrated:
+        return HostStepping(rollouts, demonstrated)
     tables = make_tables(rollouts.family, rollouts.task_ids)
     return HostStepping(rollouts) if tables is None else DeviceStepping(rollouts, tables)

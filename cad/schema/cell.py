@@ -191,6 +191,13 @@ class Config(Section):
                 f"evaluation.knock_out={self.evaluation.knock_out} replaces what a model has compressed; "
                 f"model.kind={self.model.kind} with these settings compresses nothing"
             )
+        if shown := self.evaluation.demonstrated_episodes:
+            rules = FAMILIES[self.env.name](self.env, ())
+            if not (rules.has_rules and rules.has_optimum):
+                raise ValueError(
+                    f"evaluation.demonstrated_episodes={shown} takes the optimal actions, and those of "
+                    f"env.name={self.env.name} are not known; leave it out"
+                )
         if self.evaluation.compress_at != "full" and not self.spec.compresses(self.model):
             raise ValueError(
                 f"evaluation.compress_at={self.evaluation.compress_at} is for "

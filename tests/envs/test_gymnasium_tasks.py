@@ -365,6 +365,21 @@ def test_what_only_shows_in_a_step_is_named() -> None:
         task_family(env_config(POLES)).environments([0]).optimal_actions()
 
 
+@pytest.mark.parametrize("more", [{}, {"reference_return": 30}])
+def test_nothing_can_be_demonstrated(more: dict[str, object]) -> None:
+    shown = {
+        "env": {**POLES, **more},
+        "train": {"validate_every": 0},
+        "evaluation": {"demonstrated_episodes": 2},
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"evaluation\.demonstrated_episodes=2 takes the optimal actions, and those of "
+        r"env\.name=gymnasium are not known",
+    ):
+        Config.model_validate(shown)
+
+
 def test_bins_of_whole_numbers_and_of_a_value_that_is_fixed() -> None:
     codec = task_family(everything(kwargs={"actions": "whole"}, bins=3)).codec
     assert [action.tolist() for action in codec.table] == [[0, 7], [2, 7], [3, 7]]

@@ -193,6 +193,15 @@ def test_doctor_prints_what_is_wrong(ring: type, monkeypatch: pytest.MonkeyPatch
     assert str(done.exception) == "broken: steps; the table says what to do"
 
 
+def test_only_an_optimum_that_is_known_is_demonstrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    line = {"name": "float_line:FloatLine", "n_validation": 1, "n_heldout": 2, "horizon": 5}
+    shown = {"evaluation": {"demonstrated_episodes": 2}}
+    assert Config.model_validate({"env": line, **shown}).evaluation.demonstrated_episodes == 2
+    with pytest.raises(ValueError, match=r"env\.name=float_line:FloatLine are not known; leave it out"):
+        Config.model_validate({"env": {**line, "known": False, "base": 0.0}, **shown})
+
+
 def test_floats_negative_returns_and_an_unknown_optimum_are_promises_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

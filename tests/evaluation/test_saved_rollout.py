@@ -57,6 +57,15 @@ def test_twice_stopped_and_never_stopped_are_equal(kind, tiny_config, loud_model
     assert_same(rolled_out(model, family), rolled_out(model, family, (2, 5), file_in(tmp_path)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_a_demonstration_at_its_end_and_after_it(kind, tiny_config, loud_model, tmp_path):
+    config = tiny_config(kind, env=CUED)
+    model, family = loud_model(config), task_family(config.env)
+    whole = rolled_out(model, family, demonstrated=3)
+    assert (whole.returns[..., :3] == whole.optima[..., :3]).all()
+    assert_same(whole, rolled_out(model, family, (2, 3, 5), file_in(tmp_path), demonstrated=3))
+
+
 def test_with_sinks_facts_and_an_exchange_of_latents(tiny_config, loud_model, tmp_path):
     sinks = tiny_config("ad", env=CUED, model={"n_sink": 2})
     latents = tiny_config("compressed_ad", env=CUED)
@@ -71,8 +80,9 @@ def test_with_sinks_facts_and_an_exchange_of_latents(tiny_config, loud_model, tm
         assert_same(rolled_out(model, family, **how), stopped)
 
 
+@pytest.mark.parametrize("shown", [0, 3])
 @pytest.mark.parametrize("moment", ["episode_end", "surprise"])
-def test_with_compressions_at_other_moments(moment, tiny_config, loud_model, tmp_path):
+def test_with_compressions_at_other_moments(moment, shown, tiny_config, loud_model, tmp_path):
     lake = {"env.name": NAME, "env.n_heldout": 2, "env.n_validation": 1}
     for name, config in (
         ("exchanged", tiny_config(env=CUED)),
@@ -80,13 +90,15 @@ def test_with_compressions_at_other_moments(moment, tiny_config, loud_model, tmp
     ):
         model, family = loud_model(config), task_family(config.env)
         settings = EvaluationConfig(compress_at=moment, knock_out="other", knock_out_episode=4)
-        how = {"memory": memory_of(settings), "before_episodes": knock_out(settings, 3)}
+        exchange = knock_out(settings, 3)
+        how = {"memory": memory_of(settings), "before_episodes": exchange, "demonstrated": shown}
         (tmp_path / name).mkdir()
         whole = rolled_out(model, family, **how)
         assert whole.chosen.any()
         in_lock_step = moment == "episode_end" and name == "exchanged"
         assert (len(np.unique(whole.compression_steps[0], axis=0)) == 1) == in_lock_step
-        assert_same(whole, rolled_out(model, family, (2, 5), file_in(tmp_path / name), **how))
+        stops = (2, 4) if shown else (2, 5)  # optimal episodes of the ring are short
+        assert_same(whole, rolled_out(model, family, stops, file_in(tmp_path / name), **how))
 
 
 @pytest.mark.parametrize("episode", [2, 5])  # after 5 some roll-outs are done, and go on uncounted

@@ -165,9 +165,11 @@ def test_state_bytes_of_5_and_50_episodes_are_equal(tiny_config, loud_model):
         assert results[1].returns.shape == (1, 1, 50)
 
 
-def test_sampled_returns_do_not_depend_on_the_cache(model, tiny_config):
+@pytest.mark.parametrize("demonstrated", [0, 3])
+def test_sampled_returns_do_not_depend_on_the_cache(model, tiny_config, demonstrated):
     family = task_family(tiny_config().env)
     settings: dict[str, Any] = {"n_rollouts": 3, "n_episodes": 6, "seed": 5, "temperature": 1.5}
+    settings["demonstrated"] = demonstrated
     cached = roll_out(model, family, [0, 7, 12], **settings)
     uncached = roll_out(model, family, [0, 7, 12], memory=Uncached, **settings)
     assert len(np.unique(cached.returns)) > 2

@@ -192,9 +192,11 @@ def test_memory_does_not_grow(model):
     assert new_memory(model, 7).state_bytes == at_first
 
 
-def test_sampled_returns_and_moments_do_not_depend_on_cache_or_batch(model, tiny_config):
+@pytest.mark.parametrize("demonstrated", [0, 3])
+def test_sampled_returns_and_moments_do_not_depend_on_cache_or_batch(model, tiny_config, demonstrated):
     family = task_family(tiny_config().env)
     settings: dict[str, Any] = {"n_rollouts": 3, "n_episodes": 6, "seed": 5, "temperature": 1.5}
+    settings["demonstrated"] = demonstrated
     cached = roll_out(model, family, [0, 7, 12], **settings)
     uncached = roll_out(model, family, [0, 7, 12], memory=Uncached, **settings)
     assert len(np.unique(cached.returns)) > 1

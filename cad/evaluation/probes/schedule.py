@@ -17,6 +17,8 @@ def why_no_probe(config: Config) -> str | None:
         return (
             f"evaluation.compress_at={config.evaluation.compress_at}: roll-outs compress at different steps"
         )
+    if reason is None and (shown := config.evaluation.demonstrated_episodes):
+        return f"evaluation.demonstrated_episodes={shown}: what is probed are roll-outs of the model's own"
     if reason is None and task_family(config.env).ends_early:
         return "episodes that end early are not probed"
     if reason is None and not probed_counts(config):

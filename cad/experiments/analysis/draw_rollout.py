@@ -125,6 +125,7 @@ def _rolled_out(
         seed=settings.seed,
         temperature=settings.temperature_at,
         greedy=settings.greedy,
+        demonstrated=settings.demonstrated_episodes,
         memory=memory_of(settings),
     )
     assert result.actions is not None

@@ -94,7 +94,7 @@ def evaluate_exported(
         result = evaluate(model, config, stop, on_compress=on_compress)
     if out is not None:
         save_results(out, result)
-    last = min(10, settings.n_episodes)
+    last = min(10, settings.n_episodes - settings.demonstrated_episodes)
     late = result.returns[:, :, -last:].mean(axis=(1, 2))
     lines = [f"mean return over the last {last} of {settings.n_episodes} episodes"]
     best = [f" of {family.optimal_return(task):g}" * bool(family.best_in_words) for task in result.task_ids]

@@ -120,6 +120,8 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             del evaluation["env"]
         if evaluation["knock_out"] is None:
             del evaluation["knock_out"], evaluation["knock_out_episode"]
+        if not evaluation["demonstrated_episodes"]:
+            del evaluation["demonstrated_episodes"]
         if evaluation["compress_at"] != "surprise":
             del evaluation["surprise_threshold"]
         if evaluation["compress_at"] == "full":

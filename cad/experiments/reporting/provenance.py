@@ -158,11 +158,23 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
 
 def _acting(evaluation: EvaluationConfig) -> str:
     if evaluation.greedy:
-        return "the most likely action" + _compressed(evaluation) + _knocked_out(evaluation)
+        return "the most likely action" + _changed(evaluation)
     text = f"actions sampled at temperature {evaluation.temperature:g}"
     if evaluation.first_temperature is not None:
         text += f", annealed from {evaluation.first_temperature:g} over {evaluation.anneal_episodes} episodes"
-    return text + _compressed(evaluation) + _knocked_out(evaluation)
+    return text + _changed(evaluation)
+
+
+def _changed(evaluation: EvaluationConfig) -> str:
+    return _compressed(evaluation) + _demonstrated(evaluation) + _knocked_out(evaluation)
+
+
+def _demonstrated(evaluation: EvaluationConfig) -> str:
+    shown = evaluation.demonstrated_episodes
+    if not shown:
+        return ""
+    first = "the first episode" if shown == 1 else f"the first {shown} episodes"
+    return f", {first} demonstrated (optimal actions, which the model watches)"
 
 
 def _compressed(evaluation: EvaluationConfig) -> str:

@@ -76,6 +76,7 @@ def evaluate(
         progress=progress,
         on_compress=on_compress,
         before_episodes=knock_out(settings, settings.n_rollouts),
+        demonstrated=settings.demonstrated_episodes,
         memory=memory_of(settings),
         file=file,
     )

@@ -141,6 +141,16 @@ def test_stored_roll_outs_and_those_made_again_look_alike(opened, evaluated, tmp
     assert (list(shorter.returns), shorter.compression_steps) == (list(stored.returns[:3]), (20,))
 
 
+def test_what_is_demonstrated_is_drawn_as_such(opened, tmp_path):
+    shown = open_experiment(opened.file, ["base.evaluation.demonstrated_episodes=3"], opened.root).cells[1]
+    task = split(opened).heldout[0]
+    drawn, origin = draw_rollout(opened.root, shown, task, 2, None, tmp_path / "shown.png")
+    assert origin == "rolled out now"
+    best = drawn.paths.family.optimal_return(task)
+    assert (drawn.returns[:3] == best).all() and (drawn.returns[3:] < best).any()
+    assert probe_cell(opened.root, shown, "cpu", StopFlag()).startswith("skipped: evaluation.demonstrated_")
+
+
 def test_the_command_draws_any_task_of_any_cell(experiment, opened):
     output = cad("watch-rollout", experiment, 1, "--root", opened.root, "--episodes", 2).splitlines()
     first = int(output[0].partition("task ")[2].partition(",")[0])

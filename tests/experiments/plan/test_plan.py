@@ -182,6 +182,10 @@ def test_an_arm_may_have_its_own_seeds():
             {"evaluation.knock_out": "noise", "evaluation.n_episodes": 20},
             "knock_out_episode=26 is after the last of n_episodes=20",
         ),
+        (
+            {"evaluation.demonstrated_episodes": 50},
+            "demonstrated_episodes=50 leaves the model none of n_episodes=50 to act in",
+        ),
         ({"evaluation.compress_at": "surprise", "model.kind": "gru"}, "evaluation.compress_at is for"),
         (
             {"evaluation.compress_at": "episode_end", "model.max_compression_depth": 0},
@@ -202,12 +206,14 @@ def test_what_is_evaluated_is_no_part_of_the_training():
     # Evaluations written before this setting existed stay valid.
     stored = held_out.evaluation.identity["config"]["evaluation"]
     later = {"tasks", "first_temperature", "anneal_episodes", "knock_out", "knock_out_episode"}
-    later |= {"compress_at", "surprise_threshold"}
+    later |= {"compress_at", "surprise_threshold", "demonstrated_episodes"}
     assert not later & stored.keys()
     annealed = cell(evaluation__first_temperature=1.2, evaluation__anneal_episodes=20)
     replaced = cell(evaluation__knock_out="noise")
-    assert len({each.evaluation.name for each in (held_out, annealed, replaced)}) == 3
-    assert replaced.training.name == held_out.training.name
+    shown, more = (cell(evaluation__demonstrated_episodes=n) for n in (3, 4))
+    assert len({each.evaluation.name for each in (held_out, annealed, replaced, shown, more)}) == 5
+    assert replaced.training.name == shown.training.name == held_out.training.name
+    assert cell(evaluation__demonstrated_episodes=0).evaluation.name == held_out.evaluation.name
     # Moments of compression are the roll-outs' alone, and only that of a surprise has a threshold.
     names = [
         cell(evaluation__compress_at=moment, evaluation__surprise_threshold=threshold).evaluation.name

@@ -180,6 +180,9 @@ def test_the_protocol_names_every_way_of_acting():
     ):
         config = Config().with_overrides({"evaluation.compress_at": moment}, "test")
         assert f"sampled at temperature 1, {words}, evaluation seed" in protocol([config])
+    for shown, words in ((1, "the first episode demonstrated"), (3, "the first 3 episodes demonstrated")):
+        config = Config().with_overrides({"evaluation.demonstrated_episodes": shown}, "test")
+        assert f"{words} (optimal actions, which the model watches), evaluation" in protocol([config])
 
 
 def test_a_checkout_gives_the_experiment_file_or_says_that_it_does_not(tmp_path, monkeypatch):
