@@ -29,6 +29,13 @@ from cad.reports.data.costs import (
     minutes_before,
     pareto_tables,
 )
+from cad.reports.data.demonstration import (
+    Demonstration,
+    by_plain,
+    demonstration_tables,
+    demonstrations,
+    recall_after,
+)
 from cad.reports.data.differences import (
     Difference,
     SharedModel,
@@ -70,7 +77,15 @@ from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
 from cad.reports.data.profile import THRESHOLDS, profile, profile_tables
 from cad.reports.data.reach import Reach, reach_tables, reaches
-from cad.reports.data.recall import Recall, ages_of_facts, mean_recall, recall_by_age, recall_tables
+from cad.reports.data.recall import (
+    FEWEST_EPISODES,
+    Recall,
+    ages_of_facts,
+    mean_recall,
+    recall_by_age,
+    recall_tables,
+    repeated_recall,
+)
 from cad.reports.data.regret import (
     model_regret,
     reference_regrets,
@@ -108,6 +123,7 @@ from cad.reports.data.training_metrics import (
 
 __all__ = [
     "BY",
+    "FEWEST_EPISODES",
     "FEW_SEEDS",
     "LAST_EPISODES",
     "RESAMPLES",
@@ -118,6 +134,7 @@ __all__ = [
     "Corner",
     "Cost",
     "Curve",
+    "Demonstration",
     "DepthSpot",
     "Difference",
     "EqualState",
@@ -147,6 +164,7 @@ __all__ = [
     "WatchedRollout",
     "ages_of_facts",
     "all_differences",
+    "by_plain",
     "capacity_curves",
     "capacity_tables",
     "cell_record",
@@ -161,6 +179,8 @@ __all__ = [
     "costs",
     "count_regions",
     "cut_short",
+    "demonstration_tables",
+    "demonstrations",
     "depth_row",
     "describe",
     "difference_tables",
@@ -213,11 +233,13 @@ __all__ = [
     "profile_tables",
     "reach_tables",
     "reaches",
+    "recall_after",
     "recall_by_age",
     "recall_tables",
     "reference_regrets",
     "region_tables",
     "regret_tables",
+    "repeated_recall",
     "replaced_curves",
     "rewarded_by_episode",
     "rewards_tell",

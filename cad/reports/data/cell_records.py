@@ -14,7 +14,10 @@ from cad.storage import sha256_json
 TIMINGS = ("core_minutes", "train_seconds", "evaluation_seconds", "evaluation_steps_per_second")
 _TIMED = ("cells", "cost", "pareto")
 # Tables that came later and follow from the returns: a report's fingerprint stays what it was.
-_LATER = ("capacity", "depth_by_compressions", "equal_state", "knock_out", "reach")
+_LATER = (
+    "capacity", "demonstration", "demonstration_by_episode", "demonstration_recall", "depth_by_compressions",
+    "equal_state", "knock_out", "reach",
+)  # fmt: skip
 _WITHOUT = (*_TIMED, *_LATER)
 _COLUMNS = (
     "label", "arm", "model", "window", "max_compression_depth", "n_latent", "seed", "status",

@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,17 @@ class TaskScore:
     goal: tuple[int, ...]
     optimum: float
     normalised_last10: float
-    never_found: float  # share of roll-outs without a single reward; NaN where returns do not tell
+    never_found: float  # share of roll-outs without a single reward; NaN where returns do not tell, or
+    # where the first episodes were demonstrated
 
 
 @dataclass(frozen=True, eq=False)
 class CellSummary:
-    """A cell and its numbers in the report; all None unless it is done."""
+    """A cell and its numbers in the report; all None unless it is done.
+
+    Demonstrated episodes (``evaluation.demonstrated_episodes``) are in ``normalised`` alone: the numbers are
+    of those in which the model acted, and None where that would be others than of a model without.
+    """
 
     result: CellResult
     status: str
@@ -44,6 +50,11 @@ class CellSummary:
     per_task: tuple[TaskScore, ...]
     compressions: float | None  # mean over tasks and roll-outs
     returns_sha256: str | None
+
+    @property
+    def demonstrated(self) -> int:
+        """How many of the first episodes were demonstrated."""
+        return self.result.config.evaluation.demonstrated_episodes
 
     @property
     def history(self) -> int:
@@ -118,6 +129,14 @@ def _defect(cell: CellResult) -> str | None:
         return "no returns stored"
     if returns.ndim != 3 or 0 in returns.shape:
         return f"returns have shape {returns.shape}, not (tasks, rollouts, episodes)"
+    return _useless(cell, returns)
+
+
+def _useless(cell: CellResult, returns: npt.NDArray[Any]) -> str | None:
+    """Why returns of the right number of dimensions cannot be used; None if they can."""
+    shown = cell.config.evaluation.demonstrated_episodes
+    if returns.shape[2] <= shown:
+        return f"of its {returns.shape[2]} episodes the first {shown} are demonstrated: none is its own"
     if not len(cell.task_ids) == len(cell.goals) == len(cell.optimal) == returns.shape[0]:
         return (
             f"returns of {returns.shape[0]} tasks, but {len(cell.task_ids)} task ids, "
@@ -161,22 +180,26 @@ def summarise_cell(cell: CellResult) -> CellSummary:
     family = task_family(cell.config.evaluated_env)
     normalised = family.score(returns, optima)
     n_episodes = returns.shape[2]
-    last = last_episodes(n_episodes)
+    shown = cell.config.evaluation.demonstrated_episodes
+    last = last_episodes(n_episodes - shown)
     task_last = normalised[:, :, -last:].mean(axis=(1, 2))  # (tasks,)
     never = (returns == 0).all(axis=2).mean(axis=1)  # (tasks,)
-    if not family.rewards_tell:
+    if shown or not family.rewards_tell:
         never = np.full(len(returns), np.nan)
     history = history_episodes(cell)
-    within = normalised[:, :, max(0, history - LAST_EPISODES) : history]
+    start = max(0, history - LAST_EPISODES)
+    within = normalised[:, :, start:history]
     return CellSummary(
         result=cell,
         status=status,
         normalised=normalised,
-        return_first_episode=float(returns[:, :, 0].mean(axis=1).mean()),
+        return_first_episode=None if shown else float(returns[:, :, 0].mean(axis=1).mean()),
         return_last10=float(returns[:, :, -last:].mean(axis=(1, 2)).mean()),
         normalised_last10=float(task_last.mean()),
         normalised_iqm=iqm(task_last[None]),
-        normalised_history10=float(within.mean(axis=(1, 2)).mean()) if n_episodes >= history else None,
+        normalised_history10=(
+            float(within.mean(axis=(1, 2)).mean()) if n_episodes >= history and start >= shown else None
+        ),
         per_task=tuple(
             TaskScore(task_id, goal, float(optimum), float(score), float(share))
             for task_id, goal, optimum, score, share in zip(

@@ -18,10 +18,15 @@ _COLUMNS = ("label", "seed", "task_id", "goal", "n_rollouts", "never_found", "me
 def first_rewards(cell: CellSummary) -> FloatArray | None:
     """Episode (from 1) of each roll-out's first reward (tasks, rollouts); infinite where there is none.
 
-    None where a cell is not done, or a return does not tell whether there was a reward.
+    None where a cell is not done, or a return does not tell whether the model found a reward.
     """
     returns = cell.result.returns
-    if cell.normalised is None or returns is None or not rewards_tell(cell.result.config):
+    if (
+        cell.normalised is None
+        or returns is None
+        or cell.demonstrated
+        or not rewards_tell(cell.result.config)
+    ):
         return None
     rewarded = returns > 0
     first: FloatArray = np.where(rewarded.any(axis=2), rewarded.argmax(axis=2) + 1.0, np.inf)

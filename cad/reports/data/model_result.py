@@ -71,13 +71,20 @@ class ModelResult:
     def returns(self) -> ModelReturns:
         """Returns of the done cells; there must be at least one."""
         normalised = np.stack([cell.normalised for cell in self.done if cell.normalised is not None])
-        return ModelReturns(normalised, self.done[0].history, self.measure.bounded)
+        demonstrated = self.config.evaluation.demonstrated_episodes
+        return ModelReturns(normalised, self.done[0].history, self.measure.bounded, demonstrated)
 
     def scores_of(self, seeds: Sequence[int]) -> FloatArray:
         """(seeds, tasks) scores of some seeds, tasks in the order of their ids, so that models pair."""
-        scores = self.returns.scores[[self.seeds.index(seed) for seed in seeds]]
+        return self._by_task(self.returns.scores, seeds)
+
+    def means_of(self, seeds: Sequence[int], episodes: slice) -> FloatArray:
+        """As :meth:`scores_of`, means over these episodes."""
+        return self._by_task(self.returns.units[:, :, episodes].mean(axis=2), seeds)
+
+    def _by_task(self, values: FloatArray, seeds: Sequence[int]) -> FloatArray:
         order = np.argsort(self.done[0].result.task_ids, kind="stable")
-        return scores[:, order]
+        return values[[self.seeds.index(seed) for seed in seeds]][:, order]
 
     @cached_property
     def task_scores(self) -> tuple[TaskScore, ...]:

@@ -24,6 +24,7 @@ class ModelReturns:
     normalised: FloatArray  # (seeds, tasks, rollouts, episodes), return / optimum of the task
     history: int  # episodes of a source history; training saw no later ones
     bounded: bool = True  # see Measure
+    demonstrated: int = 0  # of the first episodes: no returns of the model's own
 
     @property
     def n_episodes(self) -> int:
@@ -47,6 +48,11 @@ class ModelReturns:
         curve: FloatArray = self.seed_curves.mean(axis=0)
         return curve
 
+    @property
+    def first_episode(self) -> float | None:
+        """Mean return of the first episode; None where it was demonstrated."""
+        return None if self.demonstrated else float(self.curve[0])
+
     @cached_property
     def units(self) -> FloatArray:
         """(seeds, tasks, episodes): mean over roll-outs."""
@@ -55,16 +61,17 @@ class ModelReturns:
 
     @cached_property
     def scores(self) -> FloatArray:
-        """(seeds, tasks): mean of :attr:`units` over the last episodes."""
-        scores: FloatArray = self.units[:, :, -last_episodes(self.units.shape[2]) :].mean(axis=2)
+        """(seeds, tasks): mean of :attr:`units` over the last episodes of the model's own."""
+        last = last_episodes(self.n_episodes - self.demonstrated)
+        scores: FloatArray = self.units[:, :, -last:].mean(axis=2)
         return scores
 
     @cached_property
     def history_scores(self) -> FloatArray | None:
-        """Like :attr:`scores`, at the end of as many episodes as a history has; None with fewer."""
-        if self.units.shape[2] < self.history:
-            return None
+        """Like :attr:`scores`, at the end of as many episodes as a history has; None without such."""
         first = max(0, self.history - LAST_EPISODES)
+        if self.n_episodes < self.history or first < self.demonstrated:
+            return None
         scores: FloatArray = self.units[:, :, first : self.history].mean(axis=2)
         return scores
 

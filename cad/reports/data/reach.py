@@ -38,7 +38,8 @@ def reaches(study: Study) -> list[Reach]:
     groups: dict[tuple[str, str], list[ModelResult]] = {}
     for model in study.models:
         changed = model.config.evaluation.env or {}
-        if model.score is not None and len(changed) <= 1:
+        shown = model.config.evaluation.demonstrated_episodes
+        if model.score is not None and len(changed) <= 1 and not shown:
             evaluation = model.config.evaluation.model_copy(update={"env": None})
             plain = model.config.model_copy(update={"evaluation": evaluation, "seed": 0})
             groups.setdefault((model.arm, plain.model_dump_json()), []).append(model)

@@ -15,6 +15,7 @@ from cad.reports.data.tables import Table, Value, table_if_any
 
 # Ages 1, 2, 3-4, 5-8, ...: lower ends.
 _BINS = (1, 2, 3, 5, 9, 17, 33, 65)
+FEWEST_EPISODES = 30  # of an age that is drawn and told; the CSV file has all
 _COLUMNS = ("label", "seed", "age_from", "age_to", "normalised_return", "episodes")
 
 
@@ -51,10 +52,12 @@ def ages_of_facts(facts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return ages.reshape(facts.shape)
 
 
-def recall_by_age(cell: CellSummary) -> list[Recall]:
-    """Return by age of the fact, over the second half of the episodes; empty without facts.
+def recall_by_age(cell: CellSummary, start: int | None = None) -> list[Recall]:
+    """Return by age of the fact, over the episodes from ``start`` on (0 is the first); empty without facts.
 
-    Means over roll-outs and episodes first, then over the tasks that have episodes of an age.
+    By default over the second half, without demonstrated ones: a fact ages from those on too, but what they
+    return is not the model's.  Means over roll-outs and episodes first, then over the tasks that have
+    episodes of an age.
     """
     facts, normalised = cell.result.facts, cell.normalised
     if facts is None or normalised is None:
@@ -62,7 +65,7 @@ def recall_by_age(cell: CellSummary) -> list[Recall]:
     facts = task_family(cell.result.config.evaluated_env).remembered(facts)
     if facts is None:
         return []
-    late = slice(facts.shape[2] // 2, None)
+    late = slice(recall_start(cell) if start is None else start, None)
     ages, shares = ages_of_facts(facts)[:, :, late], normalised[:, :, late]
     recalls = []
     for low, high in ((0, 0), *zip(_BINS, (*(edge - 1 for edge in _BINS[1:]), ages.max()), strict=True)):
@@ -75,9 +78,15 @@ def recall_by_age(cell: CellSummary) -> list[Recall]:
     return recalls
 
 
-def mean_recall(model: ModelResult) -> list[Recall]:
+def recall_start(cell: CellSummary) -> int:
+    """From which episode on, 0 the first, recall is looked at."""
+    n_episodes = 0 if cell.normalised is None else cell.normalised.shape[2]
+    return max(n_episodes // 2, cell.demonstrated)
+
+
+def mean_recall(model: ModelResult, start: int | None = None) -> list[Recall]:
     """Means over seeds of :func:`recall_by_age`, for the ages that all seeds have."""
-    by_seed = [{(item.low, item.high): item for item in recall_by_age(cell)} for cell in model.done]
+    by_seed = [{(item.low, item.high): item for item in recall_by_age(cell, start)} for cell in model.done]
     if not by_seed:
         return []
     lows = [key for key in by_seed[0] if all(key[0] in {low for low, _ in seed} for seed in by_seed)]
@@ -87,6 +96,11 @@ def mean_recall(model: ModelResult) -> list[Recall]:
         mean = sum(item.mean for item in items) / len(items)
         means.append(Recall(low, max(high, *(i.high for i in items)), mean, sum(i.episodes for i in items)))
     return means
+
+
+def repeated_recall(model: ModelResult, start: int | None = None) -> list[Recall]:
+    """:func:`mean_recall` of facts that were needed before, at ages that enough episodes have."""
+    return [item for item in mean_recall(model, start) if item.low and item.episodes >= FEWEST_EPISODES]
 
 
 def recall_tables(study: Study) -> dict[str, Table]:

@@ -40,12 +40,16 @@ class Study:
 
     @cached_property
     def intact(self) -> tuple[ModelResult, ...]:
-        """Models whose memory nobody replaced, in the environment of their training; only they are compared.
+        """Models that act themselves, with the memory and in the environment of their training.
 
-        See ``evaluation.knock_out`` and ``evaluation.env``.
+        Only they are compared; others have ``evaluation.knock_out``, ``env`` or ``demonstrated_episodes``.
         """
         changes = ((model, model.config.evaluation) for model in self.models)
-        return tuple(model for model, each in changes if each.knock_out is None and each.env is None)
+        return tuple(
+            model
+            for model, each in changes
+            if each.knock_out is None and each.env is None and not each.demonstrated_episodes
+        )
 
     @cached_property
     def scored(self) -> tuple[ModelResult, ...]:

@@ -228,7 +228,7 @@ def _table(study: Study) -> ShownTable | None:
                 number_cell(returns.iqm),
                 interval_cell(returns.iqm_interval),
                 *([number_cell(None if at_history is None else float(at_history.mean()))] if history else []),
-                number_cell(float(returns.curve[0])),
+                number_cell(returns.first_episode),
                 number_cell(min(task.normalised_last10 for task in model.task_scores)),
             ]
         else:
@@ -239,6 +239,8 @@ def _table(study: Study) -> ShownTable | None:
         rows.append(tuple(cells))
     noun = study.measure.noun.capitalize()
     caption = f"{noun} over the last episodes; intervals are over {intervals_over(study)}"
+    if any(model.config.evaluation.demonstrated_episodes for model in study.models):
+        caption += "; episodes that were demonstrated do not count"
     return ShownTable("results", caption, headers, rows) if rows else None
 
 

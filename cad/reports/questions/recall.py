@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from cad.reports.data import ModelResult, Recall, Study, describe, mean_recall, recall_tables
+from cad.reports.data import (
+    FEWEST_EPISODES,
+    Study,
+    describe,
+    mean_recall,
+    recall_tables,
+    repeated_recall,
+)
 from cad.reports.plotting import (
     LEGEND_WIDTH,
     Drawing,
@@ -15,17 +22,11 @@ from cad.reports.plotting import (
 from cad.reports.questions.section import Section, left_out
 
 _MOST_CURVES = 6
-_FEWEST_EPISODES = 30  # of an age that is drawn and told; the CSV file has all
-
-
-def _repeated(model: ModelResult) -> list[Recall]:
-    """What is known, from enough episodes, of facts that the roll-out has met before."""
-    return [item for item in mean_recall(model) if item.low and item.episodes >= _FEWEST_EPISODES]
 
 
 def sentence(study: Study) -> str:
     """Return of the best model where its fact was needed just before, and where it is oldest."""
-    if study.lead is None or len(recalls := _repeated(study.lead)) < 2:
+    if study.lead is None or len(recalls := repeated_recall(study.lead)) < 2:
         return ""
     young, old = recalls[0], recalls[-1]
     first = [item.mean for item in mean_recall(study.lead) if not item.low]
@@ -39,17 +40,17 @@ def sentence(study: Study) -> str:
 
 def _draw(study: Study) -> Drawing | None:
     """Return by age of the fact; None where tasks have one fact."""
-    every = [model for model in study.scored if _repeated(model)]
+    every = [model for model in study.scored if repeated_recall(model)]
     models = [model for model in study.featured(_MOST_CURVES) if model in every]
     if not models:
         return None
     styles, figure, hover = featured_styles(study, models), new_figure(3.0), Hover()
     ax = figure.subplots()
     x_name, y_name = "episodes since the fact was last needed", study.measure.name
-    lows = sorted({item.low: item.ages for model in models for item in _repeated(model)}.items())
+    lows = sorted({item.low: item.ages for model in models for item in repeated_recall(model)}.items())
     places = {low: place for place, (low, _) in enumerate(lows)}
     for model in models:
-        recalls, style = _repeated(model), styles[model.label]
+        recalls, style = repeated_recall(model), styles[model.label]
         x, y = [places[item.low] for item in recalls], [item.mean for item in recalls]
         ax.plot(
             x, y, color=style.colour, linestyle=style.dash, marker=style.marker,
@@ -70,7 +71,7 @@ def _draw(study: Study) -> Drawing | None:
         "Return by age of the fact",
         "Return over the optimum of the episode, in the second half of the roll-outs' episodes, by the "
         "number of episodes since the episode's fact was last needed. Means over roll-outs and episodes, "
-        f"then tasks, then seeds. Ages that fewer than {_FEWEST_EPISODES} episodes have are left out."
+        f"then tasks, then seeds. Ages that fewer than {FEWEST_EPISODES} episodes have are left out."
         + left_out(len(every) - len(models), "References and best models"),
         "Line chart of return over optimum by age of the fact. " + sentence(study),
         ("recall",),
