@@ -76,6 +76,11 @@ def headline(study: Study) -> str:
     if not study.cells:
         return "This experiment has no cells."
     if not study.scored:
+        if any(model.done for model in study.models):
+            return (
+                "No model is evaluated as it was trained: all that are done have evaluation.env, "
+                "knock_out or demonstrated_episodes, and none is there without, to compare with."
+            )
         failed = sum(cell.status.startswith("failed") for cell in study.cells)
         return f"No result yet: of {plural(len(study.cells), 'cell')}, none is done, {failed} failed."
     if not study.comparable:

@@ -19,6 +19,7 @@ from cad.reports.data import (
     reaches,
     recall_by_age,
 )
+from cad.reports.output.summary import headline
 from cad.reports.plotting import drawing_style, keeping_figures
 from cad.reports.questions import data_tables
 from cad.reports.questions import demonstration as question
@@ -254,6 +255,14 @@ def test_it_is_in_the_report(cell, origin, tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == [
         "no demonstration", "the first 20 episodes demonstrated", "the first 30 episodes demonstrated",
     ]  # fmt: skip
+
+
+def test_alone_it_is_no_headline_and_breaks_nothing(cell, origin, tmp_path):
+    cells = [shown(cell, 0.5, 0.5)]
+    assert headline(study(cells)).startswith("No model is evaluated as it was trained")
+    write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert "demonstration" not in written["tables"]
 
 
 def test_without_one_there_is_nothing(cell):
