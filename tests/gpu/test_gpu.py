@@ -124,11 +124,12 @@ def test_a_pack_of_a_gpu_is_captured(tiny_config, tmp_path):
         assert together[row] == pytest.approx(losses(config, tmp_path / f"alone-{row}", GPU), rel=1e-3)
 
 
+@pytest.mark.parametrize("demonstrated", [0, 2])
 @pytest.mark.parametrize(
     ("kind", "moment"),
     [*((kind, "full") for kind in MODELS), ("compressed_ad", "episode_end"), ("compressed_ad", "surprise")],
 )
-def test_returns_are_those_of_a_cpu(tiny_config, kind, moment):
+def test_returns_are_those_of_a_cpu(tiny_config, kind, moment, demonstrated):
     config = tiny_config(kind, evaluation={"compress_at": moment})
     returns = []
     for device in (GPU, CPU):
@@ -136,8 +137,9 @@ def test_returns_are_those_of_a_cpu(tiny_config, kind, moment):
         model = build_model(config).to(device).eval()
         tasks, memory = split_tasks(config.env).heldout, memory_of(config.evaluation)
         result = roll_out(
-            model, task_family(config.env), tasks, n_rollouts=4, n_episodes=5, seed=0, memory=memory
-        )
+            model, task_family(config.env), tasks, n_rollouts=4, n_episodes=5, seed=0,
+            demonstrated=demonstrated, memory=memory,
+        )  # fmt: skip
         returns.append(result.returns)
     # A draw that falls between two roundings may go the other way.
     assert (returns[0] == returns[1]).mean() > 0.95

@@ -71,10 +71,11 @@ class Demonstration:
         """What the model lacks without a demonstration, as far as the intervals tell.
 
         Of what it lacks without one, a model that only fails to find facts should make up for all once it is
-        shown them.  ``memory``: it makes up for less than half, right after the demonstration (there of the
-        share whose fact was shown) and at the end.  ``exploration``: for more than half, both times.
-        ``lasting memory``: for more than half right after it, for less at the end.  ``unclear``: any other
-        intervals.  Empty where little is lacking, or there is no optimum, no interval, or no fact to keep.
+        shown them; one that lacks memory may lack exploration too.  ``memory``: it makes up for less than
+        half, right after the demonstration (there of the share whose fact was shown) and at the end.
+        ``exploration``: for more than half, both times.  ``lasting memory``: for more than half right after
+        it, for less at the end.  ``unclear``: any other intervals.  Empty where little is lacking, or where
+        there is no optimum, no interval, or no fact to keep.
         """
         gap, now, end = 1 - self.plain_last, self.after_gain, self.last_gain
         known = math.isfinite(now.low) and math.isfinite(end.low) and self.model.measure == OPTIMUM

@@ -42,9 +42,9 @@ _MOST_PANELS = 4
 _WITHOUT = "no demonstration"
 _MISSING = {
     "memory": "Even right after the demonstration it makes up for less than half of what it lacks without "
-    "one: what is missing is memory (facts are not kept, or not read), not exploration.",
-    "exploration": "To the end it makes up for more than half of what it lacks without one: what is missing "
-    "there is exploration (facts are not found), not memory.",
+    "one: memory is missing (facts are not kept, or not read), and better exploration alone would not help.",
+    "exploration": "To the end it makes up for more than half of what it lacks without one: exploration is "
+    "missing (facts are not found), as it keeps what it was shown.",
     "lasting memory": "Right after the demonstration it makes up for more than half of what it lacks without "
     "one, at the end for less: it reads what it was shown and loses it, so that lasting memory is missing.",
     "unclear": "The intervals do not tell whether memory or exploration is missing.",

@@ -114,8 +114,8 @@ def test_it_is_paired_with_the_same_model_without(cell):
 @pytest.mark.parametrize(
     ("without", "after", "last", "missing", "words"),
     [
-        (0.3, 0.41, 0.35, "memory", "what is missing is memory (facts are not kept, or not read)"),
-        (0.3, 0.9, 0.85, "exploration", "what is missing there is exploration (facts are not found)"),
+        (0.3, 0.41, 0.35, "memory", "memory is missing (facts are not kept, or not read)"),
+        (0.3, 0.9, 0.85, "exploration", "exploration is missing (facts are not found)"),
         (0.3, 0.9, 0.35, "lasting memory", "so that lasting memory is missing"),
         (0.3, 0.41, 0.9, "unclear", "do not tell whether memory or exploration"),  # it got better by itself
         (0.95, 0.96, 0.95, "", ""),  # nothing is missing
@@ -243,7 +243,7 @@ def test_it_is_in_the_report(cell, origin, tmp_path):
     written = json.loads((tmp_path / "report.json").read_text())
     assert {"demonstration", "demonstration_by_episode", "demonstration_recall"} <= written["tables"].keys()
     assert {figure["name"] for figure in written["figures"]} >= {"demonstration", "demonstration-recall"}
-    assert "missing is memory" in written["sentences"]["demonstration"]
+    assert "memory is missing" in written["sentences"]["demonstration"]
     page = (tmp_path / "report.html").read_text()
     assert "Does it fail to find the facts, or to remember them?" in page
     assert "episodes that were demonstrated do not count" in page
