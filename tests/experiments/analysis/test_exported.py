@@ -52,6 +52,8 @@ def test_numbers_are_those_of_configs(exported: Path, tmp_path: Path) -> None:
     assert "last 3 of 3 episodes" in evaluate_exported(exported, words, "cpu", out)
     with h5py.File(out) as file:
         assert file["returns"].shape[2] == 3
+    shown = [*words, "evaluation.demonstrated_episodes=2"]  # of them no mean is told
+    assert "over the last 1 of 3 episodes" in evaluate_exported(exported, shown, "cpu", None)
 
 
 def test_a_pipe_is_no_model() -> None:
