@@ -313,6 +313,15 @@ class TaskFamily(ABC, Generic[C]):
         goal = self.goal(task_id)
         return {name: (goal[part][0], goal[part][1]) for name, part in self.hidden_places.items()}
 
+    @property
+    def probed_places(self) -> Mapping[str, slice]:
+        """What a probe of latents looks for: parts of :meth:`goal`, a row and a column for each place."""
+        return self.hidden_places
+
+    def place_needed(self, states: IntArray) -> IntArray:
+        """Which of several places of one kind counts, by observations (..., fields): numbers (...)."""
+        return states[..., 0] * 0
+
     @abstractmethod
     def optimal_actions(
         self, goals: IntArray, states: IntArray, hidden: IntArray, steps_left: int | IntArray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -161,6 +162,15 @@ class CuedDarkroom(GridFamily[CuedDarkroomConfig]):
         """See :meth:`TaskFamily.landmarks`."""
         goal = self.goal(task_id)
         return {f"goal {cue}": (goal[2 * cue], goal[2 * cue + 1]) for cue in range(self.n_facts)}
+
+    @property
+    def probed_places(self) -> Mapping[str, slice]:
+        """All goals together: a probe that had to tell each one apart would have that many targets."""
+        return {"goals" if self.n_facts > 1 else "goal": slice(0, 2 * self.n_facts)}
+
+    def place_needed(self, states: IntArray) -> IntArray:
+        """See :meth:`TaskFamily.place_needed`: that of the cue."""
+        return states[..., 2]
 
     def begin(self, goals: IntArray, facts: IntArray) -> tuple[IntArray, IntArray]:
         """See :meth:`TaskFamily.begin`: the cue is that of the fact."""

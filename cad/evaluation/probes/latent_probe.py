@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cad.envs.family import AnyFamily
 from cad.evaluation.probes.attention import uniform_share
 from cad.evaluation.probes.latents import as_steps, attention_after, latents_after
 from cad.evaluation.probes.result import LatentProbe, Target
@@ -50,7 +51,7 @@ def probe_latents(config: Config, model: CompressedAD, fit: Trajectories, test: 
         attention = attention_after(model, test_steps, counts)
         untrained = [latents_of(encoder.to(device).eval()) for encoder in _random_encoders(config)]
     length = window_length(config)
-    rewarded = [test.rewards[:, : count * length].any(axis=1) for count in counts]
+    met = [share_met(test, count * length) for count in counts]
     return LatentProbe(
         task_ids=test_ids,
         fit_tasks=len(set(fit.task_ids)),
@@ -59,12 +60,27 @@ def probe_latents(config: Config, model: CompressedAD, fit: Trajectories, test: 
         counts=counts,
         targets=tuple(
             probe_place(name, columns, fit, test, trained, untrained)
-            for name, columns in test.family.hidden_places.items()
+            for name, columns in test.family.probed_places.items()
         ),
-        found=tuple(tuple(row.reshape(len(test_ids), -1).mean(axis=1).tolist()) for row in rewarded),
+        found=tuple(tuple(row.reshape(len(test_ids), -1).mean(axis=1).tolist()) for row in met),
         attention=tuple(tuple(row) for row in attention.tolist()),
         uniform=uniform_share(model.decoder.n_latent, length),
     )
+
+
+def share_met(paths: Trajectories, steps: int) -> FloatArray:
+    """(B,): the share of a task's places that gave a reward within so many steps; of one, 1 or 0."""
+    family, rewarded = paths.family, paths.rewards[:, :steps] > 0
+    needed = family.place_needed(paths.states[:, :steps])
+    met = [(rewarded & (needed == place)).any(axis=1) for place in range(_n_places(family))]
+    share: FloatArray = np.mean(met, axis=0)
+    return share
+
+
+def _n_places(family: AnyFamily) -> int:
+    """Of the kind that has the most; 1 where nothing is looked for."""
+    sizes: list[int] = [(part.stop - part.start) // 2 for part in family.probed_places.values()]
+    return max([1, *sizes])
 
 
 def probe_place(
@@ -75,16 +91,17 @@ def probe_place(
     trained: Latents,
     untrained: list[Latents],
 ) -> Target:
-    """Fit and test the probe of one place, which is in ``columns`` of the goals."""
+    """Fit and test the probe of a place, or of several of one kind, in ``columns`` of the goals."""
     fit_goals, test_goals = (t.family.goals(t.task_ids)[:, columns].astype(float) for t in (fit, test))
     fit_tasks = np.array(fit.task_ids)
     n_tasks = len(set(test.task_ids))
     mean = fit_goals.mean(axis=0)
 
     def moves(predicted: FloatArray) -> FloatArray:
-        """(tasks,): mean distance on the grid."""
-        distance: FloatArray = np.abs(predicted - test_goals).sum(axis=1).reshape(n_tasks, -1).mean(axis=1)
-        return distance
+        """(tasks,): mean distance on the grid, over roll-outs and places."""
+        distance = np.abs(predicted - test_goals).sum(axis=1) / (test_goals.shape[1] // 2)
+        means: FloatArray = distance.reshape(n_tasks, -1).mean(axis=1)
+        return means
 
     def read(latents: Latents) -> tuple[FloatArray, FloatArray]:
         """Distances (counts, tasks) and explained variance (counts,)."""

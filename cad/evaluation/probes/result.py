@@ -14,9 +14,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Target:
-    """How well one hidden place (the goal, the key, the door) can be read out of latents.
+    """How well a hidden place (goal, key, door), or several of one kind, can be read out of latents.
 
-    ``trained`` and ``untrained`` are (counts, tasks): mean distance, in moves on the grid, between the
+    ``trained`` and ``untrained`` are (counts, tasks): mean distance, in moves on the grid, between a
     place that the probe predicts and the true one.  ``chance`` (tasks,) is that distance for the mean of
     the training tasks' places.  ``r2`` and ``r2_untrained`` are (counts,): the explained share of the
     places' variance; 0 is chance, below is worse.
@@ -35,7 +35,8 @@ class LatentProbe:
     """The probe of one cell's latents; numbers are rounded to six digits.
 
     ``counts`` are the numbers of compressions after which latents were probed; ``found`` (counts,
-    tasks) is the share of roll-outs that had been rewarded by then.  ``attention`` is (layers,
+    tasks) is the share of roll-outs that had been rewarded by then, or of several places of one kind that
+    had given a reward.  ``attention`` is (layers,
     1 + counts): the share of a step's attention that goes to the latents after 0 and after
     ``counts`` compressions, mean over the window's steps, heads, roll-outs and tasks.  ``uniform``
     is that share if all positions got the same attention.  Permuted tasks have no ``targets``.

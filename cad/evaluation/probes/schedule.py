@@ -6,7 +6,7 @@ from cad.envs.registry import task_family
 from cad.models.compressed_ad.config import CompressedADConfig
 from cad.schema import Config
 
-COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 96, 192)
 """Numbers of compressions after which latents are probed, as far as roll-outs get."""
 
 

@@ -138,10 +138,11 @@ def _draw_probe(study: Study) -> Drawing | None:
     return Drawing(
         "latents",
         "The hidden place, read out of the latents",
-        "How far from the true goal (or key, or door) a linear probe places it, in moves on the grid, in "
-        f"{study.task_kind} tasks; lower is better. Ridge regression in closed form, its penalty chosen by "
-        f"leaving training tasks out. Fitted on {probe.fit_rollouts} roll-outs in each of {probe.fit_tasks} "
-        "training tasks, apart for each number of compressions. All lines see the same roll-outs: "
+        "How far from the true goal (or key, or door; the mean of several goals) a linear probe places it, "
+        f"in moves, in {study.task_kind} tasks; lower is better. Ridge regression in closed form, "
+        f"the penalty chosen by leaving training tasks out. Fitted on {probe.fit_rollouts} roll-outs in each "
+        f"of {probe.fit_tasks} training tasks, apart for each number of compressions. All lines see the same "
+        "roll-outs: "
         f"untrained encoders (mean of {probe.untrained_encoders}) already mix the last steps, and an agent "
         "that has found its goal is on it, so only what is below that line is due to training. Thin "
         "lines: single seeds." + left_out(more, f"The first {_MOST_PANELS} panels"),

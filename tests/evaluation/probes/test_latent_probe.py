@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cad.envs.registry import task_family
-from cad.evaluation.probes.latent_probe import probe_latents, probe_place
+from cad.evaluation.probes.latent_probe import probe_latents, probe_place, share_met
 from cad.evaluation.probes.latents import as_steps, latents_after
 from cad.evaluation.probes.result import load_probe, save_probe
 from cad.evaluation.probes.schedule import probed_counts
@@ -104,3 +104,55 @@ def test_other_families(name, size, names, tiny_config, loud_model):
     )
     assert [target.name for target in probe.targets] == names
     assert len(probe.attention) == 2
+
+
+@pytest.fixture(scope="module")
+def cued(tiny_config, loud_model):
+    config = tiny_config(
+        env={"name": "cued_darkroom", "size": 3, "n_cues": 3, "n_tasks": 40, "n_heldout": 4},
+        evaluation={"n_episodes": 8, "n_rollouts": 2},
+    )
+    return config, loud_model(config), task_family(config.env).task_ids
+
+
+def test_several_goals_are_one_target(cued):
+    config, model, tasks = cued
+    probe = probe_latents(
+        config, model, trajectories(config, model, tasks[:9]), trajectories(config, model, tasks[9:12])
+    )
+    assert [target.name for target in probe.targets] == ["goals"]
+    assert np.shape(probe.targets[0].trained) == (len(probe.counts), 3)
+    assert np.diff(probe.found, axis=0).min() >= 0
+
+
+def test_the_distance_of_several_goals_is_their_mean(cued):
+    config, model, tasks = cued
+    train, test = trajectories(config, model, tasks[:30], 4), trajectories(config, model, tasks[30:36], 4)
+    rng = np.random.default_rng(0)
+
+    def latents(recorded, planted):
+        goals = recorded.family.goals(recorded.task_ids)
+        return rng.normal(size=(1, len(goals), 6)) + planted * 50 * goals
+
+    def planted(strength):
+        return latents(train, strength), latents(test, strength)
+
+    found = probe_place("goals", slice(0, 6), train, test, planted(1), [planted(0)])
+    assert np.max(found.trained) < 0.1
+    alone = [
+        probe_place("goal", slice(2 * k, 2 * k + 2), train, test, planted(1), [planted(0)]) for k in range(3)
+    ]
+    assert (
+        np.min([one.chance for one in alone]) < np.mean(found.chance) < np.max([one.chance for one in alone])
+    )
+    np.testing.assert_allclose(found.chance, np.mean([one.chance for one in alone], axis=0))
+
+
+def test_the_share_of_goals_that_were_met(cued):
+    config, model, tasks = cued
+    recorded = trajectories(config, model, tasks[:6], 3)
+    steps, expected = 17, []
+    for states, rewards in zip(recorded.states[:, :steps], recorded.rewards[:, :steps], strict=True):
+        expected.append(len({int(s[2]) for s, r in zip(states, rewards, strict=True) if r > 0}) / 3)
+    assert 0 < np.mean(expected) < 1
+    np.testing.assert_allclose(share_met(recorded, steps), expected)
