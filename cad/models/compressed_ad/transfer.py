@@ -30,8 +30,8 @@ def _pick_encoder(
 
 
 def _other_latents(ours: ModelConfig, theirs: ModelConfig) -> str | None:
-    """Latents that are something else there."""
-    for key, default in (("latent_groups", None), ("kept_steps", 0)):
+    """Latents that are something else there, or are updated in another way."""
+    for key, default in (("latent_groups", None), ("kept_steps", 0), ("latent_update", "overwrite")):
         own, donor = (getattr(config, key, default) for config in (ours, theirs))
         if own != donor:
             return f"model.{key} is {donor} there, {own} here"
