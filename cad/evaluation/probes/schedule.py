@@ -17,6 +17,11 @@ def why_no_probe(config: Config) -> str | None:
         return (
             f"evaluation.compress_at={config.evaluation.compress_at}: roll-outs compress at different steps"
         )
+    if reason is None and config.evaluation.knock_out is not None:
+        return (
+            f"evaluation.knock_out={config.evaluation.knock_out}: a probe makes latents again from the steps "
+            "of a roll-out, and replaced ones are none of these"
+        )
     if reason is None and (shown := config.evaluation.demonstrated_episodes):
         return f"evaluation.demonstrated_episodes={shown}: what is probed are roll-outs of the model's own"
     if reason is None and task_family(config.env).ends_early:

@@ -15,4 +15,6 @@ def test_what_has_nothing_to_probe(tiny_config):
     assert "compress_at=surprise: roll-outs compress at different steps" in (why_no_probe(moments) or "")
     shown = tiny_config(evaluation={"demonstrated_episodes": 2})
     assert "demonstrated_episodes=2: what is probed are roll-outs of" in (why_no_probe(shown) or "")
+    replaced = tiny_config(evaluation={"knock_out": "other", "knock_out_episode": 30})
+    assert "knock_out=other: a probe makes latents again from the steps" in (why_no_probe(replaced) or "")
     assert why_no_probe(tiny_config(evaluation={"n_episodes": 4})) is None
