@@ -79,6 +79,11 @@ class EvaluationConfig(Section):
                 f"knock_out_episode={self.knock_out_episode} is after the last of n_episodes="
                 f"{self.n_episodes}"
             )
+        if self.knock_out is not None and self.knock_out_episode <= self.demonstrated_episodes:
+            raise ValueError(
+                f"knock_out_episode={self.knock_out_episode} is one of demonstrated_episodes="
+                f"{self.demonstrated_episodes}, where a model's return is not its own: set it above that"
+            )
         if self.demonstrated_episodes >= self.n_episodes:
             raise ValueError(
                 f"demonstrated_episodes={self.demonstrated_episodes} leaves the model none of n_episodes="

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from cad.reports.data.cells import LAST_EPISODES
+from cad.reports.data.cells import LAST_EPISODES, last_episodes
 from cad.reports.data.differences import paired
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
@@ -27,6 +28,7 @@ class KnockOut:
 
     Means of return over optimum on the seeds that both have: ``before`` over as many episodes before as
     after, ``after`` over the ``n_after`` episodes from it on, ``last`` over a roll-out's last episodes.
+    Demonstrated episodes count in none; ``before`` is NaN where there are no others.
     """
 
     model: ModelResult
@@ -63,7 +65,7 @@ def _intact(study: Study, model: ModelResult) -> ModelResult | None:
     unset = {"knock_out": None, "knock_out_episode": type(model.config.evaluation)().knock_out_episode}
     evaluation = model.config.evaluation.model_copy(update=unset)
     config = model.config.model_copy(update={"evaluation": evaluation})
-    return next((other for other in study.scored if other.config == config), None)
+    return next((other for other in study.models if other.config == config and other.done), None)
 
 
 def _compared(model: ModelResult, intact: ModelResult, how: str, seeds: tuple[int, ...]) -> KnockOut:
@@ -72,24 +74,25 @@ def _compared(model: ModelResult, intact: ModelResult, how: str, seeds: tuple[in
         each.returns.units[[each.seeds.index(seed) for seed in seeds]] for each in (model, intact)
     )
     start, end = episode - 1, min(episode - 1 + LAST_EPISODES, ours.shape[2])
-    n_after = end - start
+    n_after, shown = end - start, model.returns.demonstrated
+    before, last = theirs[:, :, max(shown, start - n_after) : start], last_episodes(ours.shape[2] - shown)
     difference, low, high, _ = paired(*(part[:, :, start:end].mean(axis=2) for part in (ours, theirs)))
     return KnockOut(
         model, intact, how, episode, n_after, seeds,
-        before=float(theirs[:, :, max(0, start - n_after) : start].mean()),
+        before=float(before.mean()) if before.size else math.nan,
         intact_after=float(theirs[:, :, start:end].mean()),
         after=float(ours[:, :, start:end].mean()),
         difference=difference, low=low, high=high,
-        intact_last=float(theirs[:, :, -LAST_EPISODES:].mean()),
-        last=float(ours[:, :, -LAST_EPISODES:].mean()),
+        intact_last=float(theirs[:, :, -last:].mean()),
+        last=float(ours[:, :, -last:].mean()),
     )  # fmt: skip
 
 
 def knock_out_tables(study: Study) -> dict[str, Table]:
     """``knock_out``: a row a model whose memory was replaced."""
     rows: list[tuple[Value, ...]] = [
-        (k.model.label, k.intact.label, k.how, k.episode, k.n_after, k.before, k.intact_after, k.after,
-         k.difference, finite(k.low), finite(k.high), k.intact_last, k.last, len(k.seeds))
+        (k.model.label, k.intact.label, k.how, k.episode, k.n_after, finite(k.before), k.intact_after,
+         k.after, k.difference, finite(k.low), finite(k.high), k.intact_last, k.last, len(k.seeds))
         for k in knock_outs(study)
     ]  # fmt: skip
     return table_if_any("knock_out", _COLUMNS, rows)

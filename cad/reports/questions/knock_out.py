@@ -67,7 +67,7 @@ def _draw(study: Study) -> Drawing | None:
     axes = figure.subplots(rows, min(2, len(shown)), squeeze=False, sharey=True).ravel()
     for ax, label in zip(axes, shown, strict=False):
         first = next(item for item in items if item.intact.label == label)
-        low = max(0, first.episode - 1 - _AROUND)
+        low = max(first.intact.returns.demonstrated, first.episode - 1 - _AROUND)
         high = min(first.intact.returns.n_episodes, first.episode - 1 + 3 * _AROUND)
         lines = [("intact", first.intact.returns.curve, INK, "-")]
         lines += [

@@ -186,6 +186,10 @@ def test_an_arm_may_have_its_own_seeds():
             {"evaluation.demonstrated_episodes": 50},
             "demonstrated_episodes=50 leaves the model none of n_episodes=50 to act in",
         ),
+        (
+            {"evaluation.knock_out": "noise", "evaluation.demonstrated_episodes": 26},
+            "knock_out_episode=26 is one of demonstrated_episodes=26, where a model's return is not its own",
+        ),
         ({"evaluation.compress_at": "surprise", "model.kind": "gru"}, "evaluation.compress_at is for"),
         (
             {"evaluation.compress_at": "episode_end", "model.max_compression_depth": 0},

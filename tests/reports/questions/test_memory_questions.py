@@ -73,6 +73,29 @@ def test_a_knock_out_is_paired_with_the_intact_model(cell):
     assert "returns 0.40 of the optimum over episodes 26 to 35, intact 0.80; paired, -0.400" in text
 
 
+@pytest.mark.parametrize(("episodes", "before"), [(25, None), (20, 0.8)])
+def test_a_knock_out_after_a_demonstration_is_paired_with_that(episodes, before, cell):
+    """With the model that was shown as much, and by the episodes that both act in themselves."""
+    watched = {"evaluation.demonstrated_episodes": episodes}
+    intact, replaced = (
+        dataclasses.replace(
+            each, label=f"{each.label}, shown", config=each.config.with_overrides(watched, "test")
+        )
+        for each in (levels(cell, 0.8), knocked(cell, 0.3))
+    )
+    for each in (intact, replaced):
+        each.returns[:, :, :episodes] = np.array(each.optimal)[:, None, None]
+    made = study([levels(cell, 0.5), intact, replaced])
+    (row,) = knock_out_tables(made)["knock_out"].rows
+    row = dict(zip(knock_out_tables(made)["knock_out"].columns, row, strict=True))
+    assert (row["label"], row["intact"]) == (replaced.label, intact.label)
+    assert row["intact_before"] == (before and pytest.approx(before))
+    assert (row["intact_after"], row["replaced_after"]) == pytest.approx((0.8, 0.3))
+    with drawing_style():
+        figure = knock_out_question.SECTION.figures[0](made)
+    assert figure.name == "knock-out"
+
+
 def test_what_was_knocked_out_is_compared_with_nothing_else(cell):
     # It returns more than the intact one in the end, and is no best model all the same.
     better = knocked(cell, 0.3)
