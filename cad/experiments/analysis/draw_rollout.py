@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cad.config.evaluation import EvaluationConfig
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError, UsageError
@@ -51,6 +52,7 @@ def draw_rollout(
     kind = "held out" if task in known.heldout else "validation" if task in known.validation else "training"
     title = (
         f"{cell.label}, seed {config.seed}; task {task}, {family.describe(task)}, {kind}; roll-out {rollout}"
+        + _demonstrated(config.evaluation)
     )
     watched, source = _stored(root, cell, task, rollout, n_episodes, title), "from the evaluation"
     if watched is None:
@@ -58,6 +60,13 @@ def draw_rollout(
     with atomic_path(out) as temporary:
         temporary.write_bytes(draw(watched))
     return watched, source
+
+
+def _demonstrated(settings: EvaluationConfig) -> str:
+    shown = settings.demonstrated_episodes
+    if not shown:
+        return ""
+    return f"; {'episode 1 is' if shown == 1 else f'episodes 1 to {shown} are'} demonstrated"
 
 
 def _some(tasks: tuple[int, ...], most: int = 20) -> str:

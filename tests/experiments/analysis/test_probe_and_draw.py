@@ -146,6 +146,7 @@ def test_what_is_demonstrated_is_drawn_as_such(opened, tmp_path):
     task = split(opened).heldout[0]
     drawn, origin = draw_rollout(opened.root, shown, task, 2, None, tmp_path / "shown.png")
     assert origin == "rolled out now"
+    assert drawn.title.endswith("roll-out 2; episodes 1 to 3 are demonstrated")
     best = drawn.paths.family.optimal_return(task)
     assert (drawn.returns[:3] == best).all() and (drawn.returns[3:] < best).any()
     assert probe_cell(opened.root, shown, "cpu", StopFlag()).startswith("skipped: evaluation.demonstrated_")
