@@ -51,6 +51,11 @@ class Study:
             if each.knock_out is None and each.env is None and not each.demonstrated_episodes
         )
 
+    @property
+    def demonstrated(self) -> bool:
+        """Whether some models were shown their first episodes; no score counts these."""
+        return any(model.config.evaluation.demonstrated_episodes for model in self.models)
+
     @cached_property
     def scored(self) -> tuple[ModelResult, ...]:
         """Intact models with at least one done seed."""

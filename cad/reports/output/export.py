@@ -68,7 +68,9 @@ def _notes(study: Study) -> list[str]:
     """Notes under the table: what is averaged, and what is missing."""
     return [
         f"Return {study.measure.divided}, mean over {last_words(study)}, roll-outs, "
-        f"{study.task_kind} tasks and training seeds.",
+        f"{study.task_kind} tasks and training seeds."
+        + " Episodes that were demonstrated do not count."
+        * study.demonstrated,
         *notices(study),
     ]
 

@@ -188,14 +188,16 @@ def method(study: Study) -> str:
     stated = dict.fromkeys(filter(None, (divided_by(cell.result.config) for cell in study.cells)))
     whole = " or ".join(stated) or study.measure.whole
     divided = f"; it is divided by {whole}" if study.measure.unit else ", given as it is"
+    demonstrated = "; demonstrated ones do not count" if study.demonstrated else ""
     return (
         f"A return is the sum of rewards of one episode{divided}. Means are "
         "taken over roll-outs first, then tasks, then training seeds. “Last episodes” means the last ten of "
-        f"a roll-out, or all where there are fewer. Intervals are percentiles of {RESAMPLES:,} joint "
-        f"bootstrap resamples of the {study.task_kind} tasks and, where there are more than three, of the "
-        "training seeds; all models get the same draws. Such percentiles of few tasks are too narrow, so "
-        "they are moved away from the estimate by the factor of the t distribution. The interquartile "
-        "mean (IQM) leaves out the lowest and the highest quarter of all pairs of seed and task. "
+        f"a roll-out, or all where there are fewer{demonstrated}. Intervals are percentiles of "
+        f"{RESAMPLES:,} joint bootstrap resamples of the {study.task_kind} tasks and, where there are more "
+        "than three, of the training seeds; all models get the same draws. Such percentiles of few tasks "
+        "are too narrow, so they are moved away from the estimate by the factor of the t distribution. The "
+        "interquartile mean (IQM) leaves out the lowest and the highest quarter of all pairs of seed and "
+        "task. "
         "Cells that are missing or failed enter no mean; one return that is NaN or infinite makes its cell "
         "a failed one."
     )

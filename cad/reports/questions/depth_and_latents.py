@@ -239,7 +239,7 @@ def _table(study: Study) -> ShownTable | None:
         rows.append(tuple(cells))
     noun = study.measure.noun.capitalize()
     caption = f"{noun} over the last episodes; intervals are over {intervals_over(study)}"
-    if any(model.config.evaluation.demonstrated_episodes for model in study.models):
+    if study.demonstrated:
         caption += "; episodes that were demonstrated do not count"
     return ShownTable("results", caption, headers, rows) if rows else None
 

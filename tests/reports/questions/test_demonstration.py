@@ -19,7 +19,8 @@ from cad.reports.data import (
     reaches,
     recall_by_age,
 )
-from cad.reports.output.summary import headline
+from cad.reports.output.export import export_table
+from cad.reports.output.summary import headline, method
 from cad.reports.plotting import drawing_style, keeping_figures
 from cad.reports.questions import data_tables
 from cad.reports.questions import demonstration as question
@@ -197,6 +198,13 @@ def test_nothing_else_counts_demonstrated_episodes(cell):
     assert tables.keys() - mine == before.keys() - mine
     for name in before.keys() - mine:
         assert tables[name].rows == before[name].rows, name
+
+
+def test_a_reader_is_told_which_episodes_count(cell):
+    alone, both = study([plain(cell)]), study([plain(cell), shown(cell, 0.9, 0.5)])
+    assert "demonstrated" not in method(alone) + export_table(alone, "markdown")
+    assert "or all where there are fewer; demonstrated ones do not count." in method(both)
+    assert "training seeds. Episodes that were demonstrated do not" in export_table(both, "markdown")
 
 
 def test_ages_count_from_demonstrated_episodes_but_their_returns_do_not(cell):
