@@ -16,8 +16,8 @@ from cad.envs.split import split_tasks
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions, save_actions
 from cad.evaluation.probes.latent_probe import FIT_ROLLOUTS, FIT_TASKS, probe_latents
-from cad.evaluation.probes.result import load_probe, save_probe
-from cad.evaluation.probes.schedule import fit_episodes, why_no_probe
+from cad.evaluation.probes.result import LatentProbe, load_probe, save_probe
+from cad.evaluation.probes.schedule import fit_episodes, probed_counts, why_no_probe
 from cad.evaluation.replay import Trajectories, replay_actions, rollout_keys
 from cad.evaluation.results import load_results
 from cad.evaluation.rollout import roll_out
@@ -50,8 +50,7 @@ def probe_cell(root: Path, cell: Cell, device: str, stop: StopFlag) -> str:
     with folder_lock(directory.path, f"stage {directory.name}"):
         path = directory.file(StageFile.PROBE)
         if path.exists():
-            load_probe(path, directory.name)
-            return "done before"
+            return "done before" + _older(load_probe(path, directory.name), cell.config, path)
         prepare_process(1)
         model = load_trained(root, cell.training, cell.config).to(pick_device(device)).eval()
         assert isinstance(model, CompressedAD)
@@ -59,6 +58,16 @@ def probe_cell(root: Path, cell: Cell, device: str, stop: StopFlag) -> str:
         fit = _rollouts_to_fit(cell.config, model, stop)
         save_probe(path, probe_latents(cell.config, model, fit, test), directory.name)
     return "probed"
+
+
+def _older(probe: LatentProbe, config: Config, path: Path) -> str:
+    """What a probe of an earlier version lacks, for the message; empty if it lacks nothing."""
+    counts, measured = probed_counts(config), {target.name for target in probe.targets}
+    lacks = [name for name in task_family(config.evaluated_env).probed_places if name not in measured]
+    if probe.counts[-1] < counts[-1]:
+        lacks.append(f"anything after more than {probe.counts[-1]} compressions")
+    without = " and ".join(lacks)
+    return f", by an earlier version, without {without}; delete {path} to probe again" if lacks else ""
 
 
 def _evaluated(

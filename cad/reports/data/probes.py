@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,10 +15,15 @@ from cad.reports.data.results import FloatArray
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class ProbedModel:
-    """A model's cells that were probed after the same compressions in the same tasks."""
+    """A model's cells that were probed, in the same tasks: what all of their probes have.
+
+    An earlier version looked for fewer places, after fewer compressions; :func:`probe_tables` has everything.
+    """
 
     model: ModelResult
     probes: tuple[LatentProbe, ...]
@@ -55,8 +62,47 @@ def probed_models(study: Study) -> list[ProbedModel]:
         cells = [(c.result.probe, c.result.config.seed) for c in model.done if c.result.probe is not None]
         if cells:
             probes, seeds = zip(*cells, strict=True)
-            probed.append(ProbedModel(model, probes, seeds))
+            probed.append(ProbedModel(model, _what_all_have(probes), seeds))
     return probed
+
+
+def _what_all_have(probes: tuple[LatentProbe, ...]) -> tuple[LatentProbe, ...]:
+    """Probes after the same compressions, of the same places."""
+    counts = [count for count in probes[0].counts if all(count in probe.counts for probe in probes)]
+    names = [{target.name for target in probe.targets} for probe in probes]
+    shared = set.intersection(*names)
+    return tuple(_only(probe, counts, shared) for probe in probes)
+
+
+def _only(probe: LatentProbe, counts: list[int], names: set[str]) -> LatentProbe:
+    rows = [probe.counts.index(count) for count in counts]
+
+    def of(values: Sequence[T]) -> tuple[T, ...]:
+        return tuple(values[row] for row in rows)
+
+    return replace(
+        probe,
+        counts=tuple(counts),
+        targets=tuple(
+            replace(
+                target,
+                trained=of(target.trained),
+                untrained=of(target.untrained),
+                r2=of(target.r2),
+                r2_untrained=of(target.r2_untrained),
+            )
+            for target in probe.targets
+            if target.name in names
+        ),
+        found=of(probe.found),
+        attention=tuple((layer[0], *of(layer[1:])) for layer in probe.attention),
+    )
+
+
+def _whole(entry: ProbedModel) -> list[tuple[LatentProbe, int]]:
+    """Probes as they are stored, and their seeds."""
+    cells = (cell.result for cell in entry.model.done)
+    return [(cell.probe, cell.config.seed) for cell in cells if cell.probe is not None]
 
 
 def probe_tables(study: Study) -> dict[str, Table]:
@@ -66,7 +112,7 @@ def probe_tables(study: Study) -> dict[str, Table]:
         return {}
     rows: list[tuple[Value, ...]] = []
     for entry in probed:
-        for probe, seed in zip(entry.probes, entry.seeds, strict=True):
+        for probe, seed in _whole(entry):
             for target in probe.targets:
                 for k, count in enumerate(probe.counts):
                     rows += [
@@ -79,7 +125,7 @@ def probe_tables(study: Study) -> dict[str, Table]:
     attention: list[tuple[Value, ...]] = [
         (entry.model.label, seed, layer + 1, count, share, probe.uniform)
         for entry in probed
-        for probe, seed in zip(entry.probes, entry.seeds, strict=True)
+        for probe, seed in _whole(entry)
         for layer, shares in enumerate(probe.attention)
         for count, share in zip((0, *probe.counts), shares, strict=True)
     ]

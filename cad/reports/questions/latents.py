@@ -56,7 +56,8 @@ def sentence(study: Study) -> str:
             f" (an untrained encoder over the same roll-outs: {untrained[0].mean():.1f}"
             + (f" and {untrained[-1].mean():.1f}" if last > first else "")
             + f"; the mean {name} of the training tasks: {lead.chance(i).mean():.1f}). On average over all "
-            f"numbers of compressions the trained latents place it {_how_much_closer(difference)}, and "
+            f"numbers of compressions the trained latents place {'them' if name == 'goals' else 'it'} "
+            f"{_how_much_closer(difference)}, and "
             f"closer on {int((closer > 0).sum())} of {len(closer)} {study.task_kind} tasks."
         )
         texts.append(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from cad.cli.app import build
 from cad.envs.split import Split, split_tasks
 from cad.errors import CadError, UsageError
+from cad.evaluation.probes.result import load_probe, save_probe
 from cad.experiments.analysis.draw_rollout import draw_rollout
 from cad.experiments.analysis.probe import probe_cell
 from cad.experiments.plan.experiment import open_experiment
@@ -89,6 +91,11 @@ def test_every_cell_is_probed_once_and_the_report_shows_it(experiment, opened, e
     stamp = file.stat().st_mtime_ns
     assert "cell 2, CompressedAD, seed 0: done before" in cad(*words)
     assert file.stat().st_mtime_ns == stamp
+    # A probe of an earlier version stays, and is said to lack what this one measures.
+    probe = load_probe(file)
+    save_probe(file, replace(probe, counts=(1,), targets=()))
+    lacks = "by an earlier version, without goal and anything after more than 1 compressions"
+    assert f"done before, {lacks}; delete {file} to probe again" in cad(*words)
     # An evaluation without stored actions is run again for them; same bits.
     file.unlink()
     actions.unlink()

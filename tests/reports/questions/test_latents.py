@@ -95,6 +95,45 @@ def test_figures_of_probes(names: tuple[str, ...], cell: Make) -> None:
     assert set(probe_tables(study)) == {"latent_attention", *(["latent_probe"] if names else [])}
 
 
+def further(made: LatentProbe) -> LatentProbe:
+    """The probe of a later version, which goes on to more compressions."""
+
+    def more(values: tuple) -> tuple:
+        return (*values, values[-1])
+
+    targets = tuple(
+        replace(
+            target, trained=more(target.trained), untrained=more(target.untrained), r2=more(target.r2),
+            r2_untrained=more(target.r2_untrained),
+        )
+        for target in made.targets
+    )  # fmt: skip
+    attention = tuple(more(layer) for layer in made.attention)
+    return replace(made, counts=(1, 4, 48), targets=targets, found=more(made.found), attention=attention)
+
+
+def test_seeds_that_were_probed_by_two_versions(cell: Make) -> None:
+    """What both have is shown, and all of it is in the tables."""
+    for old, n_rows in ((probe(1.0), 6 + 9), (probe(names=()), 9)):
+        cells = [cell(depth=1, probe=old), cell(depth=1, seed=1, probe=further(probe(2.0)))]
+        study = make_study("s", "", "", cells, None)
+        text = latents.sentence(study)
+        assert ("to 3.0 moves after one compression and to 1.5 after 4 (" in text) == bool(old.targets)
+        assert "After 4 compressions a step" in text
+        with drawing_style():
+            drawings = [draw(study) for draw in latents.SECTION.figures]
+        assert [drawing is not None for drawing in drawings] == [bool(old.targets), True]
+        tables = probe_tables(study)
+        assert len(tables["latent_probe"].rows) == n_rows
+        assert len(tables["latent_attention"].rows) == 2 * 3 + 2 * 4
+
+
+def test_several_goals_are_told_as_such(cell: Make) -> None:
+    study = make_study("s", "", "", [cell(probe=probe(names=("goals",)))], None)
+    text = latents.sentence(study)
+    assert "task's goals to 3.0 moves" in text and "the trained latents place them 0.5 moves closer" in text
+
+
 def test_a_report_with_and_without_probes(tmp_path: Path, cell: Make, origin: Provenance) -> None:
     best = consistent(cell, probe=probe())
     page = write_report("r", ReportConfig(), [best], None, origin, tmp_path, figures=False).read_text()
