@@ -34,7 +34,7 @@ _RECALL = (
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean minus that of the last episodes without a demonstration, paired, with its 95% interval."""
+    """A mean minus another one, paired, with its 95% interval."""
 
     mean: float
     low: float
@@ -50,6 +50,10 @@ class Demonstration:
     the last and over the same episodes without.  ``needed`` is the share of the episodes right after it
     whose fact was needed in a demonstrated one, and ``after_needed`` the return over those alone; 1 and
     ``after`` where a task is one fact, None where episodes leave each other nothing to remember.
+
+    ``after_gain`` and ``last_gain`` are over ``plain_last``, ``after_more`` and ``last_more`` over what lies
+    half-way from there to the optimum, task by task and seed by seed; ``needed_more`` is ``after`` over what
+    lies half-way in the share ``needed`` of episodes alone.
     """
 
     model: ModelResult
@@ -63,6 +67,9 @@ class Demonstration:
     plain_after: float
     after_gain: Gain
     last_gain: Gain
+    after_more: Gain
+    last_more: Gain
+    needed_more: Gain
     needed: float | None
     after_needed: float | None
 
@@ -77,15 +84,15 @@ class Demonstration:
         it, for less at the end.  ``unclear``: any other intervals.  Empty where little is lacking, or where
         there is no optimum, no interval, or no fact to keep.
         """
-        gap, now, end = 1 - self.plain_last, self.after_gain, self.last_gain
+        now, end = self.after_more, self.last_more
         known = math.isfinite(now.low) and math.isfinite(end.low) and self.model.measure == OPTIMUM
-        if not known or self.needed is None or gap < _LITTLE:
+        if not known or self.needed is None or 1 - self.plain_last < _LITTLE:
             return ""
-        if now.high < self.needed * gap / 2 and end.high < gap / 2:
+        if self.needed_more.high < 0 and end.high < 0:
             return "memory"
-        if now.low > gap / 2 and end.low > gap / 2:
+        if now.low > 0 and end.low > 0:
             return "exploration"
-        if now.low > gap / 2 and end.high < gap / 2:
+        if now.low > 0 and end.high < 0:
             return "lasting memory"
         return "unclear"
 
@@ -124,9 +131,18 @@ def _compared(model: ModelResult, plain: ModelResult, seeds: tuple[int, ...]) ->
         plain_after=float(plain_after.mean()),
         after_gain=_gain(after, plain_last),
         last_gain=_gain(last, plain_last),
+        after_more=_gain(after, _half_way(plain_last)),
+        last_more=_gain(last, _half_way(plain_last)),
+        needed_more=_gain(after, _half_way(plain_last, 1.0 if needed is None else needed)),
         needed=needed,
         after_needed=after_needed,
     )  # fmt: skip
+
+
+def _half_way(scores: FloatArray, share: float = 1.0) -> FloatArray:
+    """From each score to the optimum, in a share of the episodes."""
+    half_way: FloatArray = scores + share * (1 - scores) / 2
+    return half_way
 
 
 def _gain(ours: FloatArray, theirs: FloatArray) -> Gain:

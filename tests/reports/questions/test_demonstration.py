@@ -131,6 +131,17 @@ def test_what_is_missing(without, after, last, missing, words, cell):
     assert bool(said) == bool(missing)
 
 
+def test_tasks_may_lack_much_or_little(cell):
+    """It makes up for a third of what it lacks in each task: that half of them lack little hides nothing."""
+    without = np.where(np.arange(8)[:, None, None] < 4, 0.9, 0.0) * np.ones(N)
+    third = without + (1 - without) / 3
+    third[..., :SHOWN] = 1
+    values = row(study([made(cell, without), made(cell, third, SHOWN)]))
+    # Over all tasks the gain may be half of the gap.
+    assert values["difference_after_high_95"] > (1 - values["without_last"]) / 2
+    assert values["missing"] == "memory"
+
+
 def test_wide_intervals_do_not_tell(cell):
     """The means are those of a model that lacks memory; half of the tasks are like one that does not."""
     shares = np.where(np.arange(8)[:, None, None] < 4, 0.9, 0.0) * np.ones(N)
