@@ -9,7 +9,7 @@ from typing import Literal
 from cad.errors import CadError, printable
 from cad.reports.data import ModelResult, Study, differences_from, last_words, mean_cost
 from cad.reports.output.markdown import escape_markdown
-from cad.reports.output.summary import notices
+from cad.reports.output.summary import headline, notices
 
 TableFormat = Literal["latex", "markdown"]
 
@@ -77,6 +77,8 @@ def _notes(study: Study) -> list[str]:
 
 def export_table(study: Study, form: TableFormat) -> str:
     """All models of a comparable study as text; raises :class:`CadError` where there is no result yet."""
+    if not study.scored and any(model.done for model in study.models):
+        raise CadError(f"{study.name} has no table to export. {headline(study)}")
     if not study.scored:
         raise CadError(f"{study.name} has no result yet: there is no table to export")
     headers, rows = _rows(study)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from cad.errors import CadError
 from cad.reports import write_report
 from cad.reports.data import (
     cell_record,
@@ -279,6 +280,8 @@ def test_it_is_in_the_report(cell, origin, tmp_path):
 def test_alone_it_is_no_headline_and_breaks_nothing(cell, origin, tmp_path):
     cells = [shown(cell, 0.5, 0.5)]
     assert headline(study(cells)).startswith("No model is evaluated as it was trained")
+    with pytest.raises(CadError, match=r"^r has no table to export\. No model is evaluated as"):
+        export_table(study(cells), "markdown")
     write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False)
     written = json.loads((tmp_path / "report.json").read_text())
     assert "demonstration" not in written["tables"]
