@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cad.config.words import setting_in_words
 from cad.reports.data import (
     FEWEST_EPISODES,
     Demonstration,
@@ -59,6 +60,11 @@ def _last(count: int) -> str:
     return "the last one" if count == 1 else f"the last {count}"
 
 
+def _model(label: str) -> str:
+    """A plain model's label without what a grid of demonstrations adds to it."""
+    return label.replace(f", {setting_in_words('evaluation.demonstrated_episodes', 0)}", "")
+
+
 def _in_words(item: Demonstration, of: str) -> str:
     n = item.model.returns.n_episodes
     start, end, n_seeds = item.shown + 1, item.shown + item.n_after, len(item.seeds)
@@ -68,9 +74,9 @@ def _in_words(item: Demonstration, of: str) -> str:
         for gain in (item.after_gain, item.last_gain)
     )
     text = (
-        f"Shown what is optimal in {_first(item.shown)}, {item.plain.label} returns {item.after:.2f}{of} "
-        f"over {span} and {item.last:.2f} over {_last(last_episodes(n - item.shown))}; without, "
-        f"{item.plain_last:.2f} over {_last(last_episodes(n))} (paired, {now} and {late})."
+        f"Shown what is optimal in {_first(item.shown)}, {_model(item.plain.label)} returns "
+        f"{item.after:.2f}{of} over {span} and {item.last:.2f} over {_last(last_episodes(n - item.shown))}; "
+        f"without, {item.plain_last:.2f} over {_last(last_episodes(n))} (paired, {now} and {late})."
     )
     if item.needed is not None and item.needed < 1:
         text += f" Of {span}, {item.needed:.0%} need a fact that was shown"
@@ -133,7 +139,8 @@ def _draw(study: Study) -> Drawing | None:
     drawn = list(groups.items())[:_MOST_PANELS]
     (figure, axes), hover, legend = _panels(len(drawn)), Hover(), []
     names, places = {"x_name": "episode", "y_name": study.measure.name}, _places(study)
-    for ax, (label, items) in zip(axes, drawn, strict=True):
+    for ax, (plain, items) in zip(axes, drawn, strict=True):
+        label = _model(plain)
         models = [(0, items[0].plain), *((item.shown, item.model) for item in items)]
         for shown, model in models:
             curve, colour, name = model.returns.curve, _colour(places[shown]), _name(shown)
@@ -173,7 +180,8 @@ def _draw_recall(study: Study) -> Drawing | None:
     drawn = list(made.items())[:_MOST_PANELS]
     (figure, axes), hover, legend = _panels(len(drawn)), Hover(), []
     x_name, places = "episodes since the fact was last needed", _places(study)
-    for ax, (label, lines) in zip(axes, drawn, strict=True):
+    for ax, (plain, lines) in zip(axes, drawn, strict=True):
+        label = _model(plain)
         ages = sorted({item.low: item.ages for *_, recalls in lines for item in recalls}.items())
         ticks = {low: tick for tick, (low, _) in enumerate(ages)}
         for shown, _, recalls in lines:

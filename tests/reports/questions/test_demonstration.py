@@ -277,6 +277,18 @@ def test_it_is_in_the_report(cell, origin, tmp_path):
     ]  # fmt: skip
 
 
+def test_in_a_grid_the_model_is_named_without_that_setting(cell):
+    """Not "Shown what is optimal ..., X, nothing demonstrated returns"."""
+    bare = dataclasses.replace(plain(cell, 0.3), label="X, nothing demonstrated, 16 latents")
+    both = study([bare, shown(cell, 0.41, 0.35)])
+    assert "in the first 20 episodes, X, 16 latents returns" in question.sentence(both)
+    assert row(both)["without"] == bare.label
+    with keeping_figures() as kept, drawing_style():
+        drawings = [draw(both) for draw in question.SECTION.figures]
+    assert all(drawings)
+    assert [figure.axes[0].get_title("left") for figure in kept.values()] == ["X, 16 latents"] * 2
+
+
 def test_alone_it_is_no_headline_and_breaks_nothing(cell, origin, tmp_path):
     cells = [shown(cell, 0.5, 0.5)]
     assert headline(study(cells)).startswith("No model is evaluated as it was trained")
