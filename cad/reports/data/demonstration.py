@@ -104,17 +104,11 @@ def demonstrations(study: Study) -> list[Demonstration]:
         evaluation = model.config.evaluation
         if not evaluation.demonstrated_episodes or evaluation.knock_out is not None or not model.done:
             continue
-        plain = _without(study, model)
+        plain = study.beside(model, demonstrated_episodes=0)
         seeds = tuple(seed for seed in model.seeds if plain is not None and seed in plain.seeds)
         if plain is not None and seeds:
             made.append(_compared(model, plain, seeds))
     return made
-
-
-def _without(study: Study, model: ModelResult) -> ModelResult | None:
-    evaluation = model.config.evaluation.model_copy(update={"demonstrated_episodes": 0})
-    config = model.config.model_copy(update={"evaluation": evaluation})
-    return next((other for other in study.models if other.config == config and other.done), None)
 
 
 def _compared(model: ModelResult, plain: ModelResult, seeds: tuple[int, ...]) -> Demonstration:

@@ -51,21 +51,15 @@ def knock_outs(study: Study) -> list[KnockOut]:
     """Every model with a replaced memory that has an intact one beside it, in the experiment's order."""
     made = []
     for model in study.models if study.comparable else ():
-        how = model.config.evaluation.knock_out
-        intact = _intact(study, model)
+        evaluation = model.config.evaluation
+        how, episode = evaluation.knock_out, type(evaluation)().knock_out_episode
+        intact = study.beside(model, knock_out=None, knock_out_episode=episode)
         if how is None or not model.done or intact is None:
             continue
         seeds = tuple(seed for seed in model.seeds if seed in intact.seeds)
         if seeds:
             made.append(_compared(model, intact, how, seeds))
     return made
-
-
-def _intact(study: Study, model: ModelResult) -> ModelResult | None:
-    unset = {"knock_out": None, "knock_out_episode": type(model.config.evaluation)().knock_out_episode}
-    evaluation = model.config.evaluation.model_copy(update=unset)
-    config = model.config.model_copy(update={"evaluation": evaluation})
-    return next((other for other in study.models if other.config == config and other.done), None)
 
 
 def _compared(model: ModelResult, intact: ModelResult, how: str, seeds: tuple[int, ...]) -> KnockOut:

@@ -51,6 +51,12 @@ class Study:
             if each.knock_out is None and each.env is None and not each.demonstrated_episodes
         )
 
+    def beside(self, model: ModelResult, **evaluation: object) -> ModelResult | None:
+        """The same model with some settings of ``evaluation`` changed, if it has a done seed."""
+        changed = model.config.evaluation.model_copy(update=evaluation)
+        config = model.config.model_copy(update={"evaluation": changed})
+        return next((other for other in self.models if other.config == config and other.done), None)
+
     @property
     def demonstrated(self) -> bool:
         """Whether some models were shown their first episodes; no score counts these."""

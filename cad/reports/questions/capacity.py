@@ -66,7 +66,7 @@ def _draw(study: Study) -> Drawing | None:
         )  # fmt: skip
     ax.set_xscale("log", base=2)
     ticks = sorted({point.bits for curve in curves for point in curve.points})
-    ax.set_xticks(ticks, [f"{bits:.4g}" for bits in ticks])
+    ax.set_xticks(ticks, [f"{bits:,.{1 if bits < 10 else 0}f}" for bits in ticks])
     ax.set_xticks([], minor=True)
     ax.set_ylim(0, 1.04)
     ax.set_xlabel("bits that a task makes an agent remember")
