@@ -43,7 +43,8 @@ class Batch:
     segment has ``last_length`` steps.
 
     Where windows of several lengths go through one call, segments are padded at their ends:
-    ``valid`` (segment_length,) bool, equal for all segments, is False where there is no step.
+    ``valid`` (segment_length,) bool, equal for all segments, is False where there is no step.  Where
+    windows of several burn-ins do, ``absent`` () int64 of the first ``burn_in`` segments are not there.
     """
 
     steps: Steps
@@ -52,6 +53,7 @@ class Batch:
     burn_in: int = 0
     uncompressed_length: int | None = None
     valid: Tensor | None = None
+    absent: Tensor | None = None
 
     @property
     def last_length(self) -> int:
@@ -67,4 +69,5 @@ class Batch:
             self.burn_in,
             self.uncompressed_length,
             None if self.valid is None else self.valid.to(device, non_blocking=True),
+            None if self.absent is None else self.absent.to(device, non_blocking=True),
         )

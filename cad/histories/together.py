@@ -23,11 +23,13 @@ class Draws:
     """The windows of one update of all trainings.
 
     ``numbers`` (4, models, B) are each window's history, episode, step in it and gap; ``lengths`` (models,)
-    the steps of each training's segments, which ``widest`` has room for.
+    the steps of each training's segments, ``absent`` (models,) how many segments its burn-in has less than
+    that of ``widest``, which has room for all.
     """
 
     numbers: IntArray
     lengths: IntArray
+    absent: IntArray
     widest: WindowShape
 
     @property
@@ -81,20 +83,26 @@ class WindowsTogether:
             return None
         drawn = [sampler.draw(update) for sampler, update in zip(self._samplers, updates, strict=True)]
         numbers = np.stack([(draw.history, *draw.starts) for draw in drawn], axis=1)
-        return Draws(numbers, np.array([draw.shape.segment_length for draw in drawn]), widest)
+        lengths = np.array([draw.shape.segment_length for draw in drawn])
+        absent = np.array([widest.burn_in - draw.shape.burn_in for draw in drawn])
+        return Draws(numbers, lengths, absent, widest)
 
-    def gather(self, numbers: Tensor, lengths: Tensor, widest: WindowShape, padded: bool) -> Batch:
-        """Batches (models, B, T) of :class:`Draws`, whose numbers and lengths are on the device.
+    def gather(
+        self, numbers: Tensor, lengths: Tensor, absent: Tensor, widest: WindowShape, padded: bool
+    ) -> Batch:
+        """Batches (models, B, T) of :class:`Draws`, whose arrays are on the device.
 
-        What is ``padded`` repeats the last step of its segment; ``valid`` is (models, segment_length).
+        What is ``padded`` repeats the last step of its segment, a segment that is not there the window's
+        first step; ``valid`` is (models, segment_length).
         """
         history, episode, offset, gap = numbers[..., None]
         place, kept, valid = torch.arange(widest.length, device=numbers.device), widest.kept, None
-        if padded:
+        if padded or widest.burn_in:
             within, segment = place % widest.segment_length, place // widest.segment_length
             own = lengths[:, None]
-            place = (segment * own + torch.minimum(within, own - 1))[:, None]
-            valid = within[: widest.segment_length] < own
+            place = (segment - absent[:, None]) * own + torch.minimum(within, own - 1)
+            place = place.clamp(min=0)[:, None]
+            valid = within[: widest.segment_length] < own if padded else None
         begin = self._base + history * self._steps
 
         def step_at(place: Tensor) -> Tensor:
@@ -117,4 +125,7 @@ class WindowsTogether:
             previous_reward=torch.where(known, rewards, torch.zeros_like(rewards)),
             first=(step % self._horizon == 0).long(),
         )
-        return Batch(steps, self._actions[index].long(), widest.segment_length, valid=valid)
+        return Batch(
+            steps, self._actions[index].long(), widest.segment_length, widest.burn_in,
+            valid=valid, absent=absent if widest.burn_in else None,
+        )  # fmt: skip

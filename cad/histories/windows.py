@@ -50,7 +50,7 @@ class TrainingWindows(Protocol):
     def widest_shape(self, update: int) -> WindowShape | None:
         """What the windows of every draw of an update fit into, their segments padded at their ends.
 
-        None where draws differ in more than the length of all segments.
+        None where draws differ in more than the length of all segments and the burn-in.
         """
 
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:

@@ -91,6 +91,7 @@ def packed_losses(configs, folder, stack) -> list[list[float]]:
         ("compressed_ad", {"precision": "bf16"}),
         ("compressed_ad", {"depth_curriculum": 0.5}),
         ("compressed_ad", {"optimizer": "adamw", "loss_on": "last"}),
+        ("compressed_ad", {"burn_in": 3}),
     ],
 )
 def test_packs_are_cuda_graphs(tiny_config, tmp_path, kind, train):

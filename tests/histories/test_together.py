@@ -22,8 +22,8 @@ def together(samplers, updates) -> tuple[Batch, list[int], bool]:
     windows = WindowsTogether(samplers, CPU)
     draws = windows.draw(updates)
     assert draws is not None
-    numbers, lengths = torch.from_numpy(draws.numbers), torch.from_numpy(draws.lengths)
-    batch = windows.gather(numbers, lengths, draws.widest, draws.padded)
+    numbers, lengths, absent = map(torch.from_numpy, (draws.numbers, draws.lengths, draws.absent))
+    batch = windows.gather(numbers, lengths, absent, draws.widest, draws.padded)
     return batch, draws.lengths.tolist(), draws.padded
 
 
@@ -31,7 +31,10 @@ def assert_holds(batch: Batch, model: int, length: int, own: Batch) -> None:
     """A training's rows of ``batch``, without the padding of its segments, are ``own``."""
     segments = batch.actions.shape[2] // batch.segment_length
     assert own.segment_length == length and own.last_length == length
-    there = torch.arange(batch.actions.shape[2]).view(segments, -1)[:, :length].flatten()
+    absent = batch.burn_in - own.burn_in
+    there = torch.arange(batch.actions.shape[2]).view(segments, -1)[absent:, :length].flatten()
+    if batch.burn_in:
+        assert batch.absent is not None and batch.absent[model] == absent
     for field in fields(batch.steps):
         ours, theirs = (getattr(steps, field.name) for steps in (batch.steps, own.steps))
         assert ours.dtype == theirs.dtype
@@ -44,12 +47,18 @@ def assert_holds(batch: Batch, model: int, length: int, own: Batch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "model"),
-    [*((kind, {}) for kind in MODELS), ("ad", {"n_sink": 2}), ("region_ad", {"on_compress": "latents"})],
+    ("kind", "model", "train"),
+    [
+        *((kind, {}, {}) for kind in MODELS),
+        ("ad", {"n_sink": 2}, {}),
+        ("region_ad", {"on_compress": "latents"}, {}),
+        ("compressed_ad", {}, {"burn_in": 2}),
+        ("compressed_ad", {}, {"burn_in": 1000}),  # more than histories have room for
+    ],
 )
-def test_windows_are_those_of_each_sampler(kind, model, tiny_config):
+def test_windows_are_those_of_each_sampler(kind, model, train, tiny_config):
     configs = [
-        tiny_config(kind, seed=seed, model=model, train={"max_episode_gap": gap})
+        tiny_config(kind, seed=seed, model=model, train={"max_episode_gap": gap, **train})
         for seed, gap in enumerate((1, 3, 10))
     ]
     arrays = [
@@ -80,7 +89,7 @@ def test_what_does_not_fit_together(tiny_config):
     assert not WindowsTogether.fits([one, training_sampler(tiny_config("ad"), arrays)])
     assert not WindowsTogether.fits([one, training_sampler(tiny_config(train={"batch_size": 4}), arrays)])
     burning_in = training_sampler(tiny_config(train={"burn_in": 1}), arrays)
-    assert WindowsTogether([burning_in], CPU).draw([0]) is None
+    assert WindowsTogether([burning_in, one], CPU).draw([0, 0]) is None
     deepening = training_sampler(tiny_config(train={"depth_curriculum": 0.9, "n_updates": 10}), arrays)
     windows = WindowsTogether([deepening, deepening], CPU)
     assert windows.draw([0, 0]) is not None and windows.draw([0, 9]) is None

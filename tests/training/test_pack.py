@@ -381,6 +381,8 @@ def without_dropout(configs: Sequence[Config]) -> list[Config]:
         *((kind, {}, {}) for kind in MODELS if kind != "gru"),
         ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"loss_on": "last"}),
         ("compressed_ad", {"latent_update": "gated"}, {}),
+        ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 3}),
+        ("compressed_ad", ALIKE, {"burn_in": 2, "reconstruction_weight": 0.5}),
         ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"label_smoothing": 0.1}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5}),
         ("compressed_ad", {}, {"depth_curriculum": 0.8}),

@@ -95,10 +95,14 @@ class CompressedAD(Compressor):
         """
         embedded = self.embed(batch.steps)
         segments = embedded[:, : -batch.last_length].unflatten(1, (-1, batch.segment_length))
-        latents = self.initial_latents(segments.shape[0])
+        latents = first = self.initial_latents(segments.shape[0])
         with torch.no_grad():
             for k in range(batch.burn_in):
-                latents = self.encoder(latents, segments[:, k])
+                compressed = self.encoder(latents, segments[:, k], batch.valid)
+                there = None if batch.absent is None else batch.absent <= k
+                latents = compressed if there is None else torch.where(there, compressed, latents)
+        if batch.absent is not None:  # windows without a burn-in teach the first latents
+            latents = torch.where(batch.absent < batch.burn_in, latents, first)
         segments = segments[:, batch.burn_in :]
         return segments, embedded[:, -batch.last_length :], self.unroll(segments, latents, batch.valid)
 

@@ -55,11 +55,13 @@ class SegmentWindows:
         return WindowShape(total, length, burn_in, last)
 
     def widest_shape(self, update: int) -> WindowShape | None:
-        """All segments as long as any."""
-        if self._last or self._burn_in:
+        """All segments as long as any, and as much burn-in as the shortest ones leave room for."""
+        if self._last:
             return None
-        longest = self._lengths[1]
-        return WindowShape(self._curriculum.segments(update) * longest, longest)
+        shortest, longest = self._lengths
+        segments = self._curriculum.segments(update)
+        burn_in = min(self._burn_in, self._steps // shortest - segments)
+        return WindowShape((segments + burn_in) * longest, longest, burn_in)
 
     def draw_starts(self, rng: np.random.Generator, n: int, shape: WindowShape) -> WindowStarts:
         """See :class:`~cad.histories.windows.EpisodeStarts`."""

@@ -38,6 +38,8 @@ class _Inputs:
     """(4, models, B) int64: which windows."""
     lengths: Tensor
     """(models,) int64: steps of their segments."""
+    absent: Tensor
+    """(models,) int64: segments that their burn-in lacks."""
     rates: Tensor
     """(2, models) float32: learning rates of AdamW and of Muon."""
 
@@ -99,9 +101,10 @@ class CapturedStack(Stack):
         self._send(draws)
         self._run((draws.widest, draws.padded))
         windows, segments = draws.numbers.shape[2], draws.widest.length // draws.widest.segment_length
-        for training, length in zip(self._trainings, draws.lengths.tolist(), strict=True):
-            predictions = training.objective.predictions(windows, segments, length)
-            training.count(predictions, windows * segments * length)
+        of_each = zip(self._trainings, draws.lengths.tolist(), draws.absent.tolist(), strict=True)
+        for training, length, absent in of_each:
+            predictions = training.objective.predictions(windows, segments - draws.widest.burn_in, length)
+            training.count(predictions, windows * (segments - absent) * length)
 
     # --- state -------------------------------------------------------------------------------
 
@@ -139,6 +142,7 @@ class CapturedStack(Stack):
         self._inputs = _Inputs(
             torch.zeros(4, models, windows, dtype=torch.int64, device=self._device),
             torch.zeros(models, dtype=torch.int64, device=self._device),
+            torch.zeros(models, dtype=torch.int64, device=self._device),
             torch.zeros(2, models, device=self._device),
         )
         self._linked = True
@@ -156,7 +160,8 @@ class CapturedStack(Stack):
         )
         inputs = self._inputs
         for target, values in (
-            (inputs.numbers, draws.numbers), (inputs.lengths, draws.lengths), (inputs.rates, rates)
+            (inputs.numbers, draws.numbers), (inputs.lengths, draws.lengths),
+            (inputs.absent, draws.absent), (inputs.rates, rates),
         ):  # fmt: skip
             source = torch.from_numpy(np.ascontiguousarray(values))
             if self._device.type == "cuda":
@@ -211,7 +216,7 @@ class CapturedStack(Stack):
     def _compute(self, key: Key) -> None:
         """Gather, forward, backward, clip, step, sum: all of it without the host."""
         inputs, (widest, padded) = self._inputs, key
-        batch = self._windows.gather(inputs.numbers, inputs.lengths, widest, padded)
+        batch = self._windows.gather(inputs.numbers, inputs.lengths, inputs.absent, widest, padded)
         losses, columns, _ = self._forward(
             {**self._weights, **self._buffers}, self._trainings, list(tensors_of(batch)), batch
         )
@@ -220,7 +225,9 @@ class CapturedStack(Stack):
         gradients = {name: g for name, g in zip(learned, found, strict=True) if g is not None}
         with torch.no_grad():
             norms = self._clip(gradients)
-            self._step_adamw({n: g for n, g in gradients.items() if "exp_avg" in self._moments[n]})
+            rest = {n: g for n, g in gradients.items() if "exp_avg" in self._moments[n]}
+            # A gradient that a burn-in cuts off is none at all, and here zero.
+            self._step_adamw(rest, [g.flatten(1).any(dim=1).float() for g in rest.values() if widest.burn_in])
             self._step_muon({n: g for n, g in gradients.items() if "exp_avg" not in self._moments[n]})
             counts = torch.ones_like(norms)
             self._sums += torch.cat([torch.stack([counts, norms], dim=1), columns], dim=1).double()
@@ -234,23 +241,30 @@ class CapturedStack(Stack):
             g.mul_(_along(scales, g))
         return norms
 
-    def _step_adamw(self, gradients: dict[str, Tensor]) -> None:
-        """AdamW (arXiv:1711.05101) as ``torch.optim.AdamW`` has it."""
+    def _step_adamw(self, gradients: dict[str, Tensor], moves: Sequence[Tensor]) -> None:
+        """AdamW (arXiv:1711.05101) as ``torch.optim.AdamW`` has it.
+
+        ``moves`` (models,) are 0 where a parameter has no gradient, one after the other; empty: all have.
+        """
         if not gradients:
             return
+        models = len(self._trainings)
+        every = moves or [torch.ones(models, device=self._device)] * len(gradients)
         steps = [self._moments[name]["step"] for name in gradients]
-        torch._foreach_add_(steps, 1)
-        counts = torch.stack(steps)  # (parameters, models)
-        rates, epsilon = self._inputs.rates[0], 1e-8
+        torch._foreach_add_(steps, list(every))
+        counts = torch.stack(steps).clamp(min=1)  # (parameters, models)
+        rates, epsilon = self._inputs.rates[0] * torch.stack(list(every)), 1e-8
         sizes = rates / (1 - 0.9**counts)
         corrections = (1 - self._betas**counts).sqrt()
-        for (name, g), size, correction in zip(gradients.items(), sizes, corrections, strict=True):
+        for (name, g), moved, rate, size, correction in zip(
+            gradients.items(), every, rates, sizes, corrections, strict=True
+        ):
             weight, moments = self._weights[name].detach(), self._moments[name]
             first, second = moments["exp_avg"], moments["exp_avg_sq"]
             if weight.ndim > 2:  # of one model: a matrix
-                weight.mul_(_along(1 - rates * self._decays, g))
-            first.lerp_(g, 0.1)
-            second.lerp_(g * g, _along(1 - self._betas, g))
+                weight.mul_(_along(1 - rate * self._decays, g))
+            first.lerp_(g, _along(0.1 * moved, g))
+            second.lerp_(g * g, _along((1 - self._betas) * moved, g))
             weight.sub_(first / (second.sqrt() / _along(correction, g) + epsilon) * _along(size, g))
 
     def _step_muon(self, gradients: dict[str, Tensor]) -> None:

@@ -207,7 +207,7 @@ def _shape(batch: Batch) -> tuple[Any, ...]:
 def tensors_of(batch: Batch) -> tuple[Tensor, ...]:
     """All tensors of a batch, in a fixed order."""
     steps = batch.steps
-    padding = () if batch.valid is None else (batch.valid,)
+    padding = tuple(x for x in (batch.valid, batch.absent) if x is not None)
     taken = steps.observation, steps.previous_action, steps.previous_reward, steps.first, batch.actions
     return *taken, *padding
 
@@ -215,5 +215,8 @@ def tensors_of(batch: Batch) -> tuple[Tensor, ...]:
 def _batch_of(tensors: Sequence[Tensor], like: Batch) -> Batch:
     """The batch of :func:`tensors_of`, with the lengths of another one."""
     *steps, actions = tensors[:5]
-    valid = None if like.valid is None else tensors[5]
-    return Batch(Steps(*steps), actions, like.segment_length, like.burn_in, like.uncompressed_length, valid)
+    padding = iter(tensors[5:])
+    valid, absent = (None if x is None else next(padding) for x in (like.valid, like.absent))
+    return Batch(
+        Steps(*steps), actions, like.segment_length, like.burn_in, like.uncompressed_length, valid, absent
+    )
