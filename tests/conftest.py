@@ -101,7 +101,6 @@ SLOW = (
     "evaluation/test_results.py::test_a_disk",
     "evaluation/test_varying_episodes.py::test_it_trains",
     "evaluation/test_varying_episodes.py::test_ppo",
-    "models/test_adaptive_memory.py",
     "models/test_memory.py::test_memory_does_not_grow",
     "models/test_memory.py::test_state_bytes_of_5_and_50",
     "models/test_recurrent.py::test_long_histories",

@@ -23,7 +23,6 @@ from cad.experiments.run.resources import pick_device
 from cad.experiments.run.trained_model import model_with
 from cad.models.memory import Memory
 from cad.models.network import SequenceModel
-from cad.models.registry import memory_of
 from cad.schema import Config
 from cad.training.transfer import read_weights
 
@@ -179,7 +178,7 @@ class Agent:
         )  # fmt: skip
         self.episodes = np.zeros(size, dtype=np.int64)
         with torch.inference_mode():
-            self._player = Player(self._model, self._family.spaces, sampler, size, memory_of(settings))
+            self._player = Player(self._model, self._family.spaces, sampler, size)
         sampler.start_episodes(self.episodes)
 
     def act(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cad.config.section import AMOUNT, NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Seed
+from cad.config.section import AMOUNT, NonNegativeInt, PositiveInt, Section, Seed
 
 # In 32 bits, logits that are divided by less are infinite.
 Temperature = Annotated[float, Field(ge=1e-6), AMOUNT]
@@ -49,17 +49,6 @@ class EvaluationConfig(Section):
         0,
         description="In so many first episodes of a roll-out the task's optimal actions are taken, and the "
         "model watches. What it then lacks it does not remember: it did not have to find it. Default: none.",
-    )
-    compress_at: Literal["full", "episode_end", "surprise"] = Field(
-        "full",
-        description="When CompressedAD compresses. full: when its window holds max_compress_length steps. "
-        "Before that, once it holds min_compress_length, episode_end: at the end of an episode; surprise: "
-        "after an action that was a surprise.",
-    )
-    surprise_threshold: NonNegativeFloat = Field(
-        1.0,
-        description="compress_at=surprise: an action is one if -log of its probability is so many standard "
-        "deviations above the mean of the steps in the window.",
     )
     seed: Seed = Field(1000, description="Seed of the roll-outs; independent of the training seed.")
 

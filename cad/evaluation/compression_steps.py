@@ -8,17 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cad.config import EvaluationConfig
 from cad.models.memory import Counts, Memory
 
 MOST_NAMED = 8  # roll-outs named in one line of the trace
-
-CHOSEN_BECAUSE = {
-    "full": "</compress> emitted",
-    "episode_end": "an episode ended",
-    "surprise": "an action was a surprise",
-}
-"""Why roll-outs compressed that chose to, by ``evaluation.compress_at``."""
 
 CompressionSteps = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
@@ -27,9 +19,8 @@ CompressionSteps = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 class CompressionEvent:
     """Roll-outs (task id, roll-out) that compressed after ``step`` steps for the same reason.
 
-    ``chosen`` says whether the model, or ``evaluation.compress_at``, asked for it; otherwise its window was
-    full.  ``lengths`` are the steps since each one's previous compression; ``total`` is the number of all
-    roll-outs.
+    ``chosen`` says whether the model asked for it; otherwise its window was full.  ``lengths`` are
+    the steps since each one's previous compression; ``total`` is the number of all roll-outs.
     """
 
     step: int
@@ -39,7 +30,7 @@ class CompressionEvent:
     chosen: bool
     total: int
 
-    def in_words(self, evaluation: EvaluationConfig) -> str:
+    def __str__(self) -> str:
         """One line of the trace; steps, episodes and roll-outs are counted from one."""
         if len(self.rollouts) == self.total:
             who = f"all {self.total} roll-outs" if self.total > 1 else "the roll-out"
@@ -54,7 +45,7 @@ class CompressionEvent:
             where += f" (episode {episode + 1}, step {t + 1})"
         low, high = min(self.lengths), max(self.lengths)
         span = f"{low} steps" if low == high else f"{low} to {high} steps"
-        why = CHOSEN_BECAUSE[evaluation.compress_at] if self.chosen else "window full"
+        why = "</compress> emitted" if self.chosen else "window full"
         return f"{where}: {why}, {span} compressed; {who}"
 
 

@@ -21,7 +21,7 @@ class Memory(Protocol):
     """In-context state of a batch of roll-outs.
 
     ``compressions`` counts those so far; ``chosen``, those among them that the model asked for
-    itself (or ``evaluation.compress_at``), where others came about because its window was full.
+    itself, where others came about because its window was full.
     """
 
     compressions: Counts

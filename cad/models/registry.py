@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cad.config.evaluation import EvaluationConfig
 from cad.config.kinds import section_by_kind
 from cad.models.ad.spec import ADSpec
 from cad.models.compressed_ad.config import CompressedADConfig
@@ -52,12 +50,3 @@ def build_model(config: ModelConfig, spaces: Spaces) -> SequenceModel:
 def new_memory(model: SequenceModel, batch: int) -> Memory:
     """An empty memory for ``batch`` roll-outs of ``model``."""
     return spec_of(model.config).new_memory(model, batch)
-
-
-def memory_of(evaluation: EvaluationConfig) -> Callable[[SequenceModel, int], Memory]:
-    """:func:`new_memory` for an evaluation, which may have settings for it."""
-
-    def new_evaluated_memory(model: SequenceModel, batch: int) -> Memory:
-        return spec_of(model.config).new_evaluated_memory(model, batch, evaluation)
-
-    return new_evaluated_memory

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from cad.config.evaluation import EvaluationConfig
 from cad.config.source import SourceConfig
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.models.config import ModelConfig
@@ -103,7 +102,7 @@ class ModelSpec(ABC, Generic[C]):
 
     config_class: ClassVar[type[ModelConfig]]
     other_settings: ClassVar[frozenset[str]] = frozenset()
-    """Keys of other sections than the model's that have a meaning for this kind, not for all."""
+    """Keys of the sections ``train`` and ``pretrain`` that have a meaning for this kind, not for all."""
     is_reference: ClassVar[bool] = False
     """Whether reports compare all others with it."""
     depths_are_compressions: ClassVar[bool] = False
@@ -150,10 +149,6 @@ class ModelSpec(ABC, Generic[C]):
     @abstractmethod
     def new_memory(self, model: Any, batch: int) -> Memory:
         """An empty memory for ``batch`` roll-outs of a model that :meth:`build` made."""
-
-    def new_evaluated_memory(self, model: Any, batch: int, settings: EvaluationConfig) -> Memory:
-        """The one of an evaluation, where its settings choose one (``evaluation.compress_at``)."""
-        return self.new_memory(model, batch)
 
     @abstractmethod
     def windows(self, config: C, settings: TrainConfig, shape: HistoryShape) -> TrainingWindows:

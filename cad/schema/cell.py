@@ -198,11 +198,6 @@ class Config(Section):
                     f"evaluation.demonstrated_episodes={shown} takes the optimal actions, and those of "
                     f"env.name={self.env.name} are not known; leave it out"
                 )
-        if self.evaluation.compress_at != "full" and not self.spec.compresses(self.model):
-            raise ValueError(
-                f"evaluation.compress_at={self.evaluation.compress_at} is for "
-                "model.kind=compressed_ad with max_compression_depth above 0"
-            )
         if self.evaluation.knock_out == "other" and self.n_evaluated < 2:
             raise ValueError("evaluation.knock_out=other needs two evaluated tasks: one has no other")
         return self

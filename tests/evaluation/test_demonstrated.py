@@ -13,7 +13,7 @@ from cad.evaluation.replay import rollout_keys
 from cad.evaluation.rollout import ActionSampler, roll_out
 from cad.experiments.run.trained_model import evaluate
 from cad.interrupt import StopFlag
-from cad.models.registry import memory_of
+from cad.models.registry import new_memory
 
 SHOWN, EPISODES = 3, 6
 KINDS = ["ad", "compressed_ad", "region_ad", "gru", "linear_attention"]
@@ -60,7 +60,7 @@ def test_the_model_sees_what_was_demonstrated(kind, tiny_config, loud_model):
     family, tasks, memories = task_family(config.env), config.evaluated_tasks, []
 
     def watched(model, batch):
-        memories.append(Watched(memory_of(config.evaluation)(model, batch)))
+        memories.append(Watched(new_memory(model, batch)))
         return memories[-1]
 
     result = roll_out(

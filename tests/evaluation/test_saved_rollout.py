@@ -15,7 +15,6 @@ from cad.evaluation.knock_out import knock_out
 from cad.evaluation.rollout import RolloutResult, roll_out
 from cad.evaluation.saved_rollout import RolloutFile
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models.registry import memory_of
 
 KINDS = ["ad", "compressed_ad", "region_ad", "gru", "linear_attention"]
 CUED = {"name": "cued_darkroom", "size": 3, "horizon": 6, "n_cues": 2, "n_tasks": 6, "n_heldout": 2}
@@ -78,27 +77,6 @@ def test_with_sinks_facts_and_an_exchange_of_latents(tiny_config, loud_model, tm
         (tmp_path / name).mkdir()
         stopped = rolled_out(model, family, (3,), file_in(tmp_path / name), **how)
         assert_same(rolled_out(model, family, **how), stopped)
-
-
-@pytest.mark.parametrize("shown", [0, 3])
-@pytest.mark.parametrize("moment", ["episode_end", "surprise"])
-def test_with_compressions_at_other_moments(moment, shown, tiny_config, loud_model, tmp_path):
-    lake = {"env.name": NAME, "env.n_heldout": 2, "env.n_validation": 1}
-    for name, config in (
-        ("exchanged", tiny_config(env=CUED)),
-        ("ends early", tiny_config().with_overrides(lake, "test")),
-    ):
-        model, family = loud_model(config), task_family(config.env)
-        settings = EvaluationConfig(compress_at=moment, knock_out="other", knock_out_episode=4)
-        exchange = knock_out(settings, 3)
-        how = {"memory": memory_of(settings), "before_episodes": exchange, "demonstrated": shown}
-        (tmp_path / name).mkdir()
-        whole = rolled_out(model, family, **how)
-        assert whole.chosen.any()
-        in_lock_step = moment == "episode_end" and name == "exchanged"
-        assert (len(np.unique(whole.compression_steps[0], axis=0)) == 1) == in_lock_step
-        stops = (2, 4) if shown else (2, 5)  # optimal episodes of the ring are short
-        assert_same(whole, rolled_out(model, family, stops, file_in(tmp_path / name), **how))
 
 
 @pytest.mark.parametrize("episode", [2, 5])  # after 5 some roll-outs are done, and go on uncounted

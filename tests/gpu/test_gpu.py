@@ -17,7 +17,7 @@ from cad.evaluation.rollout import ActionSampler, Player, roll_out
 from cad.evaluation.stepping import DeviceStepping, Rollouts, start_stepping
 from cad.histories.made_up import made_up_histories
 from cad.interrupt import StopFlag
-from cad.models.registry import MODELS, memory_of
+from cad.models.registry import MODELS
 from cad.schema import Config
 from cad.training.learner import build_model, build_training
 from cad.training.loop import train
@@ -126,20 +126,17 @@ def test_a_pack_of_a_gpu_is_captured(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("demonstrated", [0, 2])
-@pytest.mark.parametrize(
-    ("kind", "moment"),
-    [*((kind, "full") for kind in MODELS), ("compressed_ad", "episode_end"), ("compressed_ad", "surprise")],
-)
-def test_returns_are_those_of_a_cpu(tiny_config, kind, moment, demonstrated):
-    config = tiny_config(kind, evaluation={"compress_at": moment})
+@pytest.mark.parametrize("kind", MODELS)
+def test_returns_are_those_of_a_cpu(tiny_config, kind, demonstrated):
+    config = tiny_config(kind)
     returns = []
     for device in (GPU, CPU):
         torch.manual_seed(0)
         model = build_model(config).to(device).eval()
-        tasks, memory = split_tasks(config.env).heldout, memory_of(config.evaluation)
+        tasks = split_tasks(config.env).heldout
         result = roll_out(
             model, task_family(config.env), tasks, n_rollouts=4, n_episodes=5, seed=0,
-            demonstrated=demonstrated, memory=memory,
+            demonstrated=demonstrated,
         )  # fmt: skip
         returns.append(result.returns)
     # A draw that falls between two roundings may go the other way.

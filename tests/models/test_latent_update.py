@@ -50,39 +50,20 @@ def test_it_sees_what_a_latent_was_and_what_it_would_become(tiny_config, loud_mo
     assert not torch.allclose(mixed, gated)
 
 
-@pytest.mark.parametrize(
-    ("settings", "own"),
-    [
-        ({"n_latent": 5, "kept_steps": 2}, slice(0, 3)),
-        ({"n_latent": 6, "latent_groups": [2, 2, 2], "max_compression_depth": 4}, slice(4, 6)),
-    ],
-    ids=["kept steps", "groups"],
-)
-def test_only_what_is_folded_into_itself_is_mixed(settings, own, tiny_config, loud_model):
-    """Steps are kept as they are, groups are passed on as they are: an open gate changes neither."""
-    drawn = torch.Generator().manual_seed(0)
-    n = settings["n_latent"]
-    old, steps = torch.randn(2, n, 16, generator=drawn), torch.randn(2, 8, 16, generator=drawn)
-    model = loud_model(tiny_config(model={**settings, **GATED}))
-    shut, opened = of(model, old, steps, 100.0), of(model, old, steps, -100.0)
-    torch.testing.assert_close(shut[:, own], old[:, own])
-    rest = [i for i in range(n) if i not in range(n)[own]]
-    assert torch.equal(shut[:, rest], opened[:, rest])
-
-
 def test_three_quarters_stay_at_first(tiny_config, inputs):
     from cad.training.learner import build_model
 
     old, steps = inputs
+    torch.manual_seed(0)
     model = build_model(tiny_config(model={"n_latent": 3, **GATED}))
     with torch.no_grad():
         mixed, new = model.encoder(old, steps), of(model, old, steps, -100.0)
-    torch.testing.assert_close(mixed, 0.731 * old + 0.269 * new, rtol=0, atol=0.2)
+    assert (mixed - (0.731 * old + 0.269 * new)).abs().mean() < 0.1 * (new - old).abs().mean()
 
 
 def test_costs_count_the_gates(tiny_config):
     from cad.models.blocks.costs import encoder_work
 
     config = tiny_config(model={"n_latent": 4, **GATED}).model
-    more = encoder_work(config, 8, config.groups, gated=True) - encoder_work(config, 8, config.groups)
+    more = encoder_work(config, 8, gated=True) - encoder_work(config, 8)
     assert more == pytest.approx(4 * 32 * 16 / 1e6)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 import torch
+from packs import ALIKE, CPU, alone, assert_close, compare, packed, variants
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cad.errors import UsageError
 from cad.histories.windows import WindowShape
-from cad.interrupt import StopFlag
+from cad.interrupt import InterruptedRun, StopFlag
 from cad.models.objective import constant
 from cad.models.registry import MODELS
+from cad.schema import Config
 from cad.training.learner import build_pretraining, build_training
-from cad.training.packed.captured import CapturedStack
-from cad.training.packed.loop import train_in_graphs
+from cad.training.packed.captured import CapturedStack, stack_of
+from cad.training.packed.loop import train_in_graphs, train_together
+from cad.training.packed.stack import Stack
 
-CPU = torch.device("cpu")
 # A value on the host, a shape that depends on values, or values that come from the host.
 REFUSED = {
     "aten::_local_scalar_dense",
@@ -88,9 +91,9 @@ class ReplayedStack(CapturedStack):
         *((kind, {}, {}) for kind in MODELS if kind != "gru"),
         ("ad", {"n_sink": 2}, {"loss_on": "last"}),
         ("compressed_ad", {}, {"depth_curriculum": 0.6}),
-        ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"precision": "bf16"}),
+        ("compressed_ad", {"n_latent": 4}, {"precision": "bf16"}),
         ("compressed_ad", {"latent_update": "gated"}, {"precision": "bf16", "burn_in": 3}),
-        ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"optimizer": "adamw"}),
+        ("compressed_ad", {"max_compression_depth": 3}, {"optimizer": "adamw"}),
         (
             "compressed_ad",
             {"min_compress_length": 6, "max_compress_length": 6},
@@ -255,3 +258,88 @@ def test_graphs_are_of_one_process(tiny_config, toy_histories, tmp_path):
     training = learner.training(tmp_path, run_id="x", device=CPU, ranks=two)
     with pytest.raises(UsageError, match="engine=plain is one process, not 2 ranks"):
         train_in_graphs(training, StopFlag())
+
+
+def without_dropout(configs: Sequence[Config]) -> list[Config]:
+    return [
+        config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.0})})
+        for config in configs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "train"),
+    [
+        *((kind, {}, {}) for kind in MODELS if kind != "gru"),
+        ("compressed_ad", {"n_latent": 4}, {"loss_on": "last"}),
+        ("compressed_ad", {"latent_update": "gated"}, {}),
+        ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 3}),
+        ("compressed_ad", ALIKE, {"burn_in": 2, "reconstruction_weight": 0.5}),
+        ("compressed_ad", {"max_compression_depth": 3}, {"label_smoothing": 0.1}),
+        ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5}),
+        ("compressed_ad", {}, {"reconstruction_weight": 0.5}),  # not to be padded: as on a CPU
+        ("compressed_ad", {}, {"depth_curriculum": 0.8}),
+        ("ad", {"n_sink": 2}, {}),
+        ("ad", {}, {"optimizer": "muon"}),
+        ("compressed_ad", {}, {"optimizer": "muon", "grad_clip": 0.01}),
+    ],
+)
+def test_captured_updates_are_those_of_single_trainings(
+    kind, model, train, tiny_config, toy_histories, tmp_path, captured
+):
+    configs = without_dropout(variants(tiny_config, kind, model, **train))
+    tolerance = {"losses": 1e-3, "weights": 0.1} if "optimizer" in train else {"weights": 1e-2}
+    compare(configs, toy_histories, tmp_path, **tolerance)
+    assert len(captured) == 1
+
+
+@pytest.mark.usefixtures("captured")
+def test_captured_updates_of_unequal_losses_and_lengths(tiny_config, toy_histories, tmp_path):
+    configs = [
+        tiny_config(
+            "compressed_ad",
+            seed=seed,
+            train={"n_updates": n, "label_smoothing": smoothing, "log_every": 1, "watchdog_share": None,
+                   "optimizer": "adamw"},
+        )
+        for seed, (n, smoothing) in enumerate([(4, 0.0), (9, 0.2), (6, 0.0)])
+    ]  # fmt: skip
+    compare(configs, toy_histories, tmp_path, losses=1e-5, weights=1e-3)
+
+
+@pytest.mark.usefixtures("captured")
+def test_a_captured_pack_is_stopped_and_goes_on_either_way(tiny_config, toy_histories, tmp_path):
+    configs = without_dropout(variants(tiny_config, "compressed_ad"))
+    for config, name in zip(configs, "abc", strict=True):
+        alone(config, toy_histories, tmp_path / "alone" / name)
+    folders = [tmp_path / "pack" / name for name in "abc"]
+    stop = StopFlag()
+    trainings = [
+        build_training(config, toy_histories).training(
+            folder, run_id=folder.name, device=CPU,
+            progress=lambda step, _values: stop.request() if step >= 5 else None,
+        )
+        for config, folder in zip(configs, folders, strict=True)
+    ]  # fmt: skip
+    with pytest.raises(InterruptedRun):
+        list(train_together(trainings, stop))
+    alone(configs[0], toy_histories, folders[0])
+    packed(configs[1:], toy_histories, folders[1:])
+    for name, folder in zip("abc", folders, strict=True):
+        assert_close(tmp_path / "alone" / name, folder, weights=1e-3)
+
+
+def test_which_packs_are_captured(tiny_config, toy_histories, tmp_path):
+    def trainings(*configs: Config):
+        return [
+            build_training(config, toy_histories).training(tmp_path, run_id="x", device=CPU)
+            for config in configs
+        ]
+
+    assert CapturedStack.fits(trainings(tiny_config("ad"), tiny_config("ad", seed=1)))
+    for config in (
+        tiny_config("ad", model={"dropout": 0.1}),
+        tiny_config("ad", train={"gradient_accumulation": 2}),
+    ):
+        assert not CapturedStack.fits(trainings(tiny_config("ad"), config))
+    assert type(stack_of(trainings(tiny_config("ad")), vmapped=True)) is Stack  # on a CPU

@@ -2,150 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from packs import ALIKE, CPU, alone, assert_close, assert_same, compare, counted, packed, records, variants
 
 from cad.errors import CadError
-from cad.histories.sampler import HistoryArrays
 from cad.interrupt import InterruptedRun, StopFlag
 from cad.models.registry import MODELS
-from cad.schema import Config
 from cad.training.learner import build_training
-from cad.training.metrics import read_metrics
 from cad.training.packed.calls import bags_as_product
-from cad.training.packed.captured import CapturedStack, stack_of
-from cad.training.packed.loop import Outcome, train_together
+from cad.training.packed.captured import CapturedStack
+from cad.training.packed.loop import train_together
 from cad.training.packed.shape import pack_key
 from cad.training.packed.stack import Stack
-from cad.training.training import TrainingSummary
-
-CPU = torch.device("cpu")
-
-
-class StoppingSampler:
-    """Asks for a stop when the batch of update ``at`` is drawn."""
-
-    def __init__(self, sampler, at: int, stop: StopFlag) -> None:
-        self.sampler, self.at, self.stop = sampler, at, stop
-
-    def batch(self, update: int, *where):
-        if update == self.at:
-            self.stop.request()
-        return self.sampler.batch(update, *where)
-
-    def __getattr__(self, name: str):
-        return getattr(self.sampler, name)
-
-
-def alone(config: Config, arrays: HistoryArrays, folder: Path, at: int = -1, **options) -> None:
-    """Train one model; a stop is asked for at update ``at``."""
-    learner, stop = build_training(config, arrays), StopFlag()
-    learner = dataclasses.replace(learner, sampler=StoppingSampler(learner.sampler, at, stop))
-    learner.fit(folder, run_id=folder.name, device=CPU, stop=stop, **options)
-
-
-def packed(
-    configs: Sequence[Config], arrays: HistoryArrays, folders: Sequence[Path], at: int = -1, **options
-) -> dict[str, Outcome]:
-    """Train models together; how each ended, by its folder's name."""
-    assert len({pack_key(config) for config in configs}) == 1
-    stop, names, trainings = StopFlag(), {}, []
-    for config, folder in zip(configs, folders, strict=True):
-        learner = build_training(config, arrays)
-        learner = dataclasses.replace(learner, sampler=StoppingSampler(learner.sampler, at, stop))
-        training = learner.training(folder, run_id=folder.name, device=CPU, **options)
-        names[id(training)] = folder.name
-        trainings.append(training)
-    outcomes = train_together(trainings, stop, vmapped=configs[0].spec.stacks)
-    return {names[id(training)]: outcome for training, outcome in outcomes}
-
-
-def records(folder: Path) -> list[dict[str, float]]:
-    return [
-        {key: value for key, value in record.items() if not key.endswith("_per_second")}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
-
-
-def final_state(folder: Path) -> dict[str, torch.Tensor]:
-    newest = max((folder / "checkpoints").iterdir())
-    return safetensors.torch.load_file(newest / "state.safetensors")
-
-
-def counted(folder: Path) -> int:
-    """Supervised actions of a training, as its newest checkpoint has them."""
-    note = max((folder / "checkpoints").iterdir()) / "meta.json"
-    return json.loads(note.read_text())["supervised_actions"]
-
-
-def assert_close(a: Path, b: Path, losses: float = 1e-5, weights: float = 1e-4) -> None:
-    """Logged losses differ by so much at most, weights by so much of a tensor's norm; all else is alike.
-
-    On the machines where this was written packs give the bits of single trainings.  Where batched products
-    round otherwise, Muon makes rounding as large as everything else where a gradient has no full rank.
-    """
-    mine, theirs = records(a), records(b)
-    assert [list(record) for record in mine] == [list(record) for record in theirs]
-    assert mine[0] == theirs[0]
-    for x, y in zip(mine[1:], theirs[1:], strict=True):
-        assert x["step"] == y["step"] and x["learning_rate"] == y["learning_rate"]
-        assert x["loss"] == pytest.approx(y["loss"], rel=losses)
-        assert x["gradient_norm"] == pytest.approx(y["gradient_norm"], rel=1e3 * losses)
-    assert counted(a) == counted(b)
-    first, second = final_state(a), final_state(b)
-    assert first.keys() == second.keys()
-    for name, x in first.items():
-        assert x.shape == second[name].shape and x.dtype == second[name].dtype
-        if name.startswith("model/") and not name.endswith("qkv.bias"):  # keys' biases move nothing
-            assert (x - second[name]).norm() <= weights * x.norm() + 1e-6, name
-        if name.endswith("/step"):
-            assert torch.equal(x, second[name])
-
-
-def assert_same(a: Path, b: Path) -> None:
-    """Two runs are equal to the bit."""
-    first, second = final_state(a), final_state(b)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    assert records(a) == records(b)
-
-
-def variants(make: Callable[..., Config], kind: str, model: dict | None = None, **train) -> list[Config]:
-    """Three cells of one shape that differ in seed, rates and dropout."""
-    settings = {"n_updates": 10, "optimizer": "adamw", "watchdog_share": None, **train}
-    return [
-        make(
-            kind,
-            seed=seed,
-            model={"dropout": dropout, **(model or {})},
-            train={
-                **settings,
-                "learning_rate": rate,
-                "muon_learning_rate": 2 * rate,
-                "grad_clip": 0.5 + seed,
-            },
-        )
-        for seed, (rate, dropout) in enumerate([(1e-2, 0.0), (3e-3, 0.2), (2e-3, 0.1)])
-    ]
-
-
-def compare(configs: Sequence[Config], arrays: HistoryArrays, tmp_path: Path, **tolerance: float) -> None:
-    """Train each alone and all together, and compare them."""
-    names = [f"{number}" for number in range(len(configs))]
-    for config, name in zip(configs, names, strict=True):
-        alone(config, arrays, tmp_path / "alone" / name)
-    outcomes = packed(configs, arrays, [tmp_path / "pack" / name for name in names])
-    for config, name in zip(configs, names, strict=True):
-        outcome = outcomes[name]
-        assert isinstance(outcome, TrainingSummary) and outcome.updates == config.train.n_updates
-        assert_close(tmp_path / "alone" / name, tmp_path / "pack" / name, **tolerance)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -162,24 +34,17 @@ def test_over_200_updates(kind, optimizer, tiny_config, toy_histories, tmp_path)
     compare(configs, toy_histories, tmp_path, **tolerance)
 
 
-# Segments of one length for all, so that models meet in every update.
-ALIKE = {"min_compress_length": 6, "max_compress_length": 6}
-
-
 @pytest.mark.parametrize(
     ("kind", "model", "train"),
     [
         ("compressed_ad", {}, {"optimizer": "muon", "burn_in": 2, "gradient_accumulation": 2}),
         ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 2}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5, "burn_in": 2}),
-        (
-            "compressed_ad",
-            {**ALIKE, "norm": "post", "n_latent": 4, "kept_steps": 2},
-            {"depth_curriculum": 0.8},
-        ),
+        ("compressed_ad", {**ALIKE, "norm": "post"}, {"label_smoothing": 0.1}),
+        ("compressed_ad", {}, {"depth_curriculum": 0.8}),
         ("ad", {"step_embedding": "cell", "n_sink": 2}, {"loss_on": "last"}),
     ],
-    ids=["lengths", "gated", "reconstruction", "curriculum", "sinks"],
+    ids=["lengths", "gated", "reconstruction", "post-norm", "curriculum", "sinks"],
 )
 def test_ways_of_training(kind, model, train, tiny_config, toy_histories, tmp_path):
     configs = variants(tiny_config, kind, model, **train)
@@ -352,105 +217,6 @@ def test_which_trainings_go_together(tiny_config):
 
 
 # --- updates as a GPU computes them --------------------------------------------------------------
-
-
-@pytest.fixture
-def captured(monkeypatch) -> list[CapturedStack]:
-    """Packs compute their updates as on a GPU, without graphs; those that were made."""
-    made = []
-
-    def stack(trainings, **_) -> CapturedStack:
-        assert CapturedStack.fits(trainings)
-        made.append(CapturedStack(trainings))
-        return made[-1]
-
-    monkeypatch.setattr("cad.training.packed.loop.stack_of", stack)
-    return made
-
-
-def without_dropout(configs: Sequence[Config]) -> list[Config]:
-    return [
-        config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.0})})
-        for config in configs
-    ]
-
-
-@pytest.mark.parametrize(
-    ("kind", "model", "train"),
-    [
-        *((kind, {}, {}) for kind in MODELS if kind != "gru"),
-        ("compressed_ad", {"kept_steps": 2, "n_latent": 4}, {"loss_on": "last"}),
-        ("compressed_ad", {"latent_update": "gated"}, {}),
-        ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 3}),
-        ("compressed_ad", ALIKE, {"burn_in": 2, "reconstruction_weight": 0.5}),
-        ("compressed_ad", {"latent_groups": (2, 1), "max_compression_depth": 3}, {"label_smoothing": 0.1}),
-        ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5}),
-        ("compressed_ad", {}, {"depth_curriculum": 0.8}),
-        ("compressed_ad", {}, {"reconstruction_weight": 0.5}),  # not to be padded: as on a CPU
-        ("ad", {"n_sink": 2}, {}),
-        ("ad", {}, {"optimizer": "muon"}),
-        ("compressed_ad", {}, {"optimizer": "muon", "grad_clip": 0.01}),
-    ],
-)
-def test_captured_updates_are_those_of_single_trainings(
-    kind, model, train, tiny_config, toy_histories, tmp_path, captured
-):
-    configs = without_dropout(variants(tiny_config, kind, model, **train))
-    tolerance = {"losses": 1e-3, "weights": 0.1} if "optimizer" in train else {"weights": 1e-2}
-    compare(configs, toy_histories, tmp_path, **tolerance)
-    assert len(captured) == 1
-
-
-@pytest.mark.usefixtures("captured")
-def test_captured_updates_of_unequal_losses_and_lengths(tiny_config, toy_histories, tmp_path):
-    configs = [
-        tiny_config(
-            "compressed_ad",
-            seed=seed,
-            train={"n_updates": n, "label_smoothing": smoothing, "log_every": 1, "watchdog_share": None,
-                   "optimizer": "adamw"},
-        )
-        for seed, (n, smoothing) in enumerate([(4, 0.0), (9, 0.2), (6, 0.0)])
-    ]  # fmt: skip
-    compare(configs, toy_histories, tmp_path, losses=1e-5, weights=1e-3)
-
-
-@pytest.mark.usefixtures("captured")
-def test_a_captured_pack_is_stopped_and_goes_on_either_way(tiny_config, toy_histories, tmp_path):
-    configs = without_dropout(variants(tiny_config, "compressed_ad"))
-    for config, name in zip(configs, "abc", strict=True):
-        alone(config, toy_histories, tmp_path / "alone" / name)
-    folders = [tmp_path / "pack" / name for name in "abc"]
-    stop = StopFlag()
-    trainings = [
-        build_training(config, toy_histories).training(
-            folder, run_id=folder.name, device=CPU,
-            progress=lambda step, _values: stop.request() if step >= 5 else None,
-        )
-        for config, folder in zip(configs, folders, strict=True)
-    ]  # fmt: skip
-    with pytest.raises(InterruptedRun):
-        list(train_together(trainings, stop))
-    alone(configs[0], toy_histories, folders[0])
-    packed(configs[1:], toy_histories, folders[1:])
-    for name, folder in zip("abc", folders, strict=True):
-        assert_close(tmp_path / "alone" / name, folder, weights=1e-3)
-
-
-def test_which_packs_are_captured(tiny_config, toy_histories, tmp_path):
-    def trainings(*configs: Config):
-        return [
-            build_training(config, toy_histories).training(tmp_path, run_id="x", device=CPU)
-            for config in configs
-        ]
-
-    assert CapturedStack.fits(trainings(tiny_config("ad"), tiny_config("ad", seed=1)))
-    for config in (
-        tiny_config("ad", model={"dropout": 0.1}),
-        tiny_config("ad", train={"gradient_accumulation": 2}),
-    ):
-        assert not CapturedStack.fits(trainings(tiny_config("ad"), config))
-    assert type(stack_of(trainings(tiny_config("ad")), vmapped=True)) is Stack  # on a CPU
 
 
 def test_bags_are_products_of_counts():

@@ -88,15 +88,13 @@ def test_every_setting_that_differs_is_named(encoder, tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("there", "here"), [({"latent_update": "gated"}, {}), ({}, {"latent_update": "gated"}),
-                        ({"kept_steps": 1}, {}), ({}, {"latent_groups": [2, 1], "max_compression_depth": 3})],
-)  # fmt: skip
+    ("there", "here"), [({"latent_update": "gated"}, {}), ({}, {"latent_update": "gated"})]
+)
 def test_an_encoder_of_other_latents_is_refused(there, here, tiny_config, tmp_path):
     """Without its gate an encoder would make other latents, and nothing would say so."""
     source, config = tiny_config(model=there), tiny_config(model=here)
     save_weights(tmp_path / "model.safetensors", source, build_model(source))
-    key = next(iter({**there, **here}))
-    with pytest.raises(CadError, match=rf"model.safetensors: model.{key} is .* there, .* here"):
+    with pytest.raises(CadError, match=r"model.safetensors: model.latent_update is .* there, .* here"):
         load_encoder(build_model(config), config, tmp_path / "model.safetensors", KEY)
     same = tiny_config(model={**there, **here})
     save_weights(tmp_path / "model.safetensors", same, build_model(same))

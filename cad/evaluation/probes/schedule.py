@@ -13,10 +13,6 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 96, 192)
 def why_no_probe(config: Config) -> str | None:
     """Why a cell has nothing to probe; None if it has."""
     reason = config.spec.why_no_probe(config.model)
-    if reason is None and config.evaluation.compress_at != "full":
-        return (
-            f"evaluation.compress_at={config.evaluation.compress_at}: roll-outs compress at different steps"
-        )
     if reason is None and config.evaluation.knock_out is not None:
         return (
             f"evaluation.knock_out={config.evaluation.knock_out}: a probe makes latents again from the steps "

@@ -17,7 +17,6 @@ from cad.evaluation.rollout import roll_out
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.run.trained_model import load_trained
-from cad.models.registry import memory_of
 from cad.process import prepare_process
 from cad.reports import WatchedRollout, animation_gif, strip_png
 from cad.storage import atomic_path
@@ -135,7 +134,6 @@ def _rolled_out(
         temperature=settings.temperature_at,
         greedy=settings.greedy,
         demonstrated=settings.demonstrated_episodes,
-        memory=memory_of(settings),
     )
     assert result.actions is not None
     assert result.compression_steps is not None

@@ -90,7 +90,7 @@ def evaluate_exported(
     model = model_with(weights, config).to(pick_device(device)).eval()
     settings, family = config.evaluation, task_family(config.evaluated_env)
     with stop_on_signals() as stop:
-        on_compress = (lambda event: trace(event.in_words(settings))) if trace else None
+        on_compress = (lambda event: trace(str(event))) if trace else None
         result = evaluate(model, config, stop, on_compress=on_compress)
     if out is not None:
         save_results(out, result)

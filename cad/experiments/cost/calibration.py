@@ -29,7 +29,6 @@ from cad.experiments.plan.stage import Stage
 from cad.histories.made_up import made_up_histories
 from cad.histories.sampler import HistoryArrays
 from cad.interrupt import InterruptedRun, StopFlag
-from cad.models.registry import memory_of
 from cad.process import prepare_process
 from cad.schema import Config
 from cad.storage import make_dirs, write_json
@@ -261,6 +260,5 @@ def _roll_out_seconds(config: Config, tasks: Sequence[int], n_rollouts: int, dev
             seed=0,
             stop=watch.stop,
             progress=watch,
-            memory=memory_of(config.evaluation),
         )
     return watch.seconds_a_step / horizon

@@ -234,8 +234,7 @@ def rate_key(stage: Stage, device: str) -> RateKey:
     if stage.kind == "histories":
         return ("histories", config.env.name, *map(str, config.source.rate_settings))
     if stage.kind == "evaluate":
-        moments = config.evaluation.compress_at
-        return (stage.kind, config.model.kind, device, *(() if moments == "full" else (moments,)))
+        return (stage.kind, config.model.kind, device)
     loop = config.train if stage.kind == "train" else config.pretrain
     how = (loop.optimizer, loop.precision, "compiled" if loop.compile else "not compiled")
     return (stage.kind, config.model.kind, device, *how)

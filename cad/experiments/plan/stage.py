@@ -122,10 +122,6 @@ def _relevant(kind: StageKind, config: Config) -> dict[str, Any]:
             del evaluation["knock_out"], evaluation["knock_out_episode"]
         if not evaluation["demonstrated_episodes"]:
             del evaluation["demonstrated_episodes"]
-        if evaluation["compress_at"] != "surprise":
-            del evaluation["surprise_threshold"]
-        if evaluation["compress_at"] == "full":
-            del evaluation["compress_at"]
         return {"evaluation": evaluation}
     if kind == "pretrain":
         pretraining = config.spec.pretraining

@@ -166,7 +166,7 @@ def _acting(evaluation: EvaluationConfig) -> str:
 
 
 def _changed(evaluation: EvaluationConfig) -> str:
-    return _compressed(evaluation) + _demonstrated(evaluation) + _knocked_out(evaluation)
+    return _demonstrated(evaluation) + _knocked_out(evaluation)
 
 
 def _demonstrated(evaluation: EvaluationConfig) -> str:
@@ -175,14 +175,6 @@ def _demonstrated(evaluation: EvaluationConfig) -> str:
         return ""
     first = "the first episode" if shown == 1 else f"the first {shown} episodes"
     return f", {first} demonstrated (optimal actions, which the model watches)"
-
-
-def _compressed(evaluation: EvaluationConfig) -> str:
-    if evaluation.compress_at == "full":
-        return ""
-    if evaluation.compress_at == "episode_end":
-        return ", compressed at ends of episodes"
-    return f", compressed after surprises above {evaluation.surprise_threshold:g} standard deviations"
 
 
 def _knocked_out(evaluation: EvaluationConfig) -> str:

@@ -201,7 +201,7 @@ def run_cell(
     for entry in run.failures:
         raise CadError(f"{entry.directory.path}: {entry.message}")
     if traced:
-        end_trace(cell.config, directory, traced, again=done_before)
+        end_trace(cell.config.model, directory, traced, again=done_before)
     return directory.path
 
 

@@ -189,7 +189,7 @@ def _evaluate(attempt: StageAttempt, resources: Resources, stop: StopFlag) -> di
         stop,
         file=saved,
         progress=lambda done: attempt.report(done, config.evaluation.n_episodes),
-        on_compress=(lambda event: trace(event.in_words(config.evaluation))) if trace else None,
+        on_compress=(lambda event: trace(str(event))) if trace else None,
     )
     save_actions(attempt.file(StageFile.ACTIONS), result, attempt.stage.name)
     save_results(attempt.file(StageFile.RETURNS), result, attempt.stage.name)

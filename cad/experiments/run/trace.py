@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cad.evaluation.compression_steps import CHOSEN_BECAUSE, replay
+from cad.evaluation.compression_steps import replay
 from cad.evaluation.results import load_results
 from cad.experiments.plan.directory import StageDirectory, StageFile
-from cad.schema import Config
+from cad.models.config import ModelConfig
+from cad.models.registry import spec_of
 
 
 def end_trace(
-    config: Config, evaluation: StageDirectory, tell: Callable[[str], None], *, again: bool
+    model: ModelConfig, evaluation: StageDirectory, tell: Callable[[str], None], *, again: bool
 ) -> None:
     """Tell the last line of a trace; with ``again``, first all others, from the evaluation's results."""
     file = evaluation.checked(StageFile.RETURNS)
@@ -25,11 +26,8 @@ def end_trace(
             (result.compression_steps, result.chosen),
             result.task_ids,
             result.horizon if result.lengths is None else None,
-            lambda event: tell(event.in_words(config.evaluation)),
+            lambda event: tell(str(event)),
         )
     total, chosen = int(result.compressions.sum()), int(result.chosen.sum())
-    why = config.spec.explain_compressions(config.model, total, chosen)
-    if config.evaluation.compress_at != "full":
-        because = CHOSEN_BECAUSE[config.evaluation.compress_at]
-        why = f", {chosen} because {because}, {total - chosen} because a window was full"
+    why = spec_of(model).explain_compressions(model, total, chosen)
     tell(f"{total} compressions in {result.compressions.size} roll-outs{why}")

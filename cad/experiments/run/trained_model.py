@@ -19,7 +19,6 @@ from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.stage import Stage
 from cad.interrupt import StopFlag
 from cad.models.network import SequenceModel
-from cad.models.registry import memory_of
 from cad.schema import Config
 from cad.training.learner import build_model
 from cad.training.ranks import SINGLE_PROCESS, Ranks
@@ -77,7 +76,6 @@ def evaluate(
         on_compress=on_compress,
         before_episodes=knock_out(settings, settings.n_rollouts),
         demonstrated=settings.demonstrated_episodes,
-        memory=memory_of(settings),
         file=file,
     )
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 from cad.models.config import LatentModelConfig, ModelConfig
 
 FLOAT_BYTES = 4
@@ -16,18 +13,11 @@ def blocks_work(model: ModelConfig, layers: int, tokens: float, seen: float) -> 
     return layers * tokens * (4 * d * d + 2 * d * model.inner_width + 2 * d * seen) / 1e6
 
 
-def encoder_work(
-    model: LatentModelConfig, steps: float, groups: Sequence[int] | None = None, *, gated: bool = False
-) -> float:
-    """Million multiply-accumulates of compressing ``steps`` steps once, into one or several groups."""
-    groups = groups or (model.n_latent,)
-    compressed = [model.n_latent + steps + groups[0]]  # old latents, steps, queries
-    pairs = list(pairwise(groups))
-    if pairs:
-        compressed += [older + newer for newer, older in pairs[:-1] if older != newer]
-        compressed.append(pairs[-1][0] + 2 * pairs[-1][1])
-    gates = groups[-1] * 2 * model.n_embd * model.n_embd / 1e6 if gated else 0.0
-    return gates + sum(blocks_work(model, model.encoder_n_layer, tokens, tokens) for tokens in compressed)
+def encoder_work(model: LatentModelConfig, steps: float, *, gated: bool = False) -> float:
+    """Million multiply-accumulates of compressing ``steps`` steps once."""
+    tokens = 2 * model.n_latent + steps  # old latents, steps, queries
+    gates = 2 * model.n_latent * model.n_embd * model.n_embd / 1e6 if gated else 0.0
+    return gates + blocks_work(model, model.encoder_n_layer, tokens, tokens)
 
 
 def cache_bytes(model: ModelConfig, positions: int) -> int:

@@ -11,7 +11,6 @@ from cad.models.blocks.transformer import (
     KeyValueCache,
     Plain,
     PlainBlock,
-    RowCache,
     input_norm,
     plain_linear,
     plain_norm,
@@ -69,17 +68,6 @@ class Decoder(nn.Module):
         x = self.input_norm(x + self.positions[start:end])
         return self._logits(self.blocks(x, mask, 1, cache))[:, 0]
 
-    def new_row_cache(self, batch: int) -> DecoderRowCache:
-        """An empty cache for ``batch`` roll-outs whose sequences become unequally long."""
-        return DecoderRowCache(self, batch)
-
-    def append(self, x: Tensor, cache: DecoderRowCache) -> Tensor:
-        """Append one embedded token (B, n_embd) to each row of a cache; logits (B, actions), in eval mode."""
-        if cache.alike:
-            return cache.step(x, cache)
-        x = self.input_norm(x + self.positions[cache.lengths])[:, None]
-        return self._logits(self.blocks(x, cache.mask_of_next(), 1, cache))[:, 0]
-
 
 class PlainDecoder(Plain):
     """A decoder in eval mode, for one position at a time, as :class:`PlainBlock` is a block."""
@@ -101,14 +89,6 @@ class PlainDecoder(Plain):
 
 class DecoderCache(KeyValueCache):
     """A decoder's cache, with the decoder as single steps call it."""
-
-    def __init__(self, decoder: Decoder, batch: int) -> None:
-        super().__init__(decoder.config, batch, decoder.positions.shape[0], decoder.positions)
-        self.step = PlainDecoder(decoder)
-
-
-class DecoderRowCache(RowCache):
-    """The same for sequences of unequal lengths."""
 
     def __init__(self, decoder: Decoder, batch: int) -> None:
         super().__init__(decoder.config, batch, decoder.positions.shape[0], decoder.positions)

@@ -21,23 +21,10 @@ class CompressedADConfig(LatentModelConfig):
         description="Compressions in a row that training unrolls; roll-outs go on compressing beyond it. "
         "0: none; a full window is forgotten.",
     )
-    latent_groups: tuple[PositiveInt, ...] | None = Field(
-        None,
-        min_length=1,
-        description="Sizes of groups of latents, the newest first, n_latent together: steps are compressed "
-        "into the first, every group passes on what it holds, the last one folds it in. [4, 4, 4, 4] "
-        "accumulates, [16, 8, 4] keeps older history in fewer latents. Default: one group, which every "
-        "compression overwrites.",
-    )
     latent_update: Literal["overwrite", "gated"] = Field(
         "overwrite",
         description="What a compression makes of the latents. overwrite: new ones replace them; gated: they "
         "are mixed with what they were, as a learned gate says.",
-    )
-    kept_steps: NonNegativeInt = Field(
-        0,
-        description="So many of the n_latent are no latents but steps kept as they are: those that a learned "
-        "score puts first, of all so far.",
     )
     min_compress_length: PositiveInt | None = Field(
         None, description="Shortest segment that training compresses; default n_transit / 2."
@@ -72,11 +59,6 @@ class CompressedADConfig(LatentModelConfig):
         return self.max_compression_depth + 1
 
     @property
-    def groups(self) -> tuple[int, ...]:
-        """Sizes of the groups of latents that are compressed into; kept steps are beside them."""
-        return self.latent_groups or (self.n_latent - self.kept_steps,)
-
-    @property
     def compress_lengths(self) -> tuple[int, int]:
         """Shortest and longest training segment, in steps."""
         low = self.min_compress_length or max(1, self.n_transit // 2)
@@ -91,22 +73,6 @@ class CompressedADConfig(LatentModelConfig):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> CompressedADConfig:
-        groups = self.latent_groups
-        if groups is not None and sum(groups) != self.n_latent:
-            raise ValueError(
-                f"latent_groups={list(groups)} are {sum(groups)} latents, n_latent={self.n_latent}"
-            )
-        if groups is not None and 1 < len(groups) >= self.max_compression_depth:
-            raise ValueError(
-                f"max_compression_depth={self.max_compression_depth} never folds what the last of "
-                f"{len(groups)} latent_groups holds, which roll-outs do: it takes at least {len(groups) + 1}"
-            )
-        if self.kept_steps >= self.n_latent:
-            raise ValueError(
-                f"kept_steps={self.kept_steps} leaves none of n_latent={self.n_latent} to compress into"
-            )
-        if self.kept_steps and groups is not None:
-            raise ValueError("kept_steps and latent_groups do not go together")
         low, high = self.compress_lengths
         if low > high:
             raise ValueError(f"min_compress_length={low} is above max_compress_length={high}")

@@ -34,9 +34,7 @@ class Compressor(SequenceModel):
         self.embed = StepEmbedding(
             spaces, config.n_embd, config.step_embedding == "cell", config.embedding_norm
         )
-        self.encoder = Encoder(
-            config, config.groups, config.kept_steps, gated=config.latent_update == "gated"
-        )
+        self.encoder = Encoder(config, gated=config.latent_update == "gated")
         # What the past looks like before there is one.
         self.first_latents = nn.Parameter(torch.zeros(config.n_latent, config.n_embd))
         self.activation_checkpointing = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cad.config.evaluation import EvaluationConfig
 from cad.config.training import PretrainConfig, TrainConfig
 from cad.models.ad.config import ADConfig
 from cad.models.blocks.costs import blocks_work, cache_bytes, encoder_work, vectors_bytes
@@ -28,7 +27,7 @@ _ENCODER_SETTINGS = frozenset(
     (
         "n_transit", "n_embd", "n_head", "n_inner", "dropout", "n_latent", "max_compression_depth",
         "encoder_n_layer", "min_compress_length", "max_compress_length", "step_embedding",
-        "embedding_norm", "norm", "latent_groups", "latent_update", "kept_steps",
+        "embedding_norm", "norm", "latent_update",
     )
 )  # fmt: skip
 
@@ -80,8 +79,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         (
             "train.depth_weights", "train.burn_in", "train.pretrained_encoder_path",
             "train.reconstruction_weight", "train.init_from_ad", "train.depth_curriculum",
-            "train.activation_checkpointing", "pretrain.enabled", "evaluation.compress_at",
-            "evaluation.surprise_threshold",
+            "train.activation_checkpointing", "pretrain.enabled",
         )
     )  # fmt: skip
     depths_are_compressions = True
@@ -115,10 +113,8 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
 
     def identity(self, config: CompressedADConfig) -> dict[str, Any]:
         """See :meth:`ModelSpec.identity`."""
-        unset = dict.fromkeys(("min_uncompressed_length", "max_uncompressed_length", "latent_groups"))
-        return without_defaults(
-            super().identity(config), {**unset, "kept_steps": 0, "latent_update": "overwrite"}
-        )
+        unset = dict.fromkeys(("min_uncompressed_length", "max_uncompressed_length"))
+        return without_defaults(super().identity(config), {**unset, "latent_update": "overwrite"})
 
     def training_window(self, config: CompressedADConfig) -> int:
         """See :meth:`ModelSpec.training_window`."""
@@ -141,20 +137,6 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         from cad.models.compressed_ad.memory import CompressedMemory
 
         return CompressedMemory(model, batch)
-
-    def new_evaluated_memory(self, model: Any, batch: int, settings: EvaluationConfig) -> Memory:
-        """See :meth:`ModelSpec.new_evaluated_memory`."""
-        if settings.compress_at == "full":
-            return self.new_memory(model, batch)
-        from cad.models.compressed_ad.adaptive_memory import AdaptiveMemory
-        from cad.models.compressed_ad.moments import EpisodeEnds, Surprises
-
-        if settings.compress_at == "episode_end":
-            return AdaptiveMemory(model, batch, EpisodeEnds())
-        head, threshold = model.decoder.head, settings.surprise_threshold
-        return AdaptiveMemory(
-            model, batch, Surprises(batch, head.out_features, threshold, head.weight.device)
-        )
 
     def windows(
         self, config: CompressedADConfig, settings: TrainConfig, shape: HistoryShape
@@ -208,10 +190,7 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         return step + (encoded if config.max_compression_depth else 0.0)
 
     def state_bytes(self, config: CompressedADConfig) -> int:
-        """The cache, the latents, and the embedded steps since they were made.
-
-        ``evaluation.compress_at: surprise`` keeps the latest logits and three numbers beside them.
-        """
+        """The cache, the latents, and the embedded steps since they were made."""
         positions = config.n_latent + config.n_transit
         vectors = config.n_latent + config.compress_lengths[1]
         return cache_bytes(config, positions) + vectors_bytes(config, vectors)
@@ -251,7 +230,7 @@ def _encoding_work(config: CompressedADConfig) -> float:
 
 
 def _compression_work(config: CompressedADConfig, steps: float) -> float:
-    return encoder_work(config, steps, config.groups, gated=config.latent_update == "gated")
+    return encoder_work(config, steps, gated=config.latent_update == "gated")
 
 
 def _reconstruction_work(config: CompressedADConfig, settings: PretrainConfig) -> float:

@@ -30,12 +30,9 @@ def _pick_encoder(
 
 
 def _other_latents(ours: ModelConfig, theirs: ModelConfig) -> str | None:
-    """Latents that are something else there, or are updated in another way."""
-    for key, default in (("latent_groups", None), ("kept_steps", 0), ("latent_update", "overwrite")):
-        own, donor = (getattr(config, key, default) for config in (ours, theirs))
-        if own != donor:
-            return f"model.{key} is {donor} there, {own} here"
-    return None
+    """Latents that are updated in another way."""
+    own, donor = (getattr(config, "latent_update", "overwrite") for config in (ours, theirs))
+    return None if own == donor else f"model.latent_update is {donor} there, {own} here"
 
 
 def _no_ad(theirs: ModelConfig) -> str | None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cad.histories.batch import Steps
-from cad.models.blocks.transformer import KeyValueCache, RowCache
-from cad.models.region_ad.network import END, START, TRANSITION, RegionAD
+from cad.models.blocks.transformer import KeyValueCache
+from cad.models.region_ad.network import END, START, TRANSITION, RegionAD, RowCache
 
 
 class RegionMemory:

@@ -11,8 +11,6 @@ def test_what_has_nothing_to_probe(tiny_config):
     assert "region_ad" in (why_no_probe(tiny_config("region_ad")) or "")
     short = tiny_config(evaluation={"n_episodes": 3})
     assert "3 episodes never decode a whole window" in (why_no_probe(short) or "")
-    moments = tiny_config(evaluation={"compress_at": "surprise"})
-    assert "compress_at=surprise: roll-outs compress at different steps" in (why_no_probe(moments) or "")
     shown = tiny_config(evaluation={"demonstrated_episodes": 2})
     assert "demonstrated_episodes=2: what is probed are roll-outs of" in (why_no_probe(shown) or "")
     replaced = tiny_config(evaluation={"knock_out": "other", "knock_out_episode": 30})

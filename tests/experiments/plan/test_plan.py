@@ -190,11 +190,6 @@ def test_an_arm_may_have_its_own_seeds():
             {"evaluation.knock_out": "noise", "evaluation.demonstrated_episodes": 26},
             "knock_out_episode=26 is one of demonstrated_episodes=26, where a model's return is not its own",
         ),
-        ({"evaluation.compress_at": "surprise", "model.kind": "gru"}, "evaluation.compress_at is for"),
-        (
-            {"evaluation.compress_at": "episode_end", "model.max_compression_depth": 0},
-            "evaluation.compress_at=episode_end is for model.kind=compressed_ad with",
-        ),
         ({"pretrain.checkpoint_every": 7}, "not a multiple of pretrain.log_every"),
     ],
 )  # fmt: skip
@@ -210,7 +205,7 @@ def test_what_is_evaluated_is_no_part_of_the_training():
     # Evaluations written before this setting existed stay valid.
     stored = held_out.evaluation.identity["config"]["evaluation"]
     later = {"tasks", "first_temperature", "anneal_episodes", "knock_out", "knock_out_episode"}
-    later |= {"compress_at", "surprise_threshold", "demonstrated_episodes"}
+    later |= {"demonstrated_episodes"}
     assert not later & stored.keys()
     annealed = cell(evaluation__first_temperature=1.2, evaluation__anneal_episodes=20)
     replaced = cell(evaluation__knock_out="noise")
@@ -218,14 +213,6 @@ def test_what_is_evaluated_is_no_part_of_the_training():
     assert len({each.evaluation.name for each in (held_out, annealed, replaced, shown, more)}) == 5
     assert replaced.training.name == shown.training.name == held_out.training.name
     assert cell(evaluation__demonstrated_episodes=0).evaluation.name == held_out.evaluation.name
-    # Moments of compression are the roll-outs' alone, and only that of a surprise has a threshold.
-    names = [
-        cell(evaluation__compress_at=moment, evaluation__surprise_threshold=threshold).evaluation.name
-        for threshold in (1.0, 2.0)
-        for moment in ("full", "episode_end", "surprise")
-    ]
-    assert names[0] == held_out.evaluation.name and names[:2] == names[3:5] and len(set(names)) == 4
-    assert cell(evaluation__compress_at="surprise").training.name == held_out.training.name
 
 
 def test_validation_tasks_have_to_be_there():

@@ -174,12 +174,6 @@ def test_the_protocol_names_every_way_of_acting():
         "a task, actions sampled at temperature 0.7, annealed from 1.2 over 50 episodes or "
         "actions sampled at temperature 1 or the most likely action, evaluation seed"
     ) in protocol([*configs, *configs])
-    for moment, words in (
-        ("episode_end", "compressed at ends of episodes"),
-        ("surprise", "compressed after surprises above 1 standard deviations"),
-    ):
-        config = Config().with_overrides({"evaluation.compress_at": moment}, "test")
-        assert f"sampled at temperature 1, {words}, evaluation seed" in protocol([config])
     for shown, words in ((1, "the first episode demonstrated"), (3, "the first 3 episodes demonstrated")):
         config = Config().with_overrides({"evaluation.demonstrated_episodes": shown}, "test")
         assert f"{words} (optimal actions, which the model watches), evaluation" in protocol([config])

@@ -28,10 +28,6 @@ CASES = {
         {},
         "18 compressions in 6 roll-outs, 0 by </compress>, 18 because a window was full",
     ),
-    "compressed_ad, at ends of episodes": (
-        {},
-        "36 compressions in 6 roll-outs, 36 because an episode ended, 0 because a window was full",
-    ),
     "compressed_ad, depth 0": (
         {"max_compression_depth": 0},
         "0 compressions in 6 roll-outs: at max_compression_depth=0 a full window is forgotten",
@@ -59,8 +55,6 @@ def test_every_compression_is_printed_as_it_happens_and_again_from_what_is_store
     kind = case.partition(",")[0]
     keys = MODELS[kind].config_class.model_fields
     settings["model"] = {k: v for k, v in settings["model"].items() if k in keys} | {"kind": kind, **changes}
-    if "ends of episodes" in case:
-        settings["evaluation"]["compress_at"] = "episode_end"
     config = Config.model_validate(settings)
     path, printed = evaluate(config, root)
     lines = [line for line in printed if line.startswith("step ")]
