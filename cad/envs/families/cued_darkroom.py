@@ -38,7 +38,7 @@ class CuedDarkroomConfig(GridConfig):
 
     def in_words(self) -> str:
         """See :meth:`EnvConfig.in_words`."""
-        return f"{super().in_words()} with {self.n_cues} cues"
+        return f"{super().in_words()} with {self.n_cues} cue{'' if self.n_cues == 1 else 's'}"
 
 
 class SearchThenReturn:
