@@ -15,6 +15,9 @@ class SequenceModel(nn.Module):
     judges; in roll-outs the kind's memory calls its parts.
     """
 
+    before_burn_in: tuple[str, ...] = ()
+    """Parameters that windows with a burn-in have no gradients for."""
+
     def __init__(self, config: ModelConfig, spaces: Spaces) -> None:
         super().__init__()
         self.config = config

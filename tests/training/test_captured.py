@@ -275,6 +275,8 @@ def without_dropout(configs: Sequence[Config]) -> list[Config]:
         ("compressed_ad", {"latent_update": "gated"}, {}),
         ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 3}),
         ("compressed_ad", ALIKE, {"burn_in": 2, "reconstruction_weight": 0.5}),
+        # The encoder's gradients are zeros, which is not to have none: weights decay.
+        ("compressed_ad", {}, {"burn_in": 3, "depth_weights": (1.0, 0.0, 0.0), "weight_decay": 1.0}),
         ("compressed_ad", {"max_compression_depth": 3}, {"label_smoothing": 0.1}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5}),
         ("compressed_ad", {}, {"reconstruction_weight": 0.5}),  # not to be padded: as on a CPU

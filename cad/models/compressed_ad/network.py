@@ -27,6 +27,7 @@ class Compressor(SequenceModel):
     SHARED = ("embed.", "encoder.", "first_latents")
     """What the names of a pre-training's weights that a model takes over begin with."""
 
+    before_burn_in = ("first_latents",)
     config: CompressedADConfig
 
     def __init__(self, config: CompressedADConfig, spaces: Spaces) -> None:

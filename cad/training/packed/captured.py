@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cad.histories.together import Draws, WindowsTogether
 from cad.histories.windows import WindowShape
+from cad.models.network import SequenceModel
 from cad.training.optimiser import orthogonalised
 from cad.training.packed.stack import Stack, tensors_of
 from cad.training.training import Training
@@ -113,6 +114,12 @@ class CapturedStack(Stack):
         self._graphs.clear()
         models = len(self._trainings)
         self._windows = WindowsTogether([training.sampler for training in self._trainings], self._device)
+        self._before_burn_in = [
+            f"{place}.{name}".removeprefix(".")
+            for place, module in self._trainings[0].model.named_modules()
+            if isinstance(module, SequenceModel)
+            for name in module.before_burn_in
+        ]
         self._moments: dict[str, dict[str, Tensor]] = {}
         named = [dict(training.model.named_parameters()) for training in self._trainings]
         for name, stacked in self._weights.items():
@@ -226,8 +233,9 @@ class CapturedStack(Stack):
         with torch.no_grad():
             norms = self._clip(gradients)
             rest = {n: g for n, g in gradients.items() if "exp_avg" in self._moments[n]}
-            # A gradient that a burn-in cuts off is none at all, and here zero.
-            self._step_adamw(rest, [g.flatten(1).any(dim=1).float() for g in rest.values() if widest.burn_in])
+            cut_off = {n: rest.pop(n) for n in self._before_burn_in if widest.burn_in and n in rest}
+            self._step_adamw(rest, torch.ones_like(norms))
+            self._step_adamw(cut_off, (inputs.absent == widest.burn_in).float())
             self._step_muon({n: g for n, g in gradients.items() if "exp_avg" not in self._moments[n]})
             counts = torch.ones_like(norms)
             self._sums += torch.cat([torch.stack([counts, norms], dim=1), columns], dim=1).double()
@@ -241,30 +249,27 @@ class CapturedStack(Stack):
             g.mul_(_along(scales, g))
         return norms
 
-    def _step_adamw(self, gradients: dict[str, Tensor], moves: Sequence[Tensor]) -> None:
+    def _step_adamw(self, gradients: dict[str, Tensor], moved: Tensor) -> None:
         """AdamW (arXiv:1711.05101) as ``torch.optim.AdamW`` has it.
 
-        ``moves`` (models,) are 0 where a parameter has no gradient, one after the other; empty: all have.
+        ``moved`` (models,) is 1, or 0 for models that have no gradients: theirs here are zeros.
         """
         if not gradients:
             return
-        models = len(self._trainings)
-        every = moves or [torch.ones(models, device=self._device)] * len(gradients)
         steps = [self._moments[name]["step"] for name in gradients]
-        torch._foreach_add_(steps, list(every))
+        torch._foreach_add_(steps, [moved] * len(steps))
         counts = torch.stack(steps).clamp(min=1)  # (parameters, models)
-        rates, epsilon = self._inputs.rates[0] * torch.stack(list(every)), 1e-8
+        rates, epsilon = self._inputs.rates[0] * moved, 1e-8
+        kept, to_first, to_second = 1 - rates * self._decays, 0.1 * moved, (1 - self._betas) * moved
         sizes = rates / (1 - 0.9**counts)
         corrections = (1 - self._betas**counts).sqrt()
-        for (name, g), moved, rate, size, correction in zip(
-            gradients.items(), every, rates, sizes, corrections, strict=True
-        ):
+        for (name, g), size, correction in zip(gradients.items(), sizes, corrections, strict=True):
             weight, moments = self._weights[name].detach(), self._moments[name]
             first, second = moments["exp_avg"], moments["exp_avg_sq"]
             if weight.ndim > 2:  # of one model: a matrix
-                weight.mul_(_along(1 - rate * self._decays, g))
-            first.lerp_(g, _along(0.1 * moved, g))
-            second.lerp_(g * g, _along((1 - self._betas) * moved, g))
+                weight.mul_(_along(kept, g))
+            first.lerp_(g, _along(to_first, g))
+            second.lerp_(g * g, _along(to_second, g))
             weight.sub_(first / (second.sqrt() / _along(correction, g) + epsilon) * _along(size, g))
 
     def _step_muon(self, gradients: dict[str, Tensor]) -> None:
