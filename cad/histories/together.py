@@ -77,10 +77,11 @@ class WindowsTogether:
 
     def draw(self, updates: Sequence[int]) -> Draws | None:
         """What each training draws for its own update; None where the windows do not fit into one shape."""
-        shapes = {s.windows.widest_shape(update) for s, update in zip(self._samplers, updates, strict=True)}
-        widest = next(iter(shapes))
-        if len(shapes) > 1 or widest is None:
+        shapes = [s.windows.widest_shape(update) for s, update in zip(self._samplers, updates, strict=True)]
+        known = [shape for shape in shapes if shape is not None]
+        if len(known) < len(shapes) or len({shape.without_burn_in for shape in known}) > 1:
             return None
+        widest = max(known, key=lambda shape: shape.burn_in)
         drawn = [sampler.draw(update) for sampler, update in zip(self._samplers, updates, strict=True)]
         numbers = np.stack([(draw.history, *draw.starts) for draw in drawn], axis=1)
         lengths = np.array([draw.shape.segment_length for draw in drawn])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +28,11 @@ class WindowShape:
     burn_in: int = 0
     last_length: int | None = None
     kept: int = 0
+
+    @property
+    def without_burn_in(self) -> WindowShape:
+        """The part that carries loss."""
+        return replace(self, length=self.length - self.burn_in * self.segment_length, burn_in=0)
 
 
 class WindowStarts(NamedTuple):

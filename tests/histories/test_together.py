@@ -82,14 +82,27 @@ def test_windows_are_those_of_each_sampler(kind, model, train, tiny_config):
     assert True in seen if kind == "compressed_ad" else seen == {False}
 
 
+def test_burn_ins_may_differ(tiny_config):
+    configs = [tiny_config(seed=seed, train={"burn_in": n}) for seed, n in enumerate((2, 0, 5))]
+    arrays = made_up_histories(task_family(configs[0].env), configs[0].source.steps_per_stream)
+    samplers = [training_sampler(config, arrays) for config in configs]
+    for update in range(10):
+        batch, lengths, _ = together(samplers, [update] * 3)
+        assert batch.burn_in == 5
+        for model, (sampler, length) in enumerate(zip(samplers, lengths, strict=True)):
+            assert_holds(batch, model, length, sampler.batch(update))
+
+
 def test_what_does_not_fit_together(tiny_config):
     config = tiny_config("compressed_ad")
     arrays = made_up_histories(task_family(config.env), config.source.steps_per_stream)
     one = training_sampler(config, arrays)
     assert not WindowsTogether.fits([one, training_sampler(tiny_config("ad"), arrays)])
     assert not WindowsTogether.fits([one, training_sampler(tiny_config(train={"batch_size": 4}), arrays)])
-    burning_in = training_sampler(tiny_config(train={"burn_in": 1}), arrays)
-    assert WindowsTogether([burning_in, one], CPU).draw([0, 0]) is None
+    last = {"min_uncompressed_length": 1, "max_uncompressed_length": 8}
+    for model in ({"max_compression_depth": 1}, last):
+        other = training_sampler(tiny_config(model=model), arrays)
+        assert WindowsTogether([one, other], CPU).draw([0, 0]) is None
     deepening = training_sampler(tiny_config(train={"depth_curriculum": 0.9, "n_updates": 10}), arrays)
     windows = WindowsTogether([deepening, deepening], CPU)
     assert windows.draw([0, 0]) is not None and windows.draw([0, 9]) is None

@@ -309,9 +309,28 @@ def test_captured_updates_of_unequal_losses_and_lengths(tiny_config, toy_histori
     compare(configs, toy_histories, tmp_path, losses=1e-5, weights=1e-3)
 
 
+@pytest.mark.parametrize("model", [{}, {"latent_update": "gated"}])
+def test_captured_updates_of_unequal_burn_ins(
+    model, tiny_config, toy_histories, tmp_path, captured, monkeypatch
+):
+    configs = [
+        tiny_config(
+            "compressed_ad",
+            seed=seed,
+            model=model,
+            train={"n_updates": n, "burn_in": burn_in, "watchdog_share": None, "optimizer": "adamw"},
+        )
+        for seed, (n, burn_in) in enumerate([(8, 0), (12, 3), (6, 1000)])
+    ]
+    monkeypatch.setattr(Stack, "_updates", None)  # every update is captured
+    compare(configs, toy_histories, tmp_path, weights=1e-2)
+    assert len(captured) == 1
+
+
+@pytest.mark.parametrize("train", [{}, {"burn_in": 30}, {"burn_in": 3, "depth_curriculum": 0.8}])
 @pytest.mark.usefixtures("captured")
-def test_a_captured_pack_is_stopped_and_goes_on_either_way(tiny_config, toy_histories, tmp_path):
-    configs = without_dropout(variants(tiny_config, "compressed_ad"))
+def test_a_captured_pack_is_stopped_and_goes_on_either_way(train, tiny_config, toy_histories, tmp_path):
+    configs = without_dropout(variants(tiny_config, "compressed_ad", **train))
     for config, name in zip(configs, "abc", strict=True):
         alone(config, toy_histories, tmp_path / "alone" / name)
     folders = [tmp_path / "pack" / name for name in "abc"]
