@@ -9,15 +9,25 @@ from cad.config import from_mapping
 from cad.models.registry import MODELS
 from cad.schema.cell import Config
 
+_TAKEN_OUT: dict[str, dict[str, object]] = {
+    "model": {"latent_groups": None, "kept_steps": 0},
+    "evaluation": {"compress_at": "full", "surprise_threshold": 1.0},
+}
+"""Settings that there are no more, by section, each with the value at which it changed nothing."""
+
 
 def stored_config(data: object, where: str) -> Config:
     """The config in a file that this program or an earlier version of it wrote.
 
     Up to version 0.1 the section ``model`` held the settings of every kind; those of other kinds meant
-    nothing and are left out.  Raises :class:`~cad.errors.UsageError` that names ``where``.
+    nothing and are left out, as are settings that were taken out since, where they changed nothing.  Raises
+    :class:`~cad.errors.UsageError` that names ``where``.
     """
-    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
-        data = {**data, "model": _own_settings(data["model"])}
+    if isinstance(data, Mapping):
+        for section, gone in _TAKEN_OUT.items():
+            if isinstance(values := data.get(section), Mapping):
+                kept = {k: v for k, v in values.items() if k not in gone or v != gone[k]}
+                data = {**data, section: _own_settings(kept) if section == "model" else kept}
     return from_mapping(Config, data, where)
 
 

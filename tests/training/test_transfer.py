@@ -7,10 +7,11 @@ import safetensors.torch
 import torch
 
 from cad.envs.registry import task_family
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
 from cad.interrupt import StopFlag
 from cad.models.compressed_ad.reconstruction import EncoderPretraining
 from cad.models.compressed_ad.transfer import ENCODER_WEIGHTS
+from cad.schema import stored_config
 from cad.training.learner import build_model, build_training
 from cad.training.transfer import load_decoder, load_encoder, read_weights, save_weights
 
@@ -182,3 +183,14 @@ def test_a_warm_start_that_does_not_fit_names_what_differs(tiny_config, tmp_path
         save_weights(path, other, build_model(other))
         with pytest.raises(CadError, match=words):
             load_decoder(build_model(tiny_config()), tiny_config(), path, "train.init_from_ad")
+
+
+def test_settings_that_are_no_more_are_left_out_where_they_changed_nothing(tiny_config):
+    config = tiny_config("compressed_ad")
+    stored = config.model_dump(mode="json")
+    stored["model"] |= {"latent_groups": None, "kept_steps": 0}
+    stored["evaluation"] |= {"compress_at": "full", "surprise_threshold": 1.0}
+    assert stored_config(stored, "file") == config
+    stored["model"]["kept_steps"] = 2
+    with pytest.raises(UsageError, match=r"model.kept_steps: unknown key"):
+        stored_config(stored, "file")
