@@ -124,6 +124,25 @@ def test_a_graph_replayed_is_an_update_computed(kind, model, train, tiny_config,
             assert (x - y).norm() <= 1e-3 * y.norm() + 1e-6, name
 
 
+@pytest.mark.parametrize("burn_in", [0, 3])
+def test_adamw_is_few_operations(burn_in, tiny_config, toy_histories, tmp_path, monkeypatch):
+    """What it computes of rates and counts, it computes once: each operation is one of a graph's kernels."""
+    config = tiny_config("compressed_ad", train={"burn_in": burn_in, "optimizer": "adamw"})
+    training = build_training(config, toy_histories).training(tmp_path, run_id="x", device=CPU)
+    stack, calls = CapturedStack([training]), []
+    step = stack._step_adamw
+
+    def counted(*arguments) -> None:
+        with Recording() as recording:
+            step(*arguments)
+        calls.extend(recording.calls)
+
+    monkeypatch.setattr(stack, "_step_adamw", counted)
+    stack.update()
+    views = sum(any(r.alias_info and not r.alias_info.is_write for r in f._schema.returns) for f, *_ in calls)
+    assert len(calls) - views <= 10 * len(stack._moments) + 30
+
+
 class Card:
     """In place of ``torch.cuda`` for a process with two GPUs, the first of which is the current one.
 

@@ -258,7 +258,7 @@ class CapturedStack(Stack):
             return
         steps = [self._moments[name]["step"] for name in gradients]
         torch._foreach_add_(steps, [moved] * len(steps))
-        counts = torch.stack(steps).clamp(min=1)  # (parameters, models)
+        counts = torch.stack(steps).clamp(min=1)  # (parameters, models); not 0 before a first gradient
         rates, epsilon = self._inputs.rates[0] * moved, 1e-8
         kept, to_first, to_second = 1 - rates * self._decays, 0.1 * moved, (1 - self._betas) * moved
         sizes = rates / (1 - 0.9**counts)

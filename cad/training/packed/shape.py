@@ -11,9 +11,9 @@ from cad.schema import Config
 def pack_key(config: Config) -> str | None:
     """Equal for action trainings that can be packed together; None for one that has to train alone.
 
-    Seeds, learning rates and schedules, loss weights, dropout rates, splits of the tasks and everything about
-    logging, validation and checkpoints may differ; a depth curriculum, which has metrics of its own, all or
-    none of them have.
+    Seeds, learning rates and schedules, loss weights, dropout rates, burn-ins, splits of the tasks and all
+    about logging, validation and checkpoints may differ; a depth curriculum, which has metrics of its own,
+    all or none of them have.
     """
     train, pretrain = config.train, config.pretrain
     if train.engine != "plain" or train.compile or train.activation_checkpointing:
