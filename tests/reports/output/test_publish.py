@@ -41,6 +41,14 @@ def test_text_small_tables_and_small_figures(report, tmp_path):
     assert (tmp_path / "results/run/csv/cells.csv").read_text() == "a,b\n1,2\n"
 
 
+def test_scores_of_tasks_with_long_names_are_kept(report, tmp_path):
+    scores = report / "csv/per_task.csv"
+    for rows, left_out in ((60_000, []), (200_000, ["per_task.csv"])):
+        scores.write_text("1,2\n" * rows)
+        assert publish(report, tmp_path / "run") == [*left_out, "training.csv"]
+        assert (tmp_path / "run/csv/per_task.csv").exists() == (not left_out)
+
+
 def test_a_thin_line_keeps_its_colour(report, tmp_path):
     row, column = np.mgrid[:400, :600]
     pixels = np.stack([row % 256 // 2, column % 256, row % 256 // 2], axis=2).astype(np.uint8)
