@@ -67,14 +67,19 @@ class CellSummary:
         return self.status == "done"
 
     @cached_property
+    def compressions_before(self) -> npt.NDArray[np.int64] | None:
+        """Compressions before each episode (tasks, roll-outs, episodes); None where not known."""
+        normalised = self.normalised
+        return None if normalised is None else _compressions_before(self.result, normalised.shape)
+
+    @cached_property
     def by_compressions(self) -> list[tuple[int, float, int]]:
         """(compressions before an episode's start, mean normalised return, episodes), by rising count.
 
         Means over roll-outs and episodes first, then over the tasks that have such episodes: if the
         model chooses when to compress, not all tasks reach the highest counts.
         """
-        normalised = self.normalised
-        counts = None if normalised is None else _compressions_before(self.result, normalised.shape)
+        normalised, counts = self.normalised, self.compressions_before
         if counts is None or normalised is None:
             return []
         n_tasks = len(normalised)
@@ -95,8 +100,7 @@ class CellSummary:
         Where episodes differ in length, only roll-outs of long ones get further: a mean over those few is of
         others than the means before it.
         """
-        shape = () if self.normalised is None else self.normalised.shape
-        counts = _compressions_before(self.result, shape) if shape else None
+        counts = self.compressions_before
         if counts is None:
             return 0
         return int(np.quantile(counts[..., -1], 1 - _COMMON, method="lower"))

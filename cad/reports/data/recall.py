@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from cad.envs.registry import task_family
 from cad.reports.data.cells import CellSummary
 from cad.reports.data.model_result import ModelResult
+from cad.reports.data.results import FloatArray
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value, table_if_any
 
@@ -17,6 +19,9 @@ from cad.reports.data.tables import Table, Value, table_if_any
 _BINS = (1, 2, 3, 5, 9, 17, 33, 65)
 FEWEST_EPISODES = 30  # of an age that is drawn and told; the CSV file has all
 _COLUMNS = ("label", "seed", "age_from", "age_to", "normalised_return", "episodes")
+_BY_COMPRESSIONS = (
+    "label", "seed", "compressions_from", "compressions_to", "normalised_return", "episodes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,11 @@ class Recall:
     @property
     def ages(self) -> str:
         """The ages in words."""
-        if not self.low:
-            return "first"
+        return self.span if self.low else "first"
+
+    @property
+    def span(self) -> str:
+        """From the lowest to the highest."""
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
@@ -59,14 +67,37 @@ def recall_by_age(cell: CellSummary, start: int | None = None) -> list[Recall]:
     return is not the model's.  Means over roll-outs and episodes first, then over the tasks that have
     episodes of an age.
     """
-    facts, normalised = cell.result.facts, cell.normalised
-    if facts is None or normalised is None:
-        return []
-    facts = task_family(cell.result.config.evaluated_env).remembered(facts)
-    if facts is None:
+    ages = _ages(cell)
+    if ages is None or cell.normalised is None:
         return []
     late = slice(recall_start(cell) if start is None else start, None)
-    ages, shares = ages_of_facts(facts)[:, :, late], normalised[:, :, late]
+    return _binned(ages[:, :, late], cell.normalised[:, :, late])
+
+
+def recall_by_compressions(cell: CellSummary) -> list[Recall]:
+    """:func:`recall_by_age` by how often a fact was compressed instead, of facts that were needed before.
+
+    Counted are compressions since the beginning of the episode that needed it last: 0 is a fact of which the
+    window has seen all.  Empty where nothing is compressed.
+    """
+    ages, before = _ages(cell), cell.compressions_before
+    if ages is None or before is None or cell.normalised is None or not before.any():
+        return []
+    then = np.take_along_axis(before, np.arange(ages.shape[2]) - ages, axis=2)
+    late = slice(recall_start(cell), None)
+    folded = np.where(ages > 0, before - then, -1)[:, :, late]
+    return _binned(folded, cell.normalised[:, :, late])
+
+
+def _ages(cell: CellSummary) -> npt.NDArray[np.int64] | None:
+    """:func:`ages_of_facts` of a cell whose episodes need one of several facts; None where there are none."""
+    if cell.result.facts is None or cell.normalised is None:
+        return None
+    facts = task_family(cell.result.config.evaluated_env).remembered(cell.result.facts)
+    return None if facts is None else ages_of_facts(facts)
+
+
+def _binned(ages: npt.NDArray[np.int64], shares: FloatArray) -> list[Recall]:
     recalls = []
     for low, high in ((0, 0), *zip(_BINS, (*(edge - 1 for edge in _BINS[1:]), ages.max()), strict=True)):
         inside = (ages >= low) & (ages <= high)
@@ -86,7 +117,17 @@ def recall_start(cell: CellSummary) -> int:
 
 def mean_recall(model: ModelResult, start: int | None = None) -> list[Recall]:
     """Means over seeds of :func:`recall_by_age`, for the ages that all seeds have."""
-    by_seed = [{(item.low, item.high): item for item in recall_by_age(cell, start)} for cell in model.done]
+    return _means([recall_by_age(cell, start) for cell in model.done])
+
+
+def compressed_recall(model: ModelResult) -> list[Recall]:
+    """Means over seeds of :func:`recall_by_compressions`, of counts that enough episodes have."""
+    means = _means([recall_by_compressions(cell) for cell in model.done])
+    return [item for item in means if item.episodes >= FEWEST_EPISODES]
+
+
+def _means(recalls: Sequence[Sequence[Recall]]) -> list[Recall]:
+    by_seed = [{(item.low, item.high): item for item in seed} for seed in recalls]
     if not by_seed:
         return []
     lows = [key for key in by_seed[0] if all(key[0] in {low for low, _ in seed} for seed in by_seed)]
@@ -104,10 +145,18 @@ def repeated_recall(model: ModelResult, start: int | None = None) -> list[Recall
 
 
 def recall_tables(study: Study) -> dict[str, Table]:
-    """``recall``: return by age of the fact, each model and seed."""
+    """``recall``: return by age of the fact, each model and seed; ``recall_by_compressions``: by how often
+    it was compressed."""
     rows: list[tuple[Value, ...]] = [
         (cell.result.label, cell.result.config.seed, item.low, item.high, item.mean, item.episodes)
         for cell in study.cells
         for item in recall_by_age(cell)
     ]
-    return table_if_any("recall", _COLUMNS, rows)
+    folded: list[tuple[Value, ...]] = [
+        (cell.result.label, cell.result.config.seed, item.low, item.high, item.mean, item.episodes)
+        for cell in study.cells
+        for item in recall_by_compressions(cell)
+    ]
+    return table_if_any("recall", _COLUMNS, rows) | table_if_any(
+        "recall_by_compressions", _BY_COMPRESSIONS, folded
+    )

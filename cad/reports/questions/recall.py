@@ -5,6 +5,7 @@ from __future__ import annotations
 from cad.reports.data import (
     FEWEST_EPISODES,
     Study,
+    compressed_recall,
     describe,
     mean_recall,
     recall_tables,
@@ -12,6 +13,7 @@ from cad.reports.data import (
 )
 from cad.reports.plotting import (
     LEGEND_WIDTH,
+    TEXT,
     Drawing,
     Hover,
     featured_styles,
@@ -35,46 +37,59 @@ def sentence(study: Study) -> str:
         f"needs was needed {young.ages} episode{'s' * (young.high > 1)} before, and {old.mean:.2f} after "
         f"{old.ages} episodes ({old.episodes:,} episodes show that)"
     )
-    return text + (f"; {first[0]:.2f} where it meets a fact for the first time." if first else ".")
+    text += f"; {first[0]:.2f} where it meets a fact for the first time." if first else "."
+    folded = [item for item in compressed_recall(study.lead) if item.low]
+    if len(folded) > 1:
+        once, often = folded[0], folded[-1]
+        text += (
+            f" Of a fact that was compressed {'once' if once.high == 1 else f'{once.span} times'} since, it "
+            f"returns {once.mean:.2f}, after {often.span} compressions {often.mean:.2f}."
+        )
+    return text
 
 
 def _draw(study: Study) -> Drawing | None:
-    """Return by age of the fact; None where tasks have one fact."""
+    """Return by age of the fact, and by how often it was compressed; None where tasks have one fact."""
     every = [model for model in study.scored if repeated_recall(model)]
     models = [model for model in study.featured(_MOST_CURVES) if model in every]
     if not models:
         return None
+    panels = [("episodes since the fact was last needed", {m: repeated_recall(m) for m in models})]
+    if folded := {model: recalls for model in models if (recalls := compressed_recall(model))}:
+        panels.append(("compressions since", folded))
     styles, figure, hover = featured_styles(study, models), new_figure(3.0), Hover()
-    ax = figure.subplots()
-    x_name, y_name = "episodes since the fact was last needed", study.measure.name
-    lows = sorted({item.low: item.ages for model in models for item in repeated_recall(model)}.items())
-    places = {low: place for place, (low, _) in enumerate(lows)}
-    for model in models:
-        recalls, style = repeated_recall(model), styles[model.label]
-        x, y = [places[item.low] for item in recalls], [item.mean for item in recalls]
-        ax.plot(
-            x, y, color=style.colour, linestyle=style.dash, marker=style.marker,
-            label=wrap(model.label, LEGEND_WIDTH),
-        )  # fmt: skip
-        hover.points(
-            ax, x, y, name=model.label, x_name=x_name, y_name=y_name,
-            x_words=[item.ages for item in recalls],
-            notes=[f"({item.episodes:,} episodes)" for item in recalls],
-        )  # fmt: skip
-    ax.set_xticks(range(len(lows)), [ages for _, ages in lows])
-    ax.set_ylim(0, 1.04)
-    ax.set_xlabel(x_name)
-    ax.set_ylabel(y_name)
-    figure.legend(loc="outside lower center", ncols=min(3, len(models)))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (x_name, curves) in zip(axes, panels, strict=True):
+        lows = sorted({item.low: item.span for recalls in curves.values() for item in recalls}.items())
+        places = {low: place for place, (low, _) in enumerate(lows)}
+        for model, recalls in curves.items():
+            style = styles[model.label]
+            x, y = [places[item.low] for item in recalls], [item.mean for item in recalls]
+            ax.plot(
+                x, y, color=style.colour, linestyle=style.dash, marker=style.marker,
+                label=wrap(model.label, LEGEND_WIDTH),
+            )  # fmt: skip
+            hover.points(
+                ax, x, y, name=model.label, x_name=x_name, y_name=study.measure.name,
+                x_words=[item.span for item in recalls],
+                notes=[f"({item.episodes:,} episodes)" for item in recalls],
+            )  # fmt: skip
+        ax.set_xticks(range(len(lows)), [span for _, span in lows], fontsize=TEXT - 1)
+        ax.set_ylim(0, 1.04)
+        ax.set_xlabel(x_name)
+    axes[0].set_ylabel(study.measure.name)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(models)))
+    right = " Right: by the compressions since that episode began; 0: it is in the window." if folded else ""
     return Drawing(
         "recall",
         "Return by age of the fact",
         "Return over the optimum of the episode, in the second half of the roll-outs' episodes, by the "
         "number of episodes since the episode's fact was last needed. Means over roll-outs and episodes, "
         f"then tasks, then seeds. Ages that fewer than {FEWEST_EPISODES} episodes have are left out."
+        + right
         + left_out(len(every) - len(models), "References and best models"),
         "Line chart of return over optimum by age of the fact. " + sentence(study),
-        ("recall",),
+        ("recall", *(["recall_by_compressions"] if folded else [])),
         *render(figure, "recall", hover),
     )
 

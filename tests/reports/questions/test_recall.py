@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -41,6 +42,27 @@ def test_the_section_says_how_long_a_fact_is_remembered(cell, origin, tmp_path):
     assert "returns 1.00 of the optimum where the fact that an episode needs was needed 1 episode" in page
     assert "episodes show that)" in page
     assert "recall" in {figure["name"] for figure in written["figures"]}
+
+
+def test_a_fact_ages_with_every_compression(cell, origin, tmp_path):
+    """Episodes have as many steps as a cell's horizon: one compression after every second of them."""
+    own = cued(cell)
+    horizon = own.config.evaluated_env.steps_per_episode
+    steps = np.arange(2, 60, 2) * horizon
+    steps = np.broadcast_to(steps, (8, 8, len(steps))).astype(np.int32)
+    own = dataclasses.replace(own, compression_steps=steps, chosen=np.zeros(steps.shape, dtype=bool))
+    cells = [own, cued(cell, kind="ad", window=80)]
+    page = write_report("r", ReportConfig(), cells, None, origin, tmp_path, figures=False).read_text()
+    assert "Of a fact that was compressed once since, it returns 1.00, after " in page
+    written = json.loads((tmp_path / "report.json").read_text())
+    table = written["tables"]["recall_by_compressions"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert {row["label"] for row in rows} == {own.label}  # AD compresses nothing
+    # Age 1: no compression since in half of the cases, one in the others; ages 3 and 4: one or two.
+    by_count = {row["compressions_from"]: row["normalised_return"] for row in rows}
+    assert by_count[0] == by_count[1] == 1 and 0 < by_count[2] < 1 and by_count[3] < 0.1
+    ages = ages_of_facts(own.facts)[:, :, 30:]
+    assert sum(row["episodes"] for row in rows) == (ages > 0).sum()
 
 
 def test_tasks_of_one_fact_have_no_such_section(quickstart, origin, tmp_path):
