@@ -290,6 +290,8 @@ def test_compressions_before_an_episode_are_counted_by_its_own_start() -> None:
         compression_steps=np.array([[[3, 7]]]), lengths=np.array([[[3, 5, 2]]]), config=config
     )
     cell = SimpleNamespace(result=result, normalised=np.array([[[0.25, 0.5, 0.75]]]))
+    cell.compressions_before = CellSummary.compressions_before.func(cell)
+    assert cell.compressions_before.tolist() == [[[0, 1, 2]]]
     assert CellSummary.by_compressions.func(cell) == [(0, 0.25, 1), (1, 0.5, 1), (2, 0.75, 1)]
 
 
