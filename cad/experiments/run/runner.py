@@ -38,6 +38,13 @@ class StageState:
     message: str = ""
     started: float = 0.0
     seconds: float = 0.0
+    cores: float = 1.0
+    """Cores that it runs on; in a pack its share of them."""
+
+    def begin(self, resources: Resources, members: int) -> None:
+        """It runs from now on, in a pack of ``members``."""
+        cores = resources.workers if self.stage.kind == "histories" else resources.threads
+        self.state, self.started, self.cores = "running", time.time(), cores / members
 
     @cached_property
     def pack_key(self) -> str | None:
@@ -158,7 +165,7 @@ def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> No
     """Run the stages one after the other in this process."""
     while pack := run.next_pack(resources.pack, memory=resources.pack_memory):
         for entry in pack:
-            entry.state, entry.started = "running", time.time()
+            entry.begin(resources, len(pack))
         show(run)
         stages, why = [entry.stage for entry in pack], _UNREPORTED
         try:
@@ -204,7 +211,7 @@ def run_in_processes(
                 ):
                     break
                 for entry in ready:
-                    entry.state, entry.started = "running", time.time()
+                    entry.begin(resources, len(ready))
                 name, stages = ready[0].stage.name, [entry.stage for entry in ready]
                 running[name] = ready, StageProcess(run.root, stages, resources, logs / f"{name}.log")
             show(run)

@@ -73,13 +73,19 @@ def _outcome(entry: StageState) -> str:
 
 
 def used(run: Run) -> str:
-    """What the stages that this run finished took, in the unit of estimates; empty where it ran none."""
+    """What the stages that this run ran took, in the unit of estimates; empty where it ran none.
+
+    What is done counts with its earlier attempts; what failed or was ended early with the time of this run.
+    """
     hours: dict[str, float] = {}
     for entry in run.stages.values():
-        if entry.state == "done" and entry.seconds:
+        if not entry.seconds:
+            continue
+        seconds = entry.seconds * entry.cores
+        if entry.state == "done":
             record = entry.directory.record()
-            spent = record.get("wall_seconds", 0.0) * record.get("cores", 1) / 3600
-            hours[entry.stage.kind] = hours.get(entry.stage.kind, 0.0) + spent
+            seconds = record.get("wall_seconds", 0.0) * record.get("cores", 1)
+        hours[entry.stage.kind] = hours.get(entry.stage.kind, 0.0) + seconds / 3600
     return hours_in_words(hours) if hours else ""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cad.experiments.plan.cells import Cell
+from cad.experiments.run.resources import Resources
 from cad.experiments.run.runner import Run
-from cad.experiments.run.table import run_table
+from cad.experiments.run.table import run_table, used
 from cad.schema import Config
 
 
@@ -38,3 +39,21 @@ def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, n
     entry.directory.record_failure("out of memory", expected=True)
     run.settle(entry, stopped=True)
     assert (entry.state, entry.message) == ("failed", "out of memory")
+
+
+@pytest.mark.parametrize(("kind", "cores"), [("train", 3), ("histories", 2)])
+def test_what_a_failed_stage_took_is_used_and_a_pack_shares_its_cores(kind, cores, tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("cad.experiments.run.runner.time.time", lambda: now)
+    run = Run(tmp_path, (Cell("", "", Config()),))
+    assert used(run) == ""
+    entry = next(entry for entry in run.stages.values() if entry.stage.kind == kind)
+    entry.begin(Resources(workers=2, threads=3), members=2)
+    now += 3600
+    entry.directory.path.mkdir(parents=True)
+    entry.directory.record_failure("out of memory", expected=True)
+    run.settle(entry)
+    assert used(run) == f"{cores / 2:g} core-hours ({kind} {cores / 2:g})"
+    entry.directory.finish({"wall_seconds": 7200.0, "cores": 1})
+    run.settle(entry)
+    assert used(run) == f"2 core-hours ({kind} 2)"
