@@ -114,7 +114,9 @@ class TrainConfig(LoopConfig):
         0.1, description="Weight of the token-type loss, which is added to the action loss."
     )
     burn_in: NonNegativeInt = Field(
-        0, description="Up to this many earlier segments are compressed without gradient."
+        0,
+        description="Up to this many earlier segments are compressed without gradient; of a recurrent model, "
+        "windows of n_unroll steps that only feed its state.",
     )
     depth_curriculum: Probability = Field(
         0.0,

@@ -38,9 +38,9 @@ class Steps:
 class Batch:
     """Windows to learn from: ``steps`` and the actions (B, T) int64 that were taken in them.
 
-    The first ``burn_in`` of the window's segments of ``segment_length`` steps only feed the
-    encoder; for models without segments ``segment_length`` is T and ``burn_in`` 0.  The last
-    segment has ``last_length`` steps.
+    The first ``burn_in`` of the window's segments of ``segment_length`` steps only feed the encoder,
+    or the state of a recurrent model, which has one more segment; for models without segments
+    ``segment_length`` is T and ``burn_in`` 0.  The last segment has ``last_length`` steps.
 
     Where windows of several lengths go through one call, segments are padded at their ends:
     ``valid`` (segment_length,) bool, equal for all segments, is False where there is no step.  Where

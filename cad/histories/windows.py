@@ -18,9 +18,9 @@ IntArray = npt.NDArray[np.int64]
 class WindowShape:
     """Lengths of the windows of one batch, in steps: all of it, and of its segments.
 
-    The first ``burn_in`` segments only feed an encoder.  ``last_length`` is that of the last segment
-    where it differs from the others'.  ``kept`` steps of ``length`` are the first ones of the history; the
-    others follow on from where the window begins.
+    The first ``burn_in`` segments only feed an encoder, or a recurrent state.  ``last_length`` is that of
+    the last segment where it differs from the others'.  ``kept`` steps of ``length`` are the first ones of
+    the history; the others follow on from where the window begins.
     """
 
     length: int

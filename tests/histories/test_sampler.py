@@ -292,6 +292,17 @@ def test_burn_in_adds_segments_as_far_as_the_history_goes(tiny_config, labelled)
     assert max(batch.burn_in for batch, *_ in windows(training_sampler(tight, labelled))) == 4
 
 
+@pytest.mark.parametrize("burn_in", [0, 3, 50])
+def test_burn_in_of_a_recurrent_model_is_earlier_windows(burn_in, tiny_config, labelled):
+    config = tiny_config("gru", model={"n_unroll": 8}, train={"burn_in": burn_in})
+    seen = set()
+    for batch, *_ in windows(training_sampler(config, labelled), 200):
+        assert batch.segment_length == 8
+        assert batch.actions.shape[1] == (1 + batch.burn_in) * 8 <= STEPS
+        seen.add(batch.burn_in)
+    assert seen == set(range(min(burn_in, STEPS // 8 - 1) + 1))
+
+
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
 def test_a_window_may_be_the_whole_history(kind, tiny_config, labelled):
     model = {"n_transit": STEPS} if kind == "ad" else {"n_transit": 20, "min_compress_length": 20}

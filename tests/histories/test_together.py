@@ -53,6 +53,8 @@ def assert_holds(batch: Batch, model: int, length: int, own: Batch) -> None:
         ("ad", {"n_sink": 2}, {}),
         ("region_ad", {"on_compress": "latents"}, {}),
         ("compressed_ad", {}, {"burn_in": 2}),
+        ("linear_attention", {}, {"burn_in": 2}),
+        ("linear_attention", {}, {"burn_in": 1000}),
         ("compressed_ad", {}, {"burn_in": 1000}),  # more than histories have room for
     ],
 )

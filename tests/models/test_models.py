@@ -171,6 +171,21 @@ def test_burn_in_feeds_the_latents_without_gradient(tiny_config, loud_model, ran
     torch.testing.assert_close(logits, whole[:, 2:])
 
 
+@pytest.mark.parametrize("kind", ["gru", "linear_attention"])
+def test_burn_in_feeds_a_recurrent_state_without_gradient(kind, tiny_config, loud_model, random_batch):
+    model = loud_model(tiny_config(kind))
+    batch = dataclasses.replace(rows_apart(random_batch, burn_in=2), burn_in=4)
+    logits = forward(model, batch)
+    assert logits.shape == (4, 1, L, 5)
+    logits.square().mean().backward()
+    gradient = gradient_of_rows(model)
+    assert (gradient[:4] == 0).all()
+    assert gradient[4] > 1e-6
+    with torch.no_grad():
+        whole = forward(model, dataclasses.replace(batch, segment_length=5 * L, burn_in=0))
+    torch.testing.assert_close(logits, whole[:, :, 4 * L :])
+
+
 @pytest.mark.parametrize("kind", ["ad", "compressed_ad"])
 def test_dropout_is_on_in_training_only(kind, tiny_config, loud_model, random_batch):
     model = loud_model(tiny_config(kind, model={"dropout": 0.3}))

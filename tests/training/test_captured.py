@@ -93,6 +93,7 @@ class ReplayedStack(CapturedStack):
         ("compressed_ad", {}, {"depth_curriculum": 0.6}),
         ("compressed_ad", {"n_latent": 4}, {"precision": "bf16"}),
         ("compressed_ad", {"latent_update": "gated"}, {"precision": "bf16", "burn_in": 3}),
+        ("linear_attention", {}, {"burn_in": 3}),
         ("compressed_ad", {"max_compression_depth": 3}, {"optimizer": "adamw"}),
         (
             "compressed_ad",
@@ -293,6 +294,7 @@ def without_dropout(configs: Sequence[Config]) -> list[Config]:
         ("compressed_ad", {"n_latent": 4}, {"loss_on": "last"}),
         ("compressed_ad", {"latent_update": "gated"}, {}),
         ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 3}),
+        ("linear_attention", {}, {"burn_in": 3}),
         ("compressed_ad", ALIKE, {"burn_in": 2, "reconstruction_weight": 0.5}),
         # The encoder's gradients are zeros, which is not to have none: weights decay.
         ("compressed_ad", {}, {"burn_in": 3, "depth_weights": (1.0, 0.0, 0.0), "weight_decay": 1.0}),
@@ -328,13 +330,16 @@ def test_captured_updates_of_unequal_losses_and_lengths(tiny_config, toy_histori
     compare(configs, toy_histories, tmp_path, losses=1e-5, weights=1e-3)
 
 
-@pytest.mark.parametrize("model", [{}, {"latent_update": "gated"}])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [("compressed_ad", {}), ("compressed_ad", {"latent_update": "gated"}), ("linear_attention", {})],
+)
 def test_captured_updates_of_unequal_burn_ins(
-    model, tiny_config, toy_histories, tmp_path, captured, monkeypatch
+    kind, model, tiny_config, toy_histories, tmp_path, captured, monkeypatch
 ):
     configs = [
         tiny_config(
-            "compressed_ad",
+            kind,
             seed=seed,
             model=model,
             train={"n_updates": n, "burn_in": burn_in, "watchdog_share": None, "optimizer": "adamw"},

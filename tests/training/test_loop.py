@@ -76,7 +76,7 @@ def stochastic(tiny_config):
     """Configs that use every source of chance: dropout, burn-in, gaps, segment lengths."""
 
     def make(kind: str, optimizer: str = "adamw") -> Config:
-        burn_in = 2 if kind == "compressed_ad" else 0
+        burn_in = 2 if "train.burn_in" in MODELS[kind].other_settings else 0
         train = {"label_smoothing": 0.1, "burn_in": burn_in, "optimizer": optimizer}
         return tiny_config(kind, model={"dropout": 0.2}, train=train)
 
@@ -85,7 +85,13 @@ def stochastic(tiny_config):
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [("ad", "muon"), ("compressed_ad", "muon"), ("compressed_ad", "adamw"), ("region_ad", "muon")],
+    [
+        ("ad", "muon"),
+        ("compressed_ad", "muon"),
+        ("compressed_ad", "adamw"),
+        ("region_ad", "muon"),
+        ("gru", "adamw"),
+    ],
 )
 @pytest.mark.parametrize("stops", [(0,), (9,), (12,), (3, 12, 18)], ids=str)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(

@@ -39,12 +39,14 @@ def test_over_200_updates(kind, optimizer, tiny_config, toy_histories, tmp_path)
     [
         ("compressed_ad", {}, {"optimizer": "muon", "burn_in": 2, "gradient_accumulation": 2}),
         ("compressed_ad", {"latent_update": "gated"}, {"burn_in": 2}),
+        ("linear_attention", {}, {"burn_in": 2}),
+        ("gru", {}, {"burn_in": 2}),
         ("compressed_ad", ALIKE, {"reconstruction_weight": 0.5, "burn_in": 2}),
         ("compressed_ad", {**ALIKE, "norm": "post"}, {"label_smoothing": 0.1}),
         ("compressed_ad", {}, {"depth_curriculum": 0.8}),
         ("ad", {"step_embedding": "cell", "n_sink": 2}, {"loss_on": "last"}),
     ],
-    ids=["lengths", "gated", "reconstruction", "post-norm", "curriculum", "sinks"],
+    ids=["lengths", "gated", "linear", "gru", "reconstruction", "post-norm", "curriculum", "sinks"],
 )
 def test_ways_of_training(kind, model, train, tiny_config, toy_histories, tmp_path):
     configs = variants(tiny_config, kind, model, **train)

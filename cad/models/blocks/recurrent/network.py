@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ class RecurrentDecoder(nn.Module):
 
 
 class RecurrentModel(SequenceModel):
-    """A window is one sequence from a state of zeros; every position predicts its action."""
+    """A window is one sequence from a state of zeros; every position after a burn-in predicts its action."""
 
     config: RecurrentConfig
 
@@ -106,7 +107,16 @@ class RecurrentModel(SequenceModel):
             layer.initialise()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Action logits (B, 1, T, actions)."""
+        """Action logits (B, 1, T, actions) of the T steps after the burn-in."""
         steps = self.embed(batch.steps)
-        logits: Tensor = self.decoder(steps, self.decoder.new_states(steps.shape[0]))[0]
+        *before, last = steps.split(batch.segment_length, dim=1)
+        states = self.decoder.new_states(steps.shape[0])
+        with torch.no_grad():
+            for k, segment in enumerate(before):
+                after = self.decoder(segment, states)[1]
+                if batch.absent is not None:
+                    there = batch.absent <= k
+                    after = [torch.where(there, x, zeros) for x, zeros in zip(after, states, strict=True)]
+                states = after
+        logits: Tensor = self.decoder(last, states)[0]
         return logits[:, None]

@@ -21,6 +21,8 @@ R = TypeVar("R", bound=RecurrentConfig)
 class RecurrentSpec(ModelSpec[R]):
     """A state of constant size that every step updates."""
 
+    other_settings = frozenset(("train.burn_in",))
+
     def training_window(self, config: R) -> int:
         """See :meth:`ModelSpec.training_window`."""
         return config.n_unroll
@@ -35,7 +37,9 @@ class RecurrentSpec(ModelSpec[R]):
         """See :meth:`ModelSpec.windows`."""
         from cad.models.blocks.recurrent.windows import RecurrentWindows
 
-        return RecurrentWindows(config.n_unroll, shape.steps, shape.horizon, settings.max_episode_gap)
+        return RecurrentWindows(
+            config.n_unroll, settings.burn_in, shape.steps, shape.horizon, settings.max_episode_gap
+        )
 
     def objective(self, config: R, others: Sections, spaces: Spaces) -> Objective:
         """See :meth:`ModelSpec.objective`."""
