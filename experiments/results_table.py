@@ -61,8 +61,11 @@ FAMILIES = (
     ("T-maze, 100,000 steps", "t_maze", ", corridor 100,000", "CompressedAD"),
     ("Bandit, 5 arms", "bandit", "", "CompressedAD"),
     ("Bandit, 50 arms", "bandit_50_arms", "", "CompressedAD"),
+    ("the same, gated, with a burn-in", "bandit_50_arms", "", GATED),
+    ("Bandit, 100 arms, recurrent nets with a burn-in too", "bandit_100_arms", "", "CompressedAD"),
     ("Random process, 8 states", "random_mdp", "", "CompressedAD"),
     ("Random process, 32 states", "random_mdp_32_states", "", "CompressedAD"),
+    ("Random process, 64 states", "random_mdp_64_states", "", "CompressedAD"),
 )
 
 
