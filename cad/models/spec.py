@@ -170,7 +170,18 @@ class ModelSpec(ABC, Generic[C]):
 
     @abstractmethod
     def window_work(self, config: C, others: Sections) -> float:
-        """Million multiply-accumulates of the forward pass of one training window."""
+        """Million multiply-accumulates of the forward pass of one training window, without its burn-in."""
+
+    def burn_in_work(self, config: C, others: Sections) -> float:
+        """Million multiply-accumulates of the steps before a window that have no gradient, on average."""
+        return 0.0
+
+    def training_work(self, config: C, others: Sections) -> float:
+        """As :meth:`window_work`, the burn-in counted by the time it takes: it has no backward pass.
+
+        That pass is about two thirds of the work of a step with gradient.
+        """
+        return self.window_work(config, others) + self.burn_in_work(config, others) / 3
 
     @abstractmethod
     def rollout_work(self, config: C) -> float:

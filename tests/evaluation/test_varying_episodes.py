@@ -181,9 +181,15 @@ def test_windows_may_begin_inside_an_episode() -> None:
     assert (steps.tolist(), before) == ([1, 2, 5, 6, 7], 0)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_batches_are_windows_of_single_histories(kind: str, arrays, tiny_config) -> None:
-    config = tiny_config(kind)
+@pytest.mark.parametrize(
+    ("kind", "burn_in"),
+    [
+        *((kind, 0) for kind in MODELS),
+        *((kind, 3) for kind, spec in MODELS.items() if "train.burn_in" in spec.other_settings),
+    ],
+)
+def test_batches_are_windows_of_single_histories(kind: str, burn_in: int, arrays, tiny_config) -> None:
+    config = tiny_config(kind, train={"burn_in": burn_in})
     shape = HistoryShape(arrays.actions.shape[-1], arrays.horizon)
     windows = config.spec.windows(config.model, config.train, shape)
     sampler = WindowSampler(arrays, windows, seed=0, batch_size=8, max_gap=3)
@@ -193,8 +199,10 @@ def test_batches_are_windows_of_single_histories(kind: str, arrays, tiny_config)
         "actions": arrays.actions.reshape(ends.shape),
         "rewards": arrays.rewards.reshape(ends.shape),
     }
-    for update in range(2):
+    burnt = set()
+    for update in range(3 if burn_in else 2):
         batch, first = sampler.batch(update), first_steps(ends)
+        burnt.add(batch.burn_in)
         length = batch.actions.shape[1]
         windows_of = {}  # every window that there can be, by what it shows
         for history in range(len(ends)):
@@ -214,6 +222,7 @@ def test_batches_are_windows_of_single_histories(kind: str, arrays, tiny_config)
         halves = [sampler.batch(update, part, 2) for part in range(2)]
         assert torch.equal(torch.cat([half.actions for half in halves]), batch.actions)
         assert torch.equal(torch.cat([half.steps.first for half in halves]), batch.steps.first)
+    assert (max(burnt) > 0) == (burn_in > 0)
 
 
 # Roll-outs ----------------------------------------------------------------------------------

@@ -271,4 +271,4 @@ def work_of(stage: Stage) -> float:
     if stage.kind == "pretrain":
         assert spec.pretraining is not None  # the config's rules see to it
         return config.pretrain.batch_size * spec.pretraining.window_work(config.model, config.pretrain)
-    return config.train.batch_size * spec.window_work(config.model, config.others)
+    return config.train.batch_size * spec.training_work(config.model, config.others)

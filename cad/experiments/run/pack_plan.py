@@ -37,7 +37,7 @@ def work_of(stage: Stage) -> float:
     if config.train.weights is not None:
         return 0.0
     windows = config.train.n_updates * config.train.batch_size
-    return windows * config.spec.window_work(config.model, config.others)
+    return windows * config.spec.training_work(config.model, config.others)
 
 
 def planned_packs(stages: Sequence[Stage], size: int, memory: float | None = None) -> list[list[Stage]]:

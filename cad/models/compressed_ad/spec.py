@@ -182,6 +182,12 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
             work += _reconstruction_work(config, others.pretrain)
         return work
 
+    def burn_in_work(self, config: CompressedADConfig, others: Sections) -> float:
+        """See :meth:`ModelSpec.burn_in_work`."""
+        segment = _mean_segment(config)
+        room = others.source.steps_per_stream // segment - config.n_depths
+        return max(0.0, min(others.train.burn_in, room)) / 2 * _compression_work(config, segment)
+
     def rollout_work(self, config: CompressedADConfig) -> float:
         """A token through the cache, and its share of a compression."""
         longest = config.compress_lengths[1]

@@ -25,6 +25,9 @@ from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.run.attempt import StageAttempt
+from cad.experiments.run.pack_plan import work_of as training_work
+from cad.experiments.run.pack_size import training_bytes
+from cad.models.blocks.costs import encoder_work
 
 
 @pytest.fixture
@@ -99,6 +102,30 @@ def test_work_grows_with_depth_latents_and_batch(training):
     assert work_of(training(depth=0)) < work_of(training(depth=1)) < work_of(training(depth=2))
     assert work_of(training(latents=2)) < work_of(training(latents=8))
     assert work_of(training(train={"batch_size": 16})) == 2 * work_of(training(train={"batch_size": 8}))
+
+
+@pytest.mark.parametrize("kind", ["gru", "linear_attention"])
+def test_a_burn_in_costs_a_third_as_it_has_no_backward_pass_and_takes_no_memory(kind, tiny_config):
+    def cell(burn_in):
+        return Cell("", "", tiny_config(kind, train={"burn_in": burn_in}))
+
+    # Up to b segments are one half of b on average; 60 steps have room for six of 8 before a window.
+    for burn_in, expected in ((2, 1 + 1 / 3), (6, 2), (50, 2)):
+        for work in (work_of, training_work):
+            ratio = work(cell(burn_in).training) / work(cell(0).training)
+            assert ratio == pytest.approx(expected)
+        assert training_bytes(cell(burn_in).config) == training_bytes(cell(0).config)
+
+
+def test_of_a_burn_in_of_segments_only_the_encoder_works(tiny_config):
+    def work(burn_in):
+        config = tiny_config(model={"min_compress_length": 8}, train={"burn_in": burn_in})
+        return work_of(Cell("", "", config).training), encoder_work(config.model, 8)
+
+    without, encoded = work(0)
+    # 60 steps hold seven segments of 8, three of which carry loss; eight windows a batch.
+    for burn_in, most in ((2, 2), (4, 4), (50, 4)):
+        assert work(burn_in)[0] == pytest.approx(without + 8 * most / 2 * encoded / 3)
 
 
 def test_a_rate_is_exact_where_measured_and_in_proportion_elsewhere(training):

@@ -11,6 +11,8 @@ import shutil
 import pytest
 import torch
 
+from cad.models.registry import MODELS
+
 pytestmark = pytest.mark.timeout(1800)
 
 KINDS = ("ad", "compressed_ad", "pretrain")
@@ -34,6 +36,9 @@ EXACT = {
     "zero3": ENGINES["zero3"],
     **{f"zero{s}-bf16": {"engine": "deepspeed", "zero_stage": s, "precision": "bf16"} for s in (1, 3)},
 }
+# With a burn-in, whose forward passes have no gradient.
+RECURRENT = ("gru", "linear_attention")
+RECURRENT_ENGINES = {"zero3": ENGINES["zero3"], "accumulation": OTHERS["accelerate-accumulation"]}
 STOP = 3
 DAMAGED = "zero3"  # whose newest checkpoint is cut short
 # Stated in docs/scaling.md; measured: 2e-7 and 8e-7.
@@ -51,7 +56,8 @@ def config_of(tiny_config):
         if kind == "pretrain":
             sections = {"pretrain": {"enabled": True, **train, "collapse_variance": 0.0}}
         model_kind = "compressed_ad" if kind == "pretrain" else kind
-        depths = {} if kind == "ad" else {"max_compression_depth": depth}
+        recurrent = "n_unroll" in MODELS[model_kind].config_class.model_fields
+        depths = {} if kind == "ad" or recurrent else {"max_compression_depth": depth}
         model = {"dropout": dropout, **depths}
         return tiny_config(model_kind, model=model, **sections)
 
@@ -90,6 +96,11 @@ def trained(new_trainings, job, config_of, exact_config):
         job("region_ad-zero3", config_of("region_ad", zero3, n_updates=6)),
         job("auxiliary-zero3", config_of("compressed_ad", zero3, n_updates=6, reconstruction_weight=0.1)),
     ]
+    pairs += [
+        job(f"{kind}-{name}", config_of(kind, settings, n_updates=6, burn_in=2))
+        for kind in RECURRENT
+        for name, settings in RECURRENT_ENGINES.items()
+    ]
     for name, settings in EXACT.items():
         pairs.append(job(f"whole-{name}", exact_config(settings)))
         pairs.append(job(f"stopped-{name}", exact_config(settings), stop_at=STOP))
@@ -117,6 +128,7 @@ def trained(new_trainings, job, config_of, exact_config):
         job("depth0-plain", config_of("compressed_ad", plain, depth=0, n_updates=6)),
         job("region_ad-plain", config_of("region_ad", plain, n_updates=6)),
         job("auxiliary-plain", config_of("compressed_ad", plain, n_updates=6, reconstruction_weight=0.1)),
+        *(job(f"{kind}-plain", config_of(kind, plain, n_updates=6, burn_in=2)) for kind in RECURRENT),
         job("elastic-plain", config_of("compressed_ad", plain, **short)),
         job("elastic-one", config_of("compressed_ad", ENGINES["zero1"], **short)),
     ]
@@ -151,6 +163,7 @@ def test_two_ranks_learn_what_one_process_learns(trained, engine, kind):
         ("depth0-zero3", "depth0-plain"),
         ("region_ad-zero3", "region_ad-plain"),
         ("auxiliary-zero3", "auxiliary-plain"),
+        *((f"{kind}-{name}", f"{kind}-plain") for kind in RECURRENT for name in RECURRENT_ENGINES),
     ],
 )
 def test_so_do_accumulation_and_other_objectives(trained, name, reference):

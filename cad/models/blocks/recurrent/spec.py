@@ -38,8 +38,9 @@ class RecurrentSpec(ModelSpec[R]):
         from cad.models.blocks.recurrent.windows import RecurrentWindows
 
         return RecurrentWindows(
-            config.n_unroll, settings.burn_in, shape.steps, shape.horizon, settings.max_episode_gap
-        )
+            config.n_unroll, _longest_burn_in(config, settings, shape.steps), shape.steps, shape.horizon,
+            settings.max_episode_gap,
+        )  # fmt: skip
 
     def objective(self, config: R, others: Sections, spaces: Spaces) -> Objective:
         """See :meth:`ModelSpec.objective`."""
@@ -59,6 +60,11 @@ class RecurrentSpec(ModelSpec[R]):
         """See :meth:`ModelSpec.window_work`."""
         return self._work(config, config.n_unroll)
 
+    def burn_in_work(self, config: R, others: Sections) -> float:
+        """See :meth:`ModelSpec.burn_in_work`."""
+        burn_in = _longest_burn_in(config, others.train, others.source.steps_per_stream)
+        return burn_in / 2 * self._work(config, config.n_unroll)
+
     def rollout_work(self, config: R) -> float:
         """One step; the same for every step."""
         return self._work(config, 1)
@@ -70,3 +76,8 @@ class RecurrentSpec(ModelSpec[R]):
     def why_no_probe(self, config: R) -> str | None:
         """See :meth:`ModelSpec.why_no_probe`."""
         return "no latents"
+
+
+def _longest_burn_in(config: RecurrentConfig, settings: TrainConfig, steps: int) -> int:
+    """As many segments of ``train.burn_in`` as a history of ``steps`` has room for before a window."""
+    return max(0, min(settings.burn_in, steps // config.n_unroll - 1))

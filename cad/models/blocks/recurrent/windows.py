@@ -19,7 +19,7 @@ class RecurrentWindows:
 
     Args:
         length: steps that carry loss, one segment.
-        burn_in: most earlier segments that only feed the state, as far as histories have room for them.
+        burn_in: most earlier segments that only feed the state; histories have room for them.
         steps: steps of a history.
         horizon: steps of an episode.
         max_gap: largest gap between episodes.
@@ -29,7 +29,7 @@ class RecurrentWindows:
 
     def __init__(self, length: int, burn_in: int, steps: int, horizon: int, max_gap: int) -> None:
         self._length = length
-        self._burn_in = max(0, min(burn_in, steps // length - 1))
+        self._burn_in = burn_in
         self._starts = EpisodeStarts(steps, horizon, max_gap)
 
     def draw_shape(self, rng: np.random.Generator, update: int) -> WindowShape:  # noqa: ARG002
