@@ -266,7 +266,7 @@ def roll_out(
                     when, asked = recorder.record_by_rollout()
                     seconds = before + now - started
                     arrays = memory_arrays(player.memory)
-                    file.save(SavedRollout(worlds.actions, arrays, when, asked, seconds))
+                    file.save(SavedRollout(worlds.taken, arrays, when, asked, seconds))
                 if stop is not None:
                     stop.raise_if_set(f"evaluation (episode {finished} of {n_episodes})")
             if worlds.begun:  # an episode, somewhere

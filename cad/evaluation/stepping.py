@@ -143,6 +143,11 @@ class DeviceStepping(Episodes):
         return summed
 
     @property
+    def taken(self) -> npt.NDArray[Any]:
+        """As :attr:`actions`: all roll-outs are done at once."""
+        return self.actions
+
+    @property
     def actions(self) -> npt.NDArray[Any]:
         """(steps, B) of the episodes that have ended."""
         ended = np.zeros((0, len(self.episode)), dtype=self.family.spaces.action_type)
@@ -160,7 +165,8 @@ class HostStepping(Episodes):
         self._device, self._rows = rollouts.device, np.arange(B)
         self._not_first = torch.zeros((B, 1), dtype=torch.int64, device=rollouts.device)
         self.returns: FloatArray = np.zeros((n_episodes, B), dtype=np.float32)
-        self._actions = np.zeros((n_episodes * family.horizon, B), dtype=family.spaces.action_type)
+        # A roll-out that is done still steps: its memory may be given to another (knock_out).
+        self._taken = np.zeros((n_episodes * family.horizon, B), dtype=family.spaces.action_type)
         self._steps = 0
         self._observed = self._env.reset()
         self._note_facts(self._env.goals, self._env.facts)
@@ -184,7 +190,7 @@ class HostStepping(Episodes):
         outcome, playing = self._env.advance(taken), self.playing
         self._observed, rewards = outcome.observed, outcome.rewards
         place = self.episode[playing], self._rows[playing]
-        self._actions[self._steps, playing] = taken[playing]
+        self._taken[self._steps] = taken
         self.returns[place] += rewards[playing]
         self.lengths[place] += 1
         self._steps += 1
@@ -200,9 +206,15 @@ class HostStepping(Episodes):
         return Received(as_models_take(self.family.spaces, rewards, self._device), first)
 
     @property
+    def taken(self) -> npt.NDArray[Any]:
+        """(steps, B) until now, those of roll-outs that are done too."""
+        return self._taken[: self._steps]
+
+    @property
     def actions(self) -> npt.NDArray[Any]:
-        """(steps, B) until now."""
-        return self._actions[: self._steps]
+        """(steps, B) until now; 0 where a roll-out is done."""
+        counted = np.arange(self._steps)[:, None] < self.lengths.sum(axis=0)
+        return np.where(counted, self.taken, 0).astype(self._taken.dtype)
 
 
 def as_models_take(spaces: Spaces, rewards: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -195,6 +195,10 @@ class ModelSpec(ABC, Generic[C]):
         """Whether its memory knows of steps that it no longer keeps (:attr:`Memory.compressed`)."""
         return True
 
+    def steps_uncompressed(self, config: C) -> int:
+        """Steps from the beginning of a roll-out of which its memory has compressed none yet, at least."""
+        return 0
+
     # Words
 
     def chosen_regions(self, config: C) -> tuple[int, int] | None:

@@ -186,11 +186,7 @@ class Config(Section):
             )
         if self.evaluation.tasks == "validation" and not self.env.n_validation:
             raise ValueError("evaluation.tasks=validation needs env.n_validation of at least 1")
-        if self.evaluation.knock_out is not None and not self.spec.compresses(self.model):
-            raise ValueError(
-                f"evaluation.knock_out={self.evaluation.knock_out} replaces what a model has compressed; "
-                f"model.kind={self.model.kind} with these settings compresses nothing"
-            )
+        self._check_knock_out()
         if shown := self.evaluation.demonstrated_episodes:
             rules = FAMILIES[self.env.name](self.env, ())
             if not (rules.has_rules and rules.has_optimum):
@@ -198,9 +194,26 @@ class Config(Section):
                     f"evaluation.demonstrated_episodes={shown} takes the optimal actions, and those of "
                     f"env.name={self.env.name} are not known; leave it out"
                 )
-        if self.evaluation.knock_out == "other" and self.n_evaluated < 2:
-            raise ValueError("evaluation.knock_out=other needs two evaluated tasks: one has no other")
         return self
+
+    def _check_knock_out(self) -> None:
+        how, episode = self.evaluation.knock_out, self.evaluation.knock_out_episode
+        if how is None:
+            return
+        if not self.spec.compresses(self.model):
+            raise ValueError(
+                f"evaluation.knock_out={how} replaces what a model has compressed; "
+                f"model.kind={self.model.kind} with these settings compresses nothing"
+            )
+        if how == "other" and self.n_evaluated < 2:
+            raise ValueError("evaluation.knock_out=other needs two evaluated tasks: one has no other")
+        steps, horizon = self.spec.steps_uncompressed(self.model), self.evaluated_env.steps_per_episode
+        if (episode - 1) * horizon <= steps:
+            raise ValueError(
+                f"evaluation.knock_out_episode={episode} begins after {(episode - 1) * horizon} steps at "
+                f"most, when nothing is compressed yet (that begins after {steps}); set it to at least "
+                f"{steps // horizon + 2}"
+            )
 
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Config:

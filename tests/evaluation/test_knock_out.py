@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from cad.envs.registry import task_family
 from cad.evaluation.knock_out import knock_out
+from cad.evaluation.rollout import roll_out
 from cad.experiments.run.trained_model import evaluate
 from cad.histories.batch import Steps
 from cad.interrupt import StopFlag
@@ -85,6 +87,39 @@ def test_an_evaluation_is_the_intact_one_until_the_episode(how, tiny_config, lou
     np.testing.assert_array_equal(again, after)
 
 
+@pytest.mark.parametrize(
+    ("kind", "least"), [("compressed_ad", 3), ("gru", 2), ("linear_attention", 2), ("region_ad", 2)]
+)
+def test_an_episode_before_anything_is_compressed_is_refused(kind, least, tiny_config):
+    """Episodes have 5 steps, and a window 8: the third begins after ten."""
+    settings = {"n_episodes": 12, "knock_out": "other", "knock_out_episode": least}
+    tiny_config(kind, model=KINDS[kind], evaluation=settings)
+    if least > 2:
+        with pytest.raises(ValueError, match=f"begins after 5 steps at most.*set it to at least {least}"):
+            tiny_config(kind, evaluation={**settings, "knock_out_episode": least - 1})
+
+
+@pytest.mark.parametrize("horizon", [4, 5, 8, 9, 20])
+def test_from_the_first_episode_that_is_allowed_latents_are_changed(horizon, tiny_config, loud_model):
+    least = 8 // horizon + 2
+    how = {"n_episodes": least, "n_rollouts": 2, "knock_out": "other", "knock_out_episode": least}
+    config = tiny_config(env={"horizon": horizon}, source={"steps_per_stream": 10 * horizon}, evaluation=how)
+    assert config.spec.steps_uncompressed(config.model) == 8
+    changes = []
+    replace = knock_out(config.evaluation, 2)
+
+    def watch(episode, begins, memory):
+        before = memory.compressed.clone()
+        replace(episode, begins, memory)
+        changes.append(float((memory.compressed - before).abs().max()))
+
+    roll_out(
+        loud_model(config), task_family(config.env), [0, 5], n_rollouts=2, n_episodes=least, seed=0,
+        before_episodes=watch,
+    )  # fmt: skip
+    assert changes[-1] > 1e-3 and not any(changes[:-1])
+
+
 class Numbers:
     def __init__(self, compressed):
         self.compressed = compressed
@@ -109,10 +144,10 @@ def test_the_other_roll_out_is_of_another_task(tiny_config):
 
 
 def test_noise_has_the_mean_and_the_spread_of_what_it_replaces(tiny_config):
-    settings = tiny_config(evaluation={"knock_out": "noise", "knock_out_episode": 2}).evaluation
+    settings = tiny_config(evaluation={"knock_out": "noise", "knock_out_episode": 3}).evaluation
     before = torch.randn(4000, 2) * torch.tensor([1.0, 5.0]) + torch.tensor([3.0, -2.0])
     memory = Numbers(before)
-    knock_out(settings, n_rollouts=1)(*everywhere(4000, 1), memory)
+    knock_out(settings, n_rollouts=1)(*everywhere(4000, 2), memory)
     torch.testing.assert_close(memory.compressed.mean(0), torch.tensor([3.0, -2.0]), atol=0.4, rtol=0)
     torch.testing.assert_close(memory.compressed.std(0), torch.tensor([1.0, 5.0]), atol=0.4, rtol=0)
     assert (memory.compressed != before).all()

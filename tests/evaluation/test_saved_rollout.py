@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lake_ring import NAME
 
 from cad.config import EvaluationConfig
@@ -85,6 +86,32 @@ def test_with_episodes_that_end_early(episode, tiny_config, loud_model, tmp_path
     config = tiny_config("compressed_ad").with_overrides(env, "test")
     model, family = loud_model(config), task_family(config.env)
     assert_same(rolled_out(model, family), rolled_out(model, family, (episode,), file_in(tmp_path)))
+
+
+@pytest.mark.parametrize("how", ["other", "noise"])
+def test_what_is_given_to_others_is_the_same_where_episodes_end_early(how, tiny_config, loud_model, tmp_path):
+    """A roll-out that is done steps on, and its memory can be another one's."""
+    env = {"env.name": NAME, "env.n_heldout": 2, "env.n_validation": 1}
+    config = tiny_config("compressed_ad").with_overrides(env, "test")
+    model, family = loud_model(config), task_family(config.env)
+    exchange = knock_out(EvaluationConfig(knock_out=how, knock_out_episode=6), 3)
+    given: dict[int, dict[str, torch.Tensor]] = {}
+
+    def run(number, stop_at=()):
+        seen = given[number] = {}
+
+        def watch(episode, begins, memory):
+            exchange(episode, begins, memory)
+            seen[repr(episode.tolist())] = memory.compressed.clone()
+
+        return rolled_out(model, family, stop_at, file_in(tmp_path), before_episodes=watch)
+
+    whole = run(0)
+    (tmp_path / "rollout.saved").unlink(missing_ok=True)
+    assert_same(whole, run(1, (3, 5)))
+    assert given[1].keys() == given[0].keys()
+    assert all(torch.equal(given[0][when], latents) for when, latents in given[1].items())
+    assert (whole.actions[whole.lengths.sum(axis=2) < whole.actions.shape[2]][:, -1] == 0).all()
 
 
 def test_a_file_of_another_stage_or_a_damaged_one_is_not_used(tiny_config, loud_model, tmp_path, caplog):

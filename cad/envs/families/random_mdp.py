@@ -147,9 +147,10 @@ def solve(config: RandomMDPConfig, task_id: int) -> Solution:
 class PosteriorSampling:
     """Plans each episode in a process that is drawn from what it has seen (PSRL, Osband et al., 2013).
 
-    It knows the sizes of the family and that branches are a random partition (Garnet), so that its prior
-    is the truth: Dirichlet(1, ..., 1) over the branches of a state and action, which are states drawn
-    uniformly until they are seen.  Where the reward lies is drawn from the states that it could be.
+    It knows the sizes of the family and that branches are a random partition (Garnet).  Its prior is a
+    little wider than the truth: Dirichlet(1, ..., 1) over the branches of a state and action, which are
+    states drawn uniformly, each by itself, until they are seen (the family's are different ones, never the
+    own state).  Where the reward lies is drawn from the states that it could be.
     """
 
     title = "posterior sampling"

@@ -166,7 +166,12 @@ def _acting(evaluation: EvaluationConfig) -> str:
 
 
 def _changed(evaluation: EvaluationConfig) -> str:
-    return _demonstrated(evaluation) + _knocked_out(evaluation)
+    return _elsewhere(evaluation) + _demonstrated(evaluation) + _knocked_out(evaluation)
+
+
+def _elsewhere(evaluation: EvaluationConfig) -> str:
+    changed = (f"{key} {value:,}" for key, value in (evaluation.env or {}).items())
+    return f", in environments of {' and '.join(changed)}" if evaluation.env else ""
 
 
 def _demonstrated(evaluation: EvaluationConfig) -> str:
@@ -185,19 +190,35 @@ def _knocked_out(evaluation: EvaluationConfig) -> str:
 
 
 def protocol(configs: Sequence[Config]) -> str:
-    """How models were evaluated, in words; cells may differ in split seed and in how actions are chosen."""
-    config = configs[0]
-    seeds = sorted({each.env.split_seed for each in configs})
+    """How models were evaluated, in words; what cells differ in is named of all of them."""
+    tasks = " or ".join(dict.fromkeys(map(_split_in_words, configs)))
+    seeds = sorted({config.env.split_seed for config in configs})
     named = "split seed" if len(seeds) == 1 else "split seeds"
-    split, evaluation = split_tasks(config.env), config.evaluation
-    where = " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
-    ways = " or ".join(sorted({_acting(each.evaluation) for each in configs}))
+    methods = " or ".join(dict.fromkeys(config.source.METHOD for config in configs))
+    evaluations = [config.evaluation for config in configs]
+    ways = " or ".join(sorted(set(map(_acting, evaluations))))
+    chance = sorted({evaluation.seed for evaluation in evaluations})
     return (
-        f"{config.env.name}: {len(split.train)} training, {len(split.validation)} validation and "
-        f"{len(split.heldout)} held-out tasks ({named} {', '.join(map(str, seeds))}). Method: "
-        f"{config.source.METHOD}. Held-out tasks "
+        f"{tasks} ({named} {', '.join(map(str, seeds))}). Method: {methods}. Held-out tasks "
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
-        f"selected. Evaluation{where}: {evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes "
-        f"a task, {ways}, evaluation seed {evaluation.seed}, no weight update, memory kept "
+        f"selected. Evaluation{' or '.join(dict.fromkeys(map(_where, evaluations)))}: "
+        f"{' or '.join(dict.fromkeys(map(_rollouts, evaluations)))} a task, {ways}, evaluation "
+        f"seed{'s' * (len(chance) > 1)} {', '.join(map(str, chance))}, no weight update, memory kept "
         "across episodes."
     )
+
+
+def _split_in_words(config: Config) -> str:
+    split = split_tasks(config.env)
+    return (
+        f"{config.env.in_words()}: {len(split.train)} training, {len(split.validation)} validation and "
+        f"{len(split.heldout)} held-out tasks"
+    )
+
+
+def _where(evaluation: EvaluationConfig) -> str:
+    return " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
+
+
+def _rollouts(evaluation: EvaluationConfig) -> str:
+    return f"{evaluation.n_rollouts} roll-outs of {evaluation.n_episodes} episodes"

@@ -205,6 +205,10 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
         """See :meth:`ModelSpec.compresses`."""
         return config.max_compression_depth > 0
 
+    def steps_uncompressed(self, config: CompressedADConfig) -> int:
+        """A full window is compressed before the next step is added."""
+        return config.compress_lengths[1]
+
     def explain_compressions(self, config: CompressedADConfig, total: int, chosen: int) -> str:
         """See :meth:`ModelSpec.explain_compressions`."""
         if not config.max_compression_depth:

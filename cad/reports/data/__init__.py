@@ -15,6 +15,7 @@ from cad.reports.data.compressions import (
     compression_tables,
     count_regions,
     cut_short,
+    depth_columns,
     depth_row,
     mean_by_compressions,
     region_tables,
@@ -32,6 +33,7 @@ from cad.reports.data.costs import (
 from cad.reports.data.demonstration import (
     Demonstration,
     by_plain,
+    curves_with,
     demonstration_tables,
     demonstrations,
     recall_after,
@@ -56,7 +58,7 @@ from cad.reports.data.family_facts import (
 )
 from cad.reports.data.first_reward import first_reward_tables, first_rewards, rewarded_by_episode
 from cad.reports.data.grid import Panel, differing_keys, grid_panels, grid_tables, own_settings
-from cad.reports.data.knock_out import BY, KnockOut, knock_out_tables, knock_outs, replaced_curves
+from cad.reports.data.knock_out import BY, KnockOut, Replaced, knock_out_tables, knock_outs, replaced_curves
 from cad.reports.data.labels import (
     describe,
     goal_text,
@@ -76,7 +78,7 @@ from cad.reports.data.model_result import ModelResult
 from cad.reports.data.model_returns import FEW_SEEDS
 from cad.reports.data.probes import ProbedModel, probe_tables, probed_models
 from cad.reports.data.profile import THRESHOLDS, profile, profile_tables
-from cad.reports.data.reach import Reach, reach_tables, reaches
+from cad.reports.data.reach import Reach, ReachPoint, reach_tables, reaches
 from cad.reports.data.recall import (
     FEWEST_EPISODES,
     Recall,
@@ -150,7 +152,9 @@ __all__ = [
     "ProbedModel",
     "Provenance",
     "Reach",
+    "ReachPoint",
     "Recall",
+    "Replaced",
     "SharedModel",
     "Shown",
     "ShownTable",
@@ -180,9 +184,11 @@ __all__ = [
     "corner",
     "costs",
     "count_regions",
+    "curves_with",
     "cut_short",
     "demonstration_tables",
     "demonstrations",
+    "depth_columns",
     "depth_row",
     "describe",
     "difference_tables",

@@ -29,7 +29,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Curve:
-    """Models that differ in their tasks only, by rising bits to remember."""
+    """Models with one section ``model``, by rising bits to remember."""
 
     name: str
     state_bytes: float
@@ -48,38 +48,75 @@ class Curve:
 def capacity_curves(study: Study) -> list[Curve]:
     """A curve for each model that was trained on tasks of several sizes; empty where tasks are one size.
 
-    Returns are shares of the optimum of a model's own tasks: sizes compare, single tasks do not.
+    Models on one curve have one section ``model``; how long and how they were trained may go with the size of
+    the task.  Where two of them are of one size, what they differ in parts the curve.  Returns are shares of
+    the optimum of a model's own tasks: sizes compare, single tasks do not.
     """
-    bits = {id(model): _bits(model) for model in study.scored}
-    if len(set(bits.values())) < 2:
+    if len({_bits(model) for model in study.scored}) < 2:
         return []
-    groups: dict[str, list[ModelResult]] = {}
+    groups: dict[tuple[str, str], list[ModelResult]] = {}
     for model in study.scored:
         settings = model.config.model.model_dump_json()
-        groups.setdefault(settings, []).append(model)
-    kept = [models for models in groups.values() if len({bits[id(model)] for model in models}) > 1]
-    keys = differing_keys([models[0].config for models in kept])
+        groups.setdefault((model.experiment, settings), []).append(model)
+    parts = [part for models in groups.values() for part in _parted(models)]
+    kept = [part for part in parts if len(part.models) > 1]
+    keys = differing_keys([part.models[0].config for part in kept])
     curves = []
-    for models in kept:
-        by_bits = {bits[id(model)]: model for model in models}
-        points = tuple(Load(value, by_bits[value]) for value in sorted(by_bits))
-        state = mean_cost(models[0], lambda result: result.state_bytes) or 0.0
-        curves.append(Curve(_name(models, keys), state, points))
+    for part in kept:
+        points = tuple(Load(_bits(model), model) for model in sorted(part.models, key=_bits))
+        state = mean_cost(points[0].model, lambda result: result.state_bytes) or 0.0
+        curves.append(Curve(_name(part, keys), state, points))
     return curves
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Models of different sizes, and the settings that part them from others of the same model."""
+
+    models: list[ModelResult]
+    keys: tuple[str, ...]
+
+
+def _parted(models: list[ModelResult]) -> list[_Part]:
+    """The models in parts that have one of each size."""
+    by_size: dict[float, list[ModelResult]] = {}
+    for model in models:
+        by_size.setdefault(_bits(model), []).append(model)
+    keys = {key for alike in by_size.values() for key in differing_keys([model.config for model in alike])}
+    parts: dict[tuple[object, ...], list[ModelResult]] = {}
+    for model in models:
+        settings = flatten(model.config)
+        values = tuple(repr(settings.get(key)) for key in sorted(keys))
+        parts.setdefault(values, []).append(model)
+    made = []
+    for part in parts.values():
+        # Models alike in all settings, under several names: any of them.
+        one_a_size = {_bits(model): model for model in reversed(part)}
+        made.append(_Part(list(one_a_size.values()), tuple(sorted(keys))))
+    return made
 
 
 def _bits(model: ModelResult) -> float:
     return round(float(task_family(model.config.env).bits_to_remember), 3)
 
 
-def _name(models: list[ModelResult], keys: list[str]) -> str:
+def _name(part: _Part, keys: list[str]) -> str:
     """What the names of a curve's arms have in common, and those settings in which the curves differ."""
-    by_place = zip(*(model.arm.split() for model in models), strict=False)
-    shared = takewhile(lambda same: len(set(same)) == 1, by_place)
-    arms = " ".join(same[0] for same in shared).rstrip(",:") or models[0].arm
-    settings = flatten(models[0].config)
+    arms = _shared_name([model.arm for model in part.models])
+    settings = flatten(part.models[0].config)
     chosen = [key for key in keys if key.startswith("model.") and key != "model.kind" and key in settings]
-    return ", ".join([arms, *(setting_in_words(key, settings[key]) for key in chosen)])
+    chosen += [key for key in part.keys if key not in chosen and key in settings]
+    name = ", ".join([arms, *(setting_in_words(key, settings[key]) for key in chosen)])
+    experiment = part.models[0].experiment
+    return f"{experiment}: {name}" if experiment else name
+
+
+def _shared_name(arms: list[str]) -> str:
+    """The words that all names begin with, else the parts between commas that all have; else the first."""
+    by_place = zip(*(arm.split() for arm in arms), strict=False)
+    beginning = " ".join(same[0] for same in takewhile(lambda same: len(set(same)) == 1, by_place))
+    parts = [part for part in arms[0].split(", ") if all(part in arm.split(", ") for arm in arms)]
+    return beginning.rstrip(",:") or ", ".join(parts) or arms[0]
 
 
 def capacity_tables(study: Study) -> dict[str, Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ _Task = tuple[str, int, tuple[int, ...], float]
 
 
 def _tasks(cell: CellResult) -> list[_Task]:
-    """Family, id, goal and optimum of each task, in the cell's order."""
-    family = [cell.config.env.name] * len(cell.task_ids)
+    """Rules, id, goal and optimum of each task, in the cell's order.
+
+    Rules are those of training: what ``evaluation.env`` changes is a question of its own.
+    """
+    family = [json.dumps(cell.config.env.rules, sort_keys=True, default=str)] * len(cell.task_ids)
     return list(zip(family, cell.task_ids, cell.goals, cell.optimal, strict=True))
 
 

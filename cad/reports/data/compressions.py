@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,19 +62,38 @@ class DepthSpot:
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
-def depth_row(model: ModelResult) -> list[DepthSpot]:
-    """A model's row of the matrix of trained depth and compressions in a roll-out.
+def depth_columns(study: Study) -> list[tuple[int, int]]:
+    """Columns of the matrix of trained depth and compressions in a roll-out: the fewest and the most.
 
-    Columns 0, 1, 2, 3-4, 5-8 and so on, as far as its roll-outs get; means over episodes of all done seeds.
+    0, 1, 2-3, 4-7 and so on, parted where a model's training ended: no column is on both sides of that.
+    """
+    models = compressing(study)
+    most = max((count for model in models for cell in model.done for count, *_ in cell.by_compressions),
+               default=0)  # fmt: skip
+    ends = {2**power - 1 for power in range(most.bit_length() + 1)} | {
+        model.facts.depth or 0 for model in models
+    }
+    highs = sorted(end for end in ends if end <= max(1, 2 * most))
+    return [
+        (low, high)
+        for low, high in zip([0, *(high + 1 for high in highs)], highs, strict=False)
+        if low <= most
+    ]
+
+
+def depth_row(model: ModelResult, columns: Sequence[tuple[int, int]]) -> list[DepthSpot]:
+    """A model's row of the matrix, without the columns that its roll-outs do not have.
+
+    Means over roll-outs, then tasks, for each number of compressions; over several numbers, and over the
+    done seeds, each counts by its episodes.
     """
     points = [point for cell in model.done for point in cell.by_compressions]
-    spots, low, high = [], 0, 0
-    while any(count >= low for count, _, _ in points):
+    spots = []
+    for low, high in columns:
         inside = [(value, size) for count, value, size in points if low <= count <= high]
         if inside:
             values, sizes = zip(*inside, strict=True)
             spots.append(DepthSpot(low, high, float(np.average(values, weights=sizes)), sum(sizes)))
-        low, high = high + 1, max(1, 2 * high)
     return spots
 
 
@@ -89,7 +109,7 @@ def compression_tables(study: Study) -> dict[str, Table]:
     matrix: list[tuple[Value, ...]] = [
         (model.label, model.facts.depth, model.facts.n_latent, spot.low, spot.high, spot.mean, spot.episodes)
         for model in compressing(study)
-        for spot in depth_row(model)
+        for spot in depth_row(model, depth_columns(study))
     ]
     names = (
         "label", "trained_depth", "latents", "compressions_from", "compressions_to", "normalised_return",

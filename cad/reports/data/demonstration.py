@@ -183,6 +183,15 @@ def by_plain(items: list[Demonstration]) -> dict[str, list[Demonstration]]:
     return groups
 
 
+def curves_with(items: list[Demonstration]) -> list[tuple[int, FloatArray]]:
+    """Demonstrated episodes and the curve (episodes,), without (0) and with, on the seeds that all have."""
+    seeds = tuple(seed for seed in items[0].seeds if all(seed in item.seeds for item in items))
+    if not seeds:  # those of the first
+        items, seeds = items[:1], items[0].seeds
+    models = [(0, items[0].plain), *((item.shown, item.model) for item in items)]
+    return [(shown, model.curve_of(seeds)) for shown, model in models]
+
+
 def recall_after(items: list[Demonstration]) -> list[tuple[int, ModelResult, list[Recall]]]:
     """Demonstrated episodes, model, recall by age: without (0) and with.
 
@@ -205,9 +214,11 @@ def demonstration_tables(study: Study) -> dict[str, Table]:
         for d in found
     ]  # fmt: skip
     curves: list[tuple[Value, ...]] = [
-        (d.model.label, i + 1, int(i < d.shown), float(value), float(d.plain.returns.curve[i]))
+        (d.model.label, i + 1, int(i < d.shown), float(value), float(plain))
         for d in found
-        for i, value in enumerate(d.model.returns.curve)
+        for i, (value, plain) in enumerate(
+            zip(*(m.curve_of(d.seeds) for m in (d.model, d.plain)), strict=True)
+        )
     ]
     recalls: list[tuple[Value, ...]] = [
         (model.label, label, shown, item.low, item.high, item.mean, item.episodes)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from cad.reports.data.cells import LAST_EPISODES, last_episodes
 from cad.reports.data.differences import paired
 from cad.reports.data.model_result import ModelResult
+from cad.reports.data.results import FloatArray
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value, finite, table_if_any
 
@@ -52,9 +51,8 @@ def knock_outs(study: Study) -> list[KnockOut]:
     made = []
     for model in study.models if study.comparable else ():
         evaluation = model.config.evaluation
-        how, episode = evaluation.knock_out, type(evaluation)().knock_out_episode
-        intact = study.beside(model, knock_out=None, knock_out_episode=episode)
-        if how is None or not model.done or intact is None:
+        how = evaluation.knock_out
+        if how is None or not model.done or (intact := study.beside(model, knock_out=None)) is None:
             continue
         seeds = tuple(seed for seed in model.seeds if seed in intact.seeds)
         if seeds:
@@ -92,9 +90,25 @@ def knock_out_tables(study: Study) -> dict[str, Table]:
     return table_if_any("knock_out", _COLUMNS, rows)
 
 
-def replaced_curves(study: Study) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Label of an intact model -> (how, curve (episodes,)) of those whose memory was replaced."""
-    curves: dict[str, list[tuple[str, np.ndarray]]] = {}
-    for item in knock_outs(study):
-        curves.setdefault(item.intact.label, []).append((item.how, item.model.returns.curve))
-    return curves
+@dataclass(frozen=True)
+class Replaced:
+    """An intact model and those of its roll-outs whose memory was replaced, on the seeds that all have."""
+
+    first: KnockOut
+    intact: FloatArray  # (episodes,)
+    replaced: tuple[tuple[KnockOut, FloatArray], ...]
+
+
+def replaced_curves(items: Sequence[KnockOut]) -> list[Replaced]:
+    """The curves of each intact model."""
+    groups: dict[str, list[KnockOut]] = {}
+    for item in items:
+        groups.setdefault(item.intact.label, []).append(item)
+    found = []
+    for same in groups.values():
+        seeds = tuple(seed for seed in same[0].seeds if all(seed in item.seeds for item in same))
+        # Without a seed that all have, those of the first.
+        kept, seeds = (same, seeds) if seeds else (same[:1], same[0].seeds)
+        curves = tuple((item, item.model.curve_of(seeds)) for item in kept)
+        found.append(Replaced(same[0], same[0].intact.curve_of(seeds), curves))
+    return found

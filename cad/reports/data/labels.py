@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from cad.reports.data.cells import LAST_EPISODES, TaskScore, last_episodes
 from cad.reports.data.family_facts import described_task, task_noun
@@ -24,13 +25,17 @@ def interval_phrase(low: float, high: float, n_seeds: int) -> str:
     return f" [{low:+.3f}, {high:+.3f} over {over}]"
 
 
-def intervals_over(study: Study) -> str:
-    """What a study's 95% intervals cover, for captions: ``tasks; one training seed does not show ...``."""
-    seeds = max((len(model.done) for model in study.scored), default=0)
+def intervals_over(study: Study, counts: Iterable[int] | None = None) -> str:
+    """What a study's 95% intervals cover, for captions: ``tasks; one training seed does not show ...``.
+
+    ``counts`` are the seeds that each interval rests on; by default those of the models.
+    """
+    each = [len(model.done) for model in study.scored] if counts is None else list(counts)
+    seeds = max(each, default=0)
     if any(len(model.task_scores) < 2 for model in study.scored):
         return "tasks; one task does not show how tasks vary, and has none"
     if seeds > FEW_SEEDS:
-        every = all(len(model.done) > FEW_SEEDS for model in study.scored)
+        every = all(count > FEW_SEEDS for count in each)
         return "tasks and training seeds" if every else "tasks and, where there are more than three, seeds"
     if seeds > 1:
         return f"tasks, with the {seeds} training seeds fixed"

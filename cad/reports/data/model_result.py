@@ -32,6 +32,11 @@ class ModelResult:
         return model_facts(self.config)
 
     @property
+    def experiment(self) -> str:
+        """Name of its experiment in a report that compares several; else empty."""
+        return self.cells[0].result.experiment
+
+    @property
     def measure(self) -> Measure:
         """The words for its scores."""
         return measure_of(self.config)
@@ -73,6 +78,11 @@ class ModelResult:
         normalised = np.stack([cell.normalised for cell in self.done if cell.normalised is not None])
         demonstrated = self.config.evaluation.demonstrated_episodes
         return ModelReturns(normalised, self.done[0].history, self.measure.bounded, demonstrated)
+
+    def curve_of(self, seeds: Sequence[int]) -> FloatArray:
+        """(episodes,) mean over roll-outs, then tasks, then some of the seeds."""
+        curve: FloatArray = self.returns.seed_curves[[self.seeds.index(seed) for seed in seeds]].mean(axis=0)
+        return curve
 
     def scores_of(self, seeds: Sequence[int]) -> FloatArray:
         """(seeds, tasks) scores of some seeds, tasks in the order of their ids, so that models pair."""

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
+from cad.envs.config import EnvConfig
+from cad.envs.registry import env_config
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value, finite, table_if_any
 
 _COLUMNS = (
-    "model", "label", "setting", "value", "trained_at", "normalised_last10", "low_95", "high_95",
-    "lowest_task", "n_seeds",
+    "model", "label", "setting", "value", "trained_at", "lower_values_too", "normalised_last10", "low_95",
+    "high_95", "lowest_task", "n_seeds",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReachPoint:
+    """A model in an environment with one value of a setting.
+
+    ``mixed``: as it was trained, with episodes of that value and of lower ones.
+    """
+
+    value: int
+    model: ModelResult
+    mixed: bool
+
+    @property
+    def words(self) -> str:
+        """The value, for sentences."""
+        return f"up to {self.value:,}" if self.mixed else f"{self.value:,}"
 
 
 @dataclass(frozen=True)
@@ -20,64 +41,72 @@ class Reach:
 
     name: str
     setting: str
-    trained_at: int
-    points: tuple[tuple[int, ModelResult], ...]
+    own_value: int  # in training
+    trained_at: str  # in words
+    points: tuple[ReachPoint, ...]
 
-    def holds_to(self, share: float) -> int | None:
-        """The largest value up to which the return is at least ``share`` at all values; None if at none."""
-        reached = None
-        for value, model in self.points:
-            if (model.score or 0.0) < share:
-                break
-            reached = value
-        return reached
+    def holds_to(self, share: float) -> int:
+        """How many of the points, from the first on, have a return of at least ``share``."""
+        return sum(1 for _ in takewhile(lambda point: (point.model.score or 0.0) >= share, self.points))
 
 
 def reaches(study: Study) -> list[Reach]:
-    """Each model that was evaluated at two values or more of one setting, its own one included."""
-    groups: dict[tuple[str, str], list[ModelResult]] = {}
+    """Each model that was evaluated at two values or more of one setting, its own one included.
+
+    One that was evaluated at values of several settings has a curve for each of them.
+    """
+    groups: dict[tuple[str, str, str], list[ModelResult]] = {}
     for model in study.models:
         changed = model.config.evaluation.env or {}
         shown = model.config.evaluation.demonstrated_episodes
         if model.score is not None and len(changed) <= 1 and not shown:
             evaluation = model.config.evaluation.model_copy(update={"env": None})
             plain = model.config.model_copy(update={"evaluation": evaluation, "seed": 0})
-            groups.setdefault((model.arm, plain.model_dump_json()), []).append(model)
+            groups.setdefault((model.experiment, model.arm, plain.model_dump_json()), []).append(model)
     found = []
     for models in groups.values():
-        settings = {key for model in models for key in model.config.evaluation.env or {}}
-        if len(settings) != 1:
-            continue
-        key = settings.pop()
-        by_value = {_value(model, key): model for model in models}
-        if len(by_value) > 1:
-            points = tuple((value, by_value[value]) for value in sorted(by_value))
-            one = next(model for model in models if model.config.evaluation.env)
-            found.append(Reach(_name(one, key), key, _trained_at(one, key), points))
+        settings = dict.fromkeys(key for model in models for key in model.config.evaluation.env or {})
+        found += [reach for key in settings if len((reach := _reach(models, key)).points) > 1]
     return found
 
 
-def _value(model: ModelResult, key: str) -> int:
-    return int(getattr(model.config.evaluated_env, key))
+def _reach(models: Sequence[ModelResult], key: str) -> Reach:
+    env = models[0].config.env
+    own = _value(env, key)
+    # A T-maze of ``corridor: 29`` has them all as long, one that was trained with ``shortest`` has not.
+    alike = env_config(env.changed({key: own})).model_copy(update={key: getattr(env, key)})
+    mixed = alike != env
+    points = []
+    for model in models:
+        changed = model.config.evaluation.env
+        if not changed:
+            points.append(ReachPoint(own, model, mixed))
+        elif key in changed:
+            points.append(ReachPoint(_value(model.config.evaluated_env, key), model, mixed=False))
+    points.sort(key=lambda point: (point.value, not point.mixed))
+    one = next(model for model in models if key in (model.config.evaluation.env or {}))
+    return Reach(_name(one, key), key, own, f"up to {own:,}" if mixed else f"{own:,}", tuple(points))
 
 
-def _trained_at(model: ModelResult, key: str) -> int:
-    env = model.config.env
+def _value(env: EnvConfig, key: str) -> int:
     return int(env.steps_per_episode if key == "horizon" else getattr(env, key))
 
 
 def _name(model: ModelResult, key: str) -> str:
-    """The label without what the grid's value adds to it."""
-    return model.label.replace(f", {key} {_value(model, key):,}", "")
+    """The label without what the grid's value, its last part, adds to it."""
+    parts, added = model.label.split(", "), f"{key} {_value(model.config.evaluated_env, key):,}"
+    if added in parts[1:]:
+        del parts[len(parts) - 1 - parts[::-1].index(added)]
+    return ", ".join(parts)
 
 
 def reach_tables(study: Study) -> dict[str, Table]:
     """``reach``: return by the value of the setting."""
     rows: list[tuple[Value, ...]] = [
-        (reach.name, model.label, reach.setting, value, reach.trained_at, model.score,
-         *map(finite, model.returns.score_interval),
-         min(task.normalised_last10 for task in model.task_scores), len(model.done))
+        (reach.name, point.model.label, reach.setting, point.value, reach.own_value,
+         int(point.mixed), point.model.score, *map(finite, point.model.returns.score_interval),
+         min(task.normalised_last10 for task in point.model.task_scores), len(point.model.done))
         for reach in reaches(study)
-        for value, model in reach.points
+        for point in reach.points
     ]  # fmt: skip
     return table_if_any("reach", _COLUMNS, rows)

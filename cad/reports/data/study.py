@@ -53,9 +53,17 @@ class Study:
 
     def beside(self, model: ModelResult, **evaluation: object) -> ModelResult | None:
         """The same model with some settings of ``evaluation`` changed, if it has a done seed."""
-        changed = model.config.evaluation.model_copy(update=evaluation)
-        config = model.config.model_copy(update={"evaluation": changed})
-        return next((other for other in self.models if other.config == config and other.done), None)
+        config = _as_rolled_out(model.config, **evaluation)
+        return next(
+            (
+                other
+                for other in self.models
+                if other.experiment == model.experiment
+                and other.done
+                and _as_rolled_out(other.config) == config
+            ),
+            None,
+        )
 
     @property
     def demonstrated(self) -> bool:
@@ -95,8 +103,8 @@ class Study:
 
     @staticmethod
     def _best(scored: Sequence[ModelResult]) -> ModelResult | None:
-        most = max((len(model.cells) for model in scored), default=0)
-        candidates = [model for model in scored if len(model.cells) == most]
+        most = max((len(model.done) for model in scored), default=0)
+        candidates = [model for model in scored if len(model.done) == most]
         return max(candidates, key=lambda model: model.score or 0.0, default=None)
 
     @property
@@ -131,6 +139,15 @@ class Study:
     def shared_config(self) -> Config | None:
         """Config of the first cell, for what all cells share."""
         return self.cells[0].result.config if self.cells else None
+
+
+def _as_rolled_out(config: Config, **changes: object) -> Config:
+    """A config with settings of ``evaluation`` changed, and without one that nothing follows from."""
+    evaluation = config.evaluation.model_copy(update=changes)
+    if evaluation.knock_out is None:
+        default = type(evaluation)().knock_out_episode
+        evaluation = evaluation.model_copy(update={"knock_out_episode": default})
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def make_study(

@@ -28,7 +28,9 @@ def sentence(study: Study) -> str:
     parts = []
     for curve in curves[:_MOST_CURVES]:
         most, hardest = curve.most_bits(_SHARE), curve.points[-1]
-        reach = f"up to {most:.4g} bits" if most is not None else "nowhere"
+        easiest = curve.points[0]
+        nowhere = f"not even at {easiest.bits:.4g} bits, {easiest.model.score:.2f}"
+        reach = f"up to {most:.4g} bits" if most is not None else nowhere
         parts.append(f"{curve.name}: {reach} ({hardest.model.score:.2f} at {hardest.bits:.4g})")
     seeds = min(len(point.model.done) for curve in curves for point in curve.points)
     return (
@@ -77,7 +79,7 @@ def _draw(study: Study) -> Drawing | None:
         "Return by bits to remember",
         "Return over the optimum of a model's own tasks, mean over roll-outs, tasks and seeds; lines: 95% "
         f"intervals over {intervals_over(study)}. In the legend: the state of one roll-out. Models on one "
-        "curve differ in their tasks only."
+        "curve have the same settings of the model; their training may go with the size of the task."
         + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves"),
         "Line chart of return over optimum by bits to remember. " + sentence(study),
         ("capacity",),

@@ -15,6 +15,7 @@ from cad.reports.data import (
     Demonstration,
     Study,
     by_plain,
+    curves_with,
     demonstration_tables,
     demonstrations,
     interval_phrase,
@@ -141,9 +142,8 @@ def _draw(study: Study) -> Drawing | None:
     names, places = {"x_name": "episode", "y_name": study.measure.name}, _places(study)
     for ax, (plain, items) in zip(axes, drawn, strict=True):
         label = _model(plain)
-        models = [(0, items[0].plain), *((item.shown, item.model) for item in items)]
-        for shown, model in models:
-            curve, colour, name = model.returns.curve, _colour(places[shown]), _name(shown)
+        for shown, curve in curves_with(items):
+            colour, name = _colour(places[shown]), _name(shown)
             episodes = np.arange(1, len(curve) + 1)
             watched, own = slice(shown), slice(shown, None)
             if shown:
@@ -160,9 +160,9 @@ def _draw(study: Study) -> Drawing | None:
     return Drawing(
         "demonstration",
         "Shown the facts first",
-        "Mean return over roll-outs, then tasks, then seeds. Dotted curve: demonstrated episodes, in which "
-        "optimal actions are taken and the model watches; dotted vertical line: where it begins to act. Each "
-        "step has the same random numbers as without a demonstration."
+        "Mean over roll-outs, tasks and the seeds that all curves of a panel have. Dotted curve: demonstrated "
+        "episodes, in which optimal actions are taken and the model watches; dotted vertical line: where it "
+        "begins to act. Each step has the same random numbers as without a demonstration."
         + left_out(len(groups) - len(drawn), f"The first {_MOST_PANELS} models"),
         f"Line charts of {study.measure.name} by episode, with the first episodes demonstrated and without. "
         + sentence(study),

@@ -156,7 +156,8 @@ def _draw_marginals(study: Study) -> Drawing | None:
             ax.yaxis.set_tick_params(labelleft=True)
             ax.set_title(wrap(panel.title, 44), fontsize=TEXT, fontweight="normal")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4)
-    few = 1 < max(len(shared_seeds(panel)) for panel in panels) <= FEW_SEEDS
+    seeds = [len(shared_seeds(panel)) for panel in panels]
+    few = 1 < max(seeds) <= FEW_SEEDS
     tasks = len(study.scored[0].task_scores)
     return Drawing(
         "marginals",
@@ -165,7 +166,7 @@ def _draw_marginals(study: Study) -> Drawing | None:
         + "thin lines: rows, columns of the grid"
         + ("; ticks: single seeds" if few else "")
         + ("; dashed: the best AD." if reference is not None else ".")
-        + (f" Bars: 95% bootstrap intervals over {intervals_over(study)}." if tasks > 1 else "")
+        + (f" Bars: 95% bootstrap intervals over {intervals_over(study, seeds)}." if tasks > 1 else "")
         + left_out(len(every) - len(panels), f"The first {_MOST_PANELS} grids"),
         "Line charts of return by compression depth and by latents. " + sentence(study),
         ("marginals", "depth_latents"),

@@ -57,22 +57,22 @@ def sentence(study: Study) -> str:
 def _draw(study: Study) -> Drawing | None:
     """Return by episode around the replacement, intact and not; None without one."""
     items = knock_outs(study)
-    labels = list(dict.fromkeys(item.intact.label for item in items))
-    if not labels:
+    every = replaced_curves(items)
+    if not every:
         return None
-    shown, curves = labels[:_MOST_PANELS], replaced_curves(study)
+    shown = every[:_MOST_PANELS]
     rows = -(-len(shown) // 2)
     figure, hover = new_figure(0.4 + 2.5 * rows), Hover()
     names = {"x_name": "episode", "y_name": study.measure.name}
     axes = figure.subplots(rows, min(2, len(shown)), squeeze=False, sharey=True).ravel()
-    for ax, label in zip(axes, shown, strict=False):
-        first = next(item for item in items if item.intact.label == label)
+    for ax, curves in zip(axes, shown, strict=False):
+        first, label = curves.first, curves.first.intact.label
         low = max(first.intact.returns.demonstrated, first.episode - 1 - _AROUND)
         high = min(first.intact.returns.n_episodes, first.episode - 1 + 3 * _AROUND)
-        lines = [("intact", first.intact.returns.curve, INK, "-")]
+        lines = [("intact", curves.intact, INK, "-")]
         lines += [
-            (f"latents replaced by {BY[how]}", curve, PALETTE[list(BY).index(how)], DASHES[0])
-            for how, curve in curves[label]
+            (f"latents replaced by {BY[item.how]}", curve, PALETTE[list(BY).index(item.how)], DASHES[0])
+            for item, curve in curves.replaced
         ]
         episodes = np.arange(low + 1, high + 1)
         for name, curve, colour, dash in lines:
@@ -91,9 +91,10 @@ def _draw(study: Study) -> Drawing | None:
     return Drawing(
         "knock-out",
         "Memory knocked out",
-        "Mean return over roll-outs, then tasks, then seeds; dotted: where latents are replaced. Steps that "
-        "are still uncompressed stay. The same random numbers are drawn as in the intact roll-outs."
-        + left_out(len(labels) - len(shown), f"The first {_MOST_PANELS} models"),
+        "Mean over roll-outs, tasks and the seeds that all curves of a panel have; dotted: where latents are "
+        "replaced. Steps that are still uncompressed stay. The same random numbers are drawn as in the intact "
+        "roll-outs."
+        + left_out(len(every) - len(shown), f"The first {_MOST_PANELS} models"),
         f"Line charts of {study.measure.name} by episode, intact and with latents replaced. "
         + sentence(study),
         ("knock_out",),

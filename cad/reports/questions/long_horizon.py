@@ -17,6 +17,7 @@ from cad.reports.data import (
     compressing,
     compression_tables,
     cut_short,
+    depth_columns,
     depth_row,
     intervals_over,
     is_long,
@@ -49,8 +50,8 @@ _BLOCK = 10  # episodes that one point of a long roll-out averages
 _LONG = 100  # number of episodes from which on blocks are drawn
 _FEW = 5  # compressions, up to which each has a tick
 _NOT_ALL = (
-    " Curves end where a tenth of the roll-outs had ended: episodes differ in length, and only long ones are "
-    "compressed more often (the CSV file has those too)."
+    " Curves end where a tenth of the roll-outs have no more compressions: what lies beyond is the others' "
+    "alone (the CSV file has it too)."
 )
 _TICKS = (0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -68,18 +69,18 @@ def sentence(study: Study) -> str:
             texts.append(
                 f"{model.label}: {within.mean():.2f}{study.measure.of} over episodes "
                 f"{start} to {returns.history}, where source histories end, {returns.scores.mean():.2f} over "
-                f"episodes {episodes - LAST_EPISODES + 1} to {episodes}."
+                f"episodes {max(1, episodes - LAST_EPISODES + 1)} to {episodes}."
             )
     depth = lead.facts.depth
     if lead in compressing(study) and depth:
         points = mean_by_compressions(lead)
-        inside = [value for count, value in points if count <= depth]
+        inside = [point for point in points if point[0] <= depth]
         late = points[-max(1, len(points) // 4) :]
         if inside and late[-1][0] > depth:
             texts.append(
                 f"Trained with {plural(depth, 'compression')} in a row, "
-                f"{lead.label} compresses up to {late[-1][0]} times: its return is {inside[-1]:.2f} after "
-                f"{depth} and {np.mean([value for _, value in late]):.2f} after {late[0][0]} to "
+                f"{lead.label} compresses up to {late[-1][0]} times: its return is {inside[-1][1]:.2f} after "
+                f"{inside[-1][0]} and {np.mean([value for _, value in late]):.2f} after {late[0][0]} to "
                 f"{late[-1][0]}."
             )
     return " ".join(texts)
@@ -234,9 +235,13 @@ def _draw_matrix(study: Study) -> Drawing | None:
     models = [model for model in every if model in best]
     if len(models) < 2:
         return None
-    rows = [[spot for spot in depth_row(model) if spot.low <= common_compressions(model)] for model in models]
-    columns = sorted({spot.low: spot.counts for row in rows for spot in row}.items())
-    place = {low: column for column, (low, _) in enumerate(columns)}
+    binned = depth_columns(study)
+    rows = [
+        [spot for spot in depth_row(model, binned) if spot.low <= common_compressions(model)]
+        for model in models
+    ]
+    columns = sorted({(spot.low, spot.high): spot.counts for row in rows for spot in row}.items())
+    place = {low: column for column, ((low, _), _) in enumerate(columns)}
     figure, hover = new_figure(0.9 + 0.3 * len(models)), Hover()
     ax = figure.subplots()
     bare_axes(ax, len(columns), len(models))
@@ -248,7 +253,7 @@ def _draw_matrix(study: Study) -> Drawing | None:
                 ax, hover, (place[spot.low], i), spot.mean, f"{spot.mean:.2f}", norm, size=SMALL, name=name,
                 measure=study.measure.name,
             )  # fmt: skip
-        seen = sum(spot.high <= (model.facts.depth or 0) for spot in row)
+        seen = sum(high <= (model.facts.depth or 0) for (_, high), _ in columns)
         ax.plot([seen, seen], [i, i + 1], color=INK, linewidth=2.2)
     ax.set_xticks([column + 0.5 for column in range(len(columns))], [counts for _, counts in columns])
     labels = [wrap(f"{model.label} (trained to {model.facts.depth})", 46) for model in models]
@@ -257,8 +262,9 @@ def _draw_matrix(study: Study) -> Drawing | None:
     return Drawing(
         "depth-matrix",
         "Trained depth and compressions in a roll-out",
-        f"Mean {study.measure.name} of the episodes that begin after so many compressions, over all tasks, "
-        "roll-outs and seeds; right of the thick line: more compressions in a row than training unrolled."
+        f"Mean {study.measure.name} of the episodes that begin after so many compressions, over roll-outs, "
+        "then tasks; several numbers of compressions, and seeds, count by their episodes. Right of the thick "
+        "line: more compressions in a row than training unrolled."
         + (_NOT_ALL.replace("Curves", "Rows") if any(map(cut_short, models)) else "")
         + left_out(len(every) - len(models), f"The best {_MOST_ROWS} models"),
         "Heat map of return by trained depth and number of compressions. "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from cad.reports.data import Reach, Study, finite, intervals_over, plural, reach_tables, reaches
@@ -24,62 +26,76 @@ _SHARE = 0.95
 
 
 def _in_words(reach: Reach) -> str:
-    held, (last, model) = reach.holds_to(_SHARE), reach.points[-1]
-    if held is None:
-        first, shortest = reach.points[0]
-        return f"{reach.name}: below it everywhere ({shortest.score:.2f} at {first:,})"
-    if held == last:
-        return f"{reach.name}: up to the largest, {last:,} ({model.score:.2f})"
-    value, below = next(point for point in reach.points if point[0] > held)
-    return f"{reach.name}: up to {held:,} ({below.score:.2f} at {value:,})"
+    held, last = reach.holds_to(_SHARE), reach.points[-1]
+    if held == len(reach.points):
+        return f"{reach.name}: up to the largest, {last.words} ({last.model.score:.2f})"
+    below = reach.points[held]
+    value = f"{below.model.score:.2f} at {below.words}"
+    if not held:
+        return f"{reach.name}: not even at the smallest ({value})"
+    # Points as trained go up to their value too.
+    return f"{reach.name}: up to {reach.points[held - 1].value:,} ({value})"
 
 
 def _all_in_words(reach: Reach) -> str:
-    return f"{reach.name}: " + ", ".join(f"{model.score:.2f} at {value:,}" for value, model in reach.points)
+    returns = (f"{point.model.score:.2f} at {point.words}" for point in reach.points)
+    return f"{reach.name}: " + ", ".join(returns)
+
+
+def _by_setting(curves: Sequence[Reach]) -> dict[str, list[Reach]]:
+    groups: dict[str, list[Reach]] = {}
+    for reach in curves:
+        groups.setdefault(reach.setting, []).append(reach)
+    return groups
 
 
 def sentence(study: Study) -> str:
     """Up to which value each model stays close to the optimum; of returns as they are, the returns."""
-    curves = reaches(study)
-    if not curves:
-        return ""
-    trained = " and ".join(f"{value:,}" for value in sorted({reach.trained_at for reach in curves}))
-    seeds = min(len(model.done) for reach in curves for _, model in reach.points)
-    what, words = f"Return at or above {_SHARE}{study.measure.of}", _in_words
-    if not study.measure.unit:
-        what, words = "Return", _all_in_words
-    return (
-        f"{what}, by {curves[0].setting} (training had {trained}): "
-        f"{'; '.join(map(words, curves[:_MOST_CURVES]))}. The same trained models at all values, on "
-        f"{plural(seeds, 'seed')} at least."
-    )
+    texts = []
+    for setting, every in _by_setting(reaches(study)).items():
+        curves = every[:_MOST_CURVES]
+        trained = " and ".join(dict.fromkeys(reach.trained_at for reach in curves))
+        seeds = min(len(point.model.done) for reach in curves for point in reach.points)
+        what, words = f"Return at or above {_SHARE}{study.measure.of}", _in_words
+        if not study.measure.unit:
+            what, words = "Return", _all_in_words
+        texts.append(
+            f"{what}, by {setting} (training had {trained}): {'; '.join(map(words, curves))}. The same "
+            f"trained models at all values, on {plural(seeds, 'seed')} at least."
+        )
+    return " ".join(texts)
 
 
 def _draw(study: Study) -> Drawing | None:
     """Return by the value of the setting, a curve a model; None where none differs in roll-outs."""
     every = reaches(study)
-    curves = every[:_MOST_CURVES]
-    if not curves:
+    if not every:
         return None
+    # One axis has one setting: that of most models.
+    setting, group = max(_by_setting(every).items(), key=lambda item: len(item[1]))
+    curves = group[:_MOST_CURVES]
     figure, hover = new_figure(3.3), Hover()
     ax = figure.subplots()
     for i, reach in enumerate(curves):
-        x, y = [value for value, _ in reach.points], [model.score or 0.0 for _, model in reach.points]
+        x = [point.value for point in reach.points]
+        y = [point.model.score or 0.0 for point in reach.points]
         colour, dash = PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
         ax.plot(
             x, y, color=colour, linestyle=dash, marker=MARKERS[i % len(MARKERS)],
             label=wrap(reach.name, LEGEND_WIDTH),
         )  # fmt: skip
-        for value, model in reach.points:
-            low, high = map(finite, model.returns.score_interval)
+        for point in reach.points:
+            low, high = map(finite, point.model.returns.score_interval)
             if low is not None and high is not None:
-                ax.plot([value, value], [low, high], color=colour, linewidth=0.8)
-        hover.points(ax, x, y, name=reach.name, x_name=reach.setting, y_name=study.measure.name)
-    for value in {reach.trained_at for reach in curves}:
-        ax.axvline(value, color=MUTED, linewidth=0.8, linestyle=":")
+                ax.plot([point.value, point.value], [low, high], color=colour, linewidth=0.8)
+        hover.points(
+            ax, x, y, name=reach.name, x_name=setting, y_name=study.measure.name,
+            x_words=[point.words for point in reach.points],
+        )  # fmt: skip
+        ax.axvline(reach.own_value, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     # Numbers as they are: matplotlib's own labels are formulas, which figures do not show.
-    ticks = sorted({float(value) for reach in curves for value, _ in reach.points})
+    ticks = sorted({float(point.value) for reach in curves for point in reach.points})
     if len(ticks) <= _MOST_TICKS:
         ax.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
     else:
@@ -87,16 +103,18 @@ def _draw(study: Study) -> Drawing | None:
     ax.xaxis.set_minor_formatter(NullFormatter())
     if study.measure.bounded:
         ax.set_ylim(0, 1.04)
-    ax.set_xlabel(f"{curves[0].setting} in roll-outs (dotted: in training)")
+    ax.set_xlabel(f"{setting} in roll-outs (dotted: in training)")
     ax.set_ylabel(f"{study.measure.name}, last episodes")
     figure.legend(loc="outside lower center", ncols=3)
+    mixed = any(point.mixed for reach in curves for point in reach.points)
     return Drawing(
         "reach",
-        f"Return by {curves[0].setting}",
+        f"Return by {setting}",
         f"Trained models in environments unlike training's: {study.measure.name} in the last episodes, "
         f"mean over roll-outs, tasks and seeds; lines: 95% intervals over {intervals_over(study)}."
-        + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves"),
-        f"Line chart of {study.measure.name} by {curves[0].setting}. " + sentence(study),
+        + (" On the dotted line: as trained, with lower values among the episodes." if mixed else "")
+        + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves by {setting}"),
+        f"Line chart of {study.measure.name} by {setting}. " + sentence(study),
         ("reach",),
         *render(figure, "reach", hover),
     )

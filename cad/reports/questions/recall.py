@@ -31,7 +31,9 @@ def sentence(study: Study) -> str:
     if study.lead is None or len(recalls := repeated_recall(study.lead)) < 2:
         return ""
     young, old = recalls[0], recalls[-1]
-    first = [item.mean for item in mean_recall(study.lead) if not item.low]
+    first = [
+        item.mean for item in mean_recall(study.lead) if not item.low and item.episodes >= FEWEST_EPISODES
+    ]
     text = (
         f"{describe(study.lead)} returns {young.mean:.2f}{study.measure.of} where the fact that an episode "
         f"needs was needed {young.ages} episode{'s' * (young.high > 1)} before, and {old.mean:.2f} after "

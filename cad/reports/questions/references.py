@@ -129,8 +129,8 @@ def _draw(study: Study) -> Drawing | None:
         + (
             ""
             if tasks < 2
-            else f"Lines: 95% intervals of a joint bootstrap over {intervals_over(study)}. "
-            + ("Ticks below: single seeds. " if any(len(model.done) > 1 for model in study.scored) else "")
+            else f"Lines: 95% intervals of a joint bootstrap over {_intervals_over(study)}. "
+            + ("Ticks below: single seeds. " if any(len(d.seeds) > 1 for d in all_differences(study)) else "")
         )
         + (
             "One task: there are no intervals, and no significance is claimed."
@@ -144,6 +144,10 @@ def _draw(study: Study) -> Drawing | None:
         ("differences",),
         *render(figure, "differences", hover),
     )
+
+
+def _intervals_over(study: Study) -> str:
+    return intervals_over(study, [len(d.seeds) for d in all_differences(study)])
 
 
 def _table(study: Study) -> ShownTable | None:
@@ -163,7 +167,7 @@ def _table(study: Study) -> ShownTable | None:
     headers = ("model", "minus", "difference", "95% interval", "p (Holm)", "seeds", "by seed")
     caption = (
         f"Paired differences in {study.measure.name}, on the seeds and tasks that both have; intervals are "
-        f"over {intervals_over(study)}"
+        f"over {_intervals_over(study)}"
     )
     return ShownTable("differences-table", caption, headers, rows) if rows else None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cad.reports.data import (
+    SharedModel,
     ShownTable,
     Study,
     experiments,
@@ -93,6 +96,12 @@ def _draw(study: Study) -> Drawing | None:
     )
 
 
+def _counts(entries: Sequence[SharedModel]) -> list[int]:
+    """Seeds that the intervals of some entries rest on: each one's own, and those of its difference."""
+    paired = [entry.n_shared_seeds for entry in entries if entry.difference is not None]
+    return [*(len(entry.model.done) for entry in entries), *paired]
+
+
 def _table(study: Study) -> ShownTable | None:
     """Models that several experiments share; None where none is."""
     rows = [
@@ -107,11 +116,12 @@ def _table(study: Study) -> ShownTable | None:
         for entries in shared_models(study).values()
         for entry in entries
     ]
+    counts = [count for entries in shared_models(study).values() for count in _counts(entries)]
     headers = ("model", "experiment", study.measure.name, "95% interval", "seeds", "minus the first",
                "95% interval, low", "high")  # fmt: skip
     caption = (
         "Models that several experiments share, paired on the seeds and tasks that both have; intervals are "
-        f"over {intervals_over(study)}"
+        f"over {intervals_over(study, counts)}"
     )
     return ShownTable("side-by-side-table", caption, headers, rows) if rows else None
 

@@ -164,6 +164,26 @@ def test_the_protocol_names_every_split():
     )
 
 
+def test_the_protocol_names_what_any_cell_has():
+    """Not what the first one has."""
+    cued = {"env": {"name": "cued_darkroom", "n_cues": 4, "n_tasks": 40, "n_heldout": 8}}
+    other = {
+        **cued, "source": {"kind": "learner"}, "evaluation.n_episodes": 70, "evaluation.n_rollouts": 3,
+        "evaluation.seed": 7, "evaluation.env": {"horizon": 40},
+    }  # fmt: skip
+    first, second = Config(), Config().with_overrides(other, "test")
+    text = protocol([first, second])
+    for words in (
+        f"{first.env.total_heldout} held-out tasks or ",
+        "4 cues: 28 training, 4 validation and 8 held-out tasks",
+        f"{first.source.METHOD} or {second.source.METHOD}.",
+        "50 episodes or 3 roll-outs of 70 episodes",
+        "in environments of horizon 40",
+        "evaluation seeds 7, 1000",
+    ):
+        assert words in text, words
+
+
 def test_the_protocol_names_every_way_of_acting():
     annealed = {"evaluation.first_temperature": 1.2, "evaluation.temperature": 0.7}
     ways: list[dict[str, object]] = [{}, annealed, {"evaluation.greedy": True}]

@@ -184,6 +184,18 @@ def test_where_a_task_is_one_fact_it_was_shown(cell):
     assert "demonstration_recall" not in demonstration_tables(both)
 
 
+def test_curves_are_on_the_seeds_that_all_have(cell):
+    """As the table's numbers are."""
+    cells = [made(cell, spread(0.2)), made(cell, spread(0.6), seed=1), made(cell, spread(0.8), SHOWN, seed=1)]
+    tables = demonstration_tables(study(cells))
+    rows = tables["demonstration_by_episode"].rows
+    assert {round(row[4], 6) for row in rows} == {0.6}
+    with keeping_figures() as kept, drawing_style():
+        question.SECTION.figures[0](study(cells))
+    plain = kept["demonstration"].axes[0].lines[0]
+    assert plain.get_ydata() == pytest.approx(0.6)
+
+
 def test_nothing_else_counts_demonstrated_episodes(cell):
     """It would be the best model by far, and found everything at once."""
     cells = [plain(cell, 0.3), shown(cell, 0.8, 0.8), shown(cell, 0.9, 0.9, n=45, depth=1)]

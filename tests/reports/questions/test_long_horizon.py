@@ -15,6 +15,7 @@ from cad.reports import (
     make_study,
 )
 from cad.reports.data import common_compressions, compression_tables, mean_by_compressions
+from cad.reports.plotting import drawing_style, keeping_figures
 from cad.reports.questions import (
     long_horizon,
 )
@@ -39,6 +40,12 @@ def long_cell(cell: Make, **changes: Any) -> CellResult:
     return dataclasses.replace(one, returns=returns * np.array(one.optimal)[:, None, None])
 
 
+def compressing_at(one: CellResult, steps: np.ndarray) -> CellResult:
+    """The cell, with compressions of all roll-outs after these steps."""
+    every = np.broadcast_to(steps, (8, 2, len(steps)))
+    return dataclasses.replace(one, compression_steps=every, chosen=np.zeros(every.shape, dtype=bool))
+
+
 def test_return_by_compressions_and_beyond_the_history(cell: Make) -> None:
     study = study_of([long_cell(cell)])
     points = study.cells[0].by_compressions
@@ -59,14 +66,53 @@ def test_a_row_of_the_matrix_ends_with_the_roll_outs(cell: Make) -> None:
     study = study_of([deep, dataclasses.replace(shallow, returns=shallow.returns / 2)])
     rows = compression_tables(study)["depth_by_compressions"].rows
     ours = [row for row in rows if row[1] == 3]
-    assert [row[3:5] for row in ours] == [(0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64)]
-    # As many episodes after each number of compressions, of which 33 to 59 occur.
-    means = [0, 0.01, 0.02, 0.035, 0.065, 0.125, 0.245, np.mean(range(33, 60)) / 100]
+    assert [row[3:5] for row in ours] == [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63)]
+    # As many episodes after each number of compressions, of which 32 to 59 occur.
+    means = [0, 0.01, 0.025, 0.055, 0.115, 0.235, np.mean(range(32, 60)) / 100]
     assert [row[5] for row in ours] == pytest.approx(means)
     assert [row[5] for row in rows if row[1] == 1] == pytest.approx([mean / 2 for mean in means])
     drawing = long_horizon.SECTION.figures[1](study)
-    assert drawing is not None and "0.07 after 5-8" in drawing.alt
+    assert drawing is not None and "0.06 after 4-7" in drawing.alt
     assert long_horizon.SECTION.figures[1](study_of([deep])) is None
+
+
+@pytest.mark.parametrize(("depth", "columns"), [(1, 2), (2, 3), (3, 3), (7, 4)])
+def test_the_thick_line_stands_where_training_ended(depth: int, columns: int, cell: Make) -> None:
+    """After as many columns of the whole matrix as training unrolled, also in a row without some of them."""
+    every = long_cell(cell, depth=3)
+    # Five episodes of 20 steps between two compressions of three each: 0, 3, 6, 9, ... come before episodes.
+    steps = np.sort(np.concatenate([np.arange(100, 2400, 100) + k for k in (0, 1, 2)])).astype(np.int32)
+    jumps = compressing_at(long_cell(cell, depth=depth, n_latent=1), steps)
+    with keeping_figures() as kept, drawing_style():
+        drawing = long_horizon.SECTION.figures[1](study_of([every, jumps]))
+    assert drawing is not None
+    ax = kept["depth-matrix"].axes[0]
+    lines = {line.get_ydata()[0]: line.get_xdata()[0] for line in ax.lines}
+    row = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()].index(
+        f"CompressedAD, depth {depth}, 1 latents (trained to {depth})"
+    )
+    assert lines[row] == columns
+    edges = [label.get_text() for label in ax.get_xticklabels()]
+    assert int(edges[columns - 1].rpartition("-")[2]) == depth
+
+
+def test_the_return_is_told_after_a_number_of_compressions_that_there_is(cell: Make) -> None:
+    steps = np.sort(np.concatenate([np.arange(10, 2400, 20) + k for k in (0, 1)])).astype(np.int32)
+    one = compressing_at(long_cell(cell), steps)
+    counts = [count for count, *_ in study_of([one]).cells[0].by_compressions]
+    assert 3 not in counts
+    last = max(count for count in counts if count < 3)
+    value = next(value for count, value, _ in study_of([one]).cells[0].by_compressions if count == last)
+    assert f"its return is {value:.2f} after {last} and" in long_horizon.sentence(study_of([one]))
+
+
+def test_fewer_than_ten_episodes_begin_with_the_first(cell: Make) -> None:
+    short = cell(shape=(8, 8, 5), kind="ad", window=20)
+    history = {"source.steps_per_stream": 60, "source.n_steps": 20}
+    short = dataclasses.replace(short, config=short.config.with_overrides(history, "test"))
+    text = long_horizon.sentence(study_of([short]))
+    assert "over episodes 1 to 3, where source histories end" in text
+    assert "over episodes 1 to 5." in text
 
 
 def test_a_curve_ends_where_only_long_episodes_go_on(cell: Make) -> None:
@@ -91,7 +137,7 @@ def test_a_curve_ends_where_only_long_episodes_go_on(cell: Make) -> None:
     )
     assert "compresses up to 4 times" in long_horizon.sentence(study)
     curve, matrix = (draw(study) for draw in long_horizon.SECTION.figures)
-    assert curve is not None and "Curves end where a tenth of the roll-outs had ended" in curve.caption
+    assert curve is not None and "Curves end where a tenth of the roll-outs have no more" in curve.caption
     assert matrix is not None and "0.00 after" not in matrix.alt
     even = long_horizon.SECTION.figures[0](study_of([long_cell(cell)]))
     assert even is not None and "Curves end" not in even.caption

@@ -130,11 +130,11 @@ def test_reach_follows_one_training_to_where_its_return_falls(cell):
         ]
     )
     far, near = reaches(made)
-    assert (far.name, far.setting, far.trained_at) == ("far", "corridor", 9)
-    assert [value for value, _ in near.points] == [9, 1000]
-    assert (far.holds_to(0.95), far.holds_to(0.9), near.holds_to(0.95)) == (1000, 100_000, None)
+    assert (far.name, far.setting, far.trained_at) == ("far", "corridor", "9")
+    assert [point.value for point in near.points] == [9, 1000]
+    assert (far.holds_to(0.95), far.holds_to(0.9), near.holds_to(0.95)) == (2, 3, 0)
     text = reach_question.sentence(made)
-    assert "far: up to 1,000 (0.90 at 100,000); near: below it everywhere (0.94 at 9)" in text
+    assert "far: up to 1,000 (0.90 at 100,000); near: not even at the smallest (0.94 at 9)" in text
     assert "(training had 9)" in text
     rows = [
         dict(zip(reach_tables(made)["reach"].columns, row, strict=True))
@@ -149,6 +149,89 @@ def test_reach_follows_one_training_to_where_its_return_falls(cell):
     # Other sections compare models where they were trained.
     assert [model.label for model in made.scored] == ["far, as trained", "near, as trained"]
     assert reaches(study(equal_cells(cell))) == []
+
+
+def test_a_training_of_mixed_corridors_is_no_corridor_of_the_longest(cell):
+    """Nor does it hide the one that was evaluated there."""
+    cells = corridors(cell, "far", {9: 1.0, 1000: 0.97})
+    alone = corridors(cell, "far", {30: 0.5})[0]
+    shortest = {"env.shortest": 2}
+    at_nine = dataclasses.replace(
+        alone,
+        label="far, corridor 9",
+        config=alone.config.with_overrides({"evaluation.env": {"corridor": 9}}, "test"),
+    )
+    made = study(
+        [
+            dataclasses.replace(each, config=each.config.with_overrides(shortest, "test"))
+            for each in (at_nine, *cells)
+        ]
+    )
+    (reach,) = reaches(made)
+    assert [(point.value, point.mixed, point.model.score) for point in reach.points] == [
+        (9, True, pytest.approx(1.0)), (9, False, pytest.approx(0.5)), (1000, False, pytest.approx(0.97)),
+    ]  # fmt: skip
+    assert "(training had up to 9): far: up to 9 (0.50 at 9)" in reach_question.sentence(made)
+    with drawing_style():
+        assert "as trained, with lower values" in reach_question.SECTION.figures[0](made).caption
+
+
+def test_horizons_are_a_setting_too_and_each_setting_has_curves_of_its_own(cell):
+    base = cell()
+    assert base.config.env.horizon is None
+    cells = [levels(cell, 0.9), *corridors(cell, "far", {9: 1.0, 100: 0.97})]
+    for label, settings, share in (("CompressedAD, horizon 40", {"evaluation.env": {"horizon": 40}}, 0.8),):
+        config = base.config.with_overrides(settings, "test")
+        cells.append(levels(cell, share, label=label, config=config))
+    far = corridors(cell, "far", {9: 0.7})[0]
+    both = far.config.with_overrides({"evaluation.env": {"horizon": 30}}, "test")
+    cells.append(dataclasses.replace(far, label="far, horizon 30", config=both))
+    made = study(cells)
+    curves = {(r.setting, r.points[-1].value): [p.value for p in r.points] for r in reaches(made)}
+    assert curves == {("horizon", 40): [20, 40], ("corridor", 100): [9, 100], ("horizon", 30): [10, 30]}
+    text = reach_question.sentence(made)
+    assert "by horizon (training had 20 and 10)" in text and "by corridor (training had 9)" in text
+    with keeping_figures() as kept, drawing_style():
+        reach_question.SECTION.figures[0](made)
+    assert "horizon" in kept["reach"].axes[0].get_xlabel()
+    assert len(kept["reach"].axes[0].get_legend_handles_labels()[0]) == 2
+
+
+def test_a_curve_is_named_without_the_grids_own_part_alone(cell):
+    cells = corridors(cell, "GRU, corridor 100", {9: 1.0, 10: 0.99, 1000: 0.97})
+    assert [reach.name for reach in reaches(study(cells))] == ["GRU, corridor 100"]
+
+
+def test_what_falls_at_the_smallest_alone_is_not_below_everywhere(cell):
+    text = reach_question.sentence(study(corridors(cell, "far", {9: 0.94, 100: 0.99, 1000: 0.97})))
+    assert "far: not even at the smallest (0.94 at 9)" in text
+
+
+def test_an_intact_roll_out_has_no_episode_of_a_knock_out(cell):
+    """The key may stand in ``base``, where it means nothing for those that are not knocked out."""
+    named = {"evaluation.knock_out_episode": 26 + 5}
+    cells = [levels(cell, 0.8), knocked(cell, 0.3)]
+    cells = [dataclasses.replace(c, config=c.config.with_overrides(named, "test")) for c in cells]
+    (row,) = knock_out_tables(study(cells))["knock_out"].rows
+    assert row[3] == 31
+
+
+def test_a_knock_out_is_paired_within_its_experiment(cell):
+    cells = [
+        dataclasses.replace(made, label=f"{experiment}: {made.label}", experiment=experiment)
+        for experiment, level in (("A", 0.8), ("B", 0.5))
+        for made in (levels(cell, level), knocked(cell, level / 2))
+    ]
+    rows = knock_out_tables(study(cells))["knock_out"].rows
+    assert [(row[1][0], round(row[8], 3)) for row in rows] == [("A", -0.4), ("B", -0.25)]
+
+
+def test_curves_of_a_knock_out_are_on_the_seeds_that_both_have(cell):
+    cells = [levels(cell, 0.2), levels(cell, 0.8, seed=1), knocked(cell, 0.8, seed=1)]
+    with keeping_figures() as kept, drawing_style():
+        knock_out_question.SECTION.figures[0](study(cells))
+    for line in kept["knock-out"].axes[0].lines[:2]:
+        assert line.get_ydata() == pytest.approx(0.8)
 
 
 def equal_cells(cell):
@@ -229,6 +312,67 @@ def test_arms_of_a_curve_may_be_named_by_their_tasks(cell):
     ]
     names = [curve.name for curve in capacity_curves(study(cells))]
     assert names == ["CompressedAD, 2 latents", "CompressedAD, 16 latents"]
+
+
+def renamed(cells, name, **settings):
+    """The same cells under an arm's name, with other settings."""
+    return [
+        dataclasses.replace(
+            made, arm=name, label=f"{name}, {made.label}", config=made.config.with_overrides(settings, "test")
+        )
+        for made in cells
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train.n_updates": 5000},
+        {"evaluation.greedy": True},
+        {"env.horizon": 25},
+    ],
+)
+def test_models_of_one_size_that_differ_are_on_curves_of_their_own(settings, cell):
+    """Neither hides the other, whatever they differ in."""
+    wide = [made for made in loads(cell) if made.config.model.n_latent == 16]
+    low = [dataclasses.replace(made, returns=made.returns / 2) for made in renamed(wide, "other", **settings)]
+    curves = capacity_curves(study([*renamed(wide, "one"), *low]))
+    assert [[point.model.score for point in curve.points] for curve in curves] == [
+        pytest.approx([0.95, 0.95]), pytest.approx([0.475, 0.475]),
+    ]  # fmt: skip
+    key = next(iter(settings)).rpartition(".")[2]
+    assert [curve.name.split(",")[0] for curve in curves] == ["one", "other"]
+    assert all(key in curve.name for curve in curves) or key == "horizon"
+    # A size that one of them alone has a training for joins nothing.
+    (curve,) = capacity_curves(study([*renamed(wide, "one"), low[1]]))
+    assert [point.model.score for point in curve.points] == pytest.approx([0.95, 0.95])
+
+
+def test_experiments_have_curves_of_their_own(cell):
+    wide = [made for made in loads(cell) if made.config.model.n_latent == 16]
+    cells = [dataclasses.replace(made, label=f"A: {made.label}", experiment="A") for made in wide]
+    cells += [
+        dataclasses.replace(made, label=f"B: {made.label}", experiment="B", returns=made.returns / 2)
+        for made in wide
+    ]
+    curves = capacity_curves(study(cells))
+    assert [(curve.name.split(":")[0], curve.points[0].model.score) for curve in curves] == [
+        ("A", pytest.approx(0.95)), ("B", pytest.approx(0.475)),
+    ]  # fmt: skip
+
+
+def test_a_curve_is_not_named_by_one_of_its_sizes(cell):
+    cells = [
+        dataclasses.replace(made, arm=f"{made.config.env.n_cues} cues, CompressedAD") for made in loads(cell)
+    ]
+    names = [curve.name for curve in capacity_curves(study(cells))]
+    assert names == ["CompressedAD, 2 latents", "CompressedAD, 16 latents"]
+
+
+def test_what_breaks_at_the_smallest_alone_is_not_nowhere(cell):
+    cells = [made for made in loads(cell) if made.config.model.n_latent == 16]
+    cells[0] = dataclasses.replace(cells[0], returns=cells[0].returns * 0.8)
+    assert "not even at 6.34 bits, 0.76 (0.95 at 25.36)" in capacity_question.sentence(study(cells))
 
 
 def test_all_of_them_are_in_the_report(cell, origin, tmp_path):

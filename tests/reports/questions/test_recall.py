@@ -44,6 +44,22 @@ def test_the_section_says_how_long_a_fact_is_remembered(cell, origin, tmp_path):
     assert "recall" in {figure["name"] for figure in written["figures"]}
 
 
+def test_what_a_few_episodes_return_is_not_told(cell, origin, tmp_path):
+    """Facts that are met for the first time in the second half of the episodes are rare."""
+    own = cued(cell)
+    pages = []
+    for late in (1, 40):
+        facts = own.facts.copy()
+        facts.reshape(64, 60)[:late, 45] = 9
+        one = dataclasses.replace(own, facts=facts)
+        pages.append(
+            write_report("r", ReportConfig(), [one], None, origin, tmp_path / str(late), figures=False)
+        )
+    few, many = (page.read_text() for page in pages)
+    assert "for the first time" in many
+    assert "for the first time" not in few and "episodes show that)" in few
+
+
 def test_a_fact_ages_with_every_compression(cell, origin, tmp_path):
     """Episodes have as many steps as a cell's horizon: one compression after every second of them."""
     own = cued(cell)

@@ -85,6 +85,34 @@ def test_a_single_seed_is_no_headline_beside_three(cell: Make) -> None:
     assert f"same seeds and tasks, {low.label} is above it" in references.sentence(study)
 
 
+def test_of_planned_seeds_only_done_ones_make_a_headline(cell: Make) -> None:
+    cells = [cell(0.95, depth=1)]
+    cells += [cell(status="missing", returns=None, depth=1, seed=seed) for seed in (1, 2)]
+    cells += [cell(0.8, depth=3, seed=seed) for seed in range(3)]
+    lead = study_of(cells).lead
+    assert lead is not None and lead.facts.depth == 3
+
+
+def test_intervals_cover_the_seeds_that_pairs_share(cell: Make) -> None:
+    """Models of many seeds each, of which they share three."""
+    cells = [cell(0.8, kind="ad", window=80, seed=seed) for seed in range(3, 9)]
+    cells += [cell(0.9, seed=seed) for seed in range(6)]
+    made = study_of(cells)
+    table = references.SECTION.shown_tables[0](made)
+    assert table is not None and "tasks, with the 3 training seeds fixed" in table.caption
+    drawing = references.SECTION.figures[0](made)
+    assert drawing is not None and "tasks, with the 3 training seeds fixed" in drawing.caption
+
+
+def test_models_trained_by_other_rules_are_not_compared(cell: Make) -> None:
+    other = cell(0.9)
+    config = other.config.with_overrides({"env.horizon": 25}, "test")
+    assert not study_of([cell(0.8), dataclasses.replace(other, label="longer", config=config)]).comparable
+    # In roll-outs alone they may differ: that is a question of its own.
+    config = other.config.with_overrides({"evaluation.env": {"horizon": 30}}, "test")
+    assert study_of([cell(0.8), dataclasses.replace(other, label="longer", config=config)]).comparable
+
+
 def test_a_chosen_reference_stands_beside_the_best_ad(cell: Make) -> None:
     cells = [cell(0.6, kind="ad", window=80), cell(0.7, depth=1), cell(0.8, depth=3)]
     study = study_of(cells, reference="CompressedAD, depth 1, 16 latents")
