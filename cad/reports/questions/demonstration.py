@@ -160,8 +160,8 @@ def _draw(study: Study) -> Drawing | None:
     return Drawing(
         "demonstration",
         "Shown the facts first",
-        "Mean over roll-outs, tasks and the seeds that all curves of a panel have. Dotted curve: demonstrated "
-        "episodes, in which optimal actions are taken and the model watches; dotted vertical line: where it "
+        "Mean over roll-outs, tasks and the seeds that all curves of a panel have. Dotted curve: demonstrated"
+        " episodes, in which optimal actions are taken and the model watches; dotted vertical line: where it "
         "begins to act. Each step has the same random numbers as without a demonstration."
         + left_out(len(groups) - len(drawn), f"The first {_MOST_PANELS} models"),
         f"Line charts of {study.measure.name} by episode, with the first episodes demonstrated and without. "

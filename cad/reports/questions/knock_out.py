@@ -92,9 +92,8 @@ def _draw(study: Study) -> Drawing | None:
         "knock-out",
         "Memory knocked out",
         "Mean over roll-outs, tasks and the seeds that all curves of a panel have; dotted: where latents are "
-        "replaced. Steps that are still uncompressed stay. The same random numbers are drawn as in the intact "
-        "roll-outs."
-        + left_out(len(every) - len(shown), f"The first {_MOST_PANELS} models"),
+        "replaced. Steps that are still uncompressed stay. The same random numbers are drawn as "
+        "in the intact roll-outs." + left_out(len(every) - len(shown), f"The first {_MOST_PANELS} models"),
         f"Line charts of {study.measure.name} by episode, intact and with latents replaced. "
         + sentence(study),
         ("knock_out",),
