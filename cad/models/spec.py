@@ -199,6 +199,15 @@ class ModelSpec(ABC, Generic[C]):
         """Steps from the beginning of a roll-out of which its memory has compressed none yet, at least."""
         return 0
 
+    def check_burn_in(self, others: Sections, window: int, segment: int) -> None:
+        """Raise ``ValueError`` where no history has room for a ``segment`` of burn-in before a ``window``."""
+        steps = others.source.steps_per_stream
+        if others.train.burn_in and window <= steps < window + segment:
+            raise ValueError(
+                f"train.burn_in={others.train.burn_in} has no room: with it a training window takes at least "
+                f"{window + segment} steps, and a history has source.steps_per_stream={steps}"
+            )
+
     # Words
 
     def chosen_regions(self, config: C) -> tuple[int, int] | None:

@@ -37,8 +37,9 @@ _AROUND = 20  # episodes before, and three times as many after
 
 def _in_words(item: KnockOut, of: str) -> str:
     span = f"episodes {item.episode} to {item.episode + item.n_after - 1}"
+    memory = "state" if item.intact.facts.depth is None else "latents"
     return (
-        f"{item.intact.label} with {BY[item.how]} for its latents from episode {item.episode} on returns "
+        f"{item.intact.label} with {BY[item.how]} for its {memory} from episode {item.episode} on returns "
         f"{item.after:.2f}{of} over {span}, intact {item.intact_after:.2f}; paired, "
         f"{item.difference:+.3f}{interval_phrase(item.low, item.high, len(item.seeds))}. Its last episodes "
         f"return {item.last:.2f}, intact {item.intact_last:.2f}."
@@ -71,7 +72,7 @@ def _draw(study: Study) -> Drawing | None:
         high = min(first.intact.returns.n_episodes, first.episode - 1 + 3 * _AROUND)
         lines = [("intact", curves.intact, INK, "-")]
         lines += [
-            (f"latents replaced by {BY[item.how]}", curve, PALETTE[list(BY).index(item.how)], DASHES[0])
+            (f"replaced by {BY[item.how]}", curve, PALETTE[list(BY).index(item.how)], DASHES[0])
             for item, curve in curves.replaced
         ]
         episodes = np.arange(low + 1, high + 1)
@@ -91,10 +92,11 @@ def _draw(study: Study) -> Drawing | None:
     return Drawing(
         "knock-out",
         "Memory knocked out",
-        "Mean over roll-outs, tasks and the seeds that all curves of a panel have; dotted: where latents are "
-        "replaced. Steps that are still uncompressed stay. The same random numbers are drawn as "
-        "in the intact roll-outs." + left_out(len(every) - len(shown), f"The first {_MOST_PANELS} models"),
-        f"Line charts of {study.measure.name} by episode, intact and with latents replaced. "
+        "Mean over roll-outs, tasks and the seeds that all curves of a panel have; dotted: where latents, or "
+        "the state of a recurrent net, are replaced. Steps that are still uncompressed stay. The same random "
+        "numbers are drawn as in the intact roll-outs."
+        + left_out(len(every) - len(shown), f"The first {_MOST_PANELS} models"),
+        f"Line charts of {study.measure.name} by episode, intact and with its memory replaced. "
         + sentence(study),
         ("knock_out",),
         *render(figure, "knock-out", hover),

@@ -171,6 +171,16 @@ def test_an_arm_may_have_its_own_seeds():
         ({"evaluation.greedy": True, "evaluation.first_temperature": 1.2}, "first_temperature has no effect"),
         ({"evaluation.knock_out": "noise", "model.kind": "ad"}, "compresses nothing"),
         (
+            {"train.burn_in": 2, "model.kind": "gru", "model.n_unroll": 600},
+            "train.burn_in=2 has no room: with it a training window takes at least 1200 steps, and a history "
+            "has source.steps_per_stream=1000",
+        ),
+        (
+            {"train.burn_in": 1, "model.n_transit": 200, "model.min_compress_length": 200,
+             "model.max_compression_depth": 4},
+            "train.burn_in=1 has no room: with it a training window takes at least 1200 steps",
+        ),
+        (
             {"evaluation.knock_out": "noise", "model.max_compression_depth": 0},
             "evaluation.knock_out=noise replaces what",
         ),

@@ -23,6 +23,10 @@ class RecurrentSpec(ModelSpec[R]):
 
     other_settings = frozenset(("train.burn_in",))
 
+    def check(self, config: R, others: Sections) -> None:
+        """A burn-in needs room."""
+        self.check_burn_in(others, config.n_unroll, config.n_unroll)
+
     def training_window(self, config: R) -> int:
         """See :meth:`ModelSpec.training_window`."""
         return config.n_unroll
