@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -151,9 +152,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; it replaces ``path`` on success, else it is removed."""
+    """Yield a temporary folder beside ``path``; it replaces ``path`` on success, else it is removed.
+
+    A folder that was there is kept until the new one is in its place: where a process was killed between
+    the two, the next one here puts it back first.
+    """
     make_dirs(path.parent)
     try:
+        _put_back(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         temporary.chmod(0o777 & ~_UMASK)
     except OSError as error:
@@ -162,14 +168,46 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             _fsync(file)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        _exchange(temporary, path)
         _fsync(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+_BEFORE = ".before"  # ends the name of what a folder replaces, while it does
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of another one, and remove that."""
+    before = temporary.with_suffix(_BEFORE)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(before)
+        try:
+            temporary.rename(path)
+            break
+        except OSError as error:
+            # Another process has put its own there since.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):
+                    before.rename(path)
+                raise
+            shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _put_back(path: Path) -> None:
+    """Give a folder its place again that a killed process had moved away."""
+    for before in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{_BEFORE}")):
+        if path.exists():
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                before.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:

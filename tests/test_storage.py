@@ -147,6 +147,52 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
     assert names(path / "sub") == ["two"] and names(tmp_path) == ["d"]
 
 
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from cad import storage
+rename, calls = Path.rename, []
+def renamed(self, target):
+    calls.append(target)
+    if len(calls) == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = renamed
+with storage.atomic_dir(Path(sys.argv[1])) as temporary:
+    (temporary / "new").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_sigkill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").write_text("old")
+    done = subprocess.run([sys.executable, "-c", STOPPED.format(at=at), str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(RuntimeError), storage.atomic_dir(path):
+        raise RuntimeError
+    assert names(path) == ["old"]  # back in its place
+    with storage.atomic_dir(path) as temporary:
+        (temporary / "newer").write_text("newer")
+    assert names(path) == ["newer"]
+    assert not list(tmp_path.glob(".*.before"))
+
+
+def test_what_is_no_folder_is_not_replaced_by_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for name in ("file", "link"):
+        with (
+            pytest.raises(CadError, match=f"cannot write {tmp_path / name}"),
+            storage.atomic_dir(tmp_path / name),
+        ):
+            pass
+    assert (tmp_path / "file").read_text() == "mine" and (tmp_path / "link").is_symlink()
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize(("mask", "file_mode", "dir_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
 def test_modes_follow_the_umask(tmp_path: Path, mask: int, file_mode: int, dir_mode: int) -> None:
     program = (

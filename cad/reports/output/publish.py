@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 from PIL import Image
@@ -15,14 +17,46 @@ _COLOURS = 128
 _LARGEST_TABLE = 100_000  # bytes
 _SCORES = "per_task.csv"  # what others compute with: its tasks may have long names
 _LARGEST_SCORES = 500_000
+_HEADING = "## How the numbers were made"  # of every report
 
 
-def require_free(folder: Path) -> None:
-    """Raise :class:`UsageError` where ``folder`` holds anything else than a published report."""
-    if folder.exists() and not (
-        folder.is_dir() and {path.name for path in folder.iterdir()} <= {"report.md", "csv", "figures"}
-    ):
-        raise UsageError(f"{folder} holds files that are no published report: choose another folder")
+def require_free(folder: Path) -> Path:
+    """The folder to publish into, without links.
+
+    Raises :class:`UsageError` where it holds anything else than a published report, where that could not
+    be put there, and where it is the current folder, which replacing it would take away.
+    """
+    place = folder.resolve()
+    if Path.cwd().is_relative_to(place):
+        raise UsageError(f"{folder} is the folder that you are in, or one above it: choose another folder")
+    above = next(each for each in (place, *place.parents) if each.exists())
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file, so that nothing can be published in {folder}: choose a folder")
+    if place.exists() and (foreign := _foreign(place)) is not None:
+        raise UsageError(
+            f"{folder} holds files that are no published report ({foreign}): choose another folder"
+        )
+    return place
+
+
+def _foreign(folder: Path) -> str | None:
+    """A file that no published report has put there; None where there is none."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    known = _published(folder / "report.md") if files else set()
+    if known is None:  # by a version that did not list them
+        known = {file for file in files if fnmatch(file, "csv/*.csv") or fnmatch(file, "figures/*.png")}
+    return next((file for file in files if file not in known and (file != "report.md" or not known)), None)
+
+
+def _published(report: Path) -> set[str] | None:
+    """The files that were published with a report; none of what is no report, None where it lists none."""
+    try:
+        text = report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    if (listed := re.search(r"<!-- published with this file: (.*) -->\s*$", text)) is not None:
+        return set(listed[1].split(", "))
+    return None if _HEADING in text else set()
 
 
 def publish(report: Path, folder: Path) -> list[str]:
@@ -32,9 +66,8 @@ def publish(report: Path, folder: Path) -> list[str]:
     out because they are large.  Raises what :func:`require_free` does, and
     :class:`cad.errors.CadError` where the disk refuses.
     """
-    require_free(folder)
+    folder = require_free(folder)
     with atomic_dir(folder) as temporary:
-        shutil.copyfile(report / "report.md", temporary / "report.md")
         for part in ("csv", "figures"):
             (temporary / part).mkdir()
         tables = sorted((report / "csv").glob("*.csv"))
@@ -54,4 +87,10 @@ def publish(report: Path, folder: Path) -> list[str]:
             small.quantize(_COLOURS, Image.Quantize.FASTOCTREE).save(
                 temporary / "figures" / figure.name, optimize=True
             )
+        files = (path for path in temporary.rglob("*") if path.is_file())
+        listed = ", ".join(sorted(path.relative_to(temporary).as_posix() for path in files))
+        text = (report / "report.md").read_text(encoding="utf-8").rstrip()
+        (temporary / "report.md").write_text(
+            f"{text}\n\n<!-- published with this file: {listed} -->\n", encoding="utf-8"
+        )
     return [table.name for table in large]

@@ -66,7 +66,69 @@ def test_an_earlier_report_is_replaced(report, tmp_path):
     (report / "report.md").write_text("# Other")
     publish(report, tmp_path / "run")
     assert names(tmp_path / "run") == ["csv/cells.csv", "report.md"]
-    assert (tmp_path / "run/report.md").read_text() == "# Other"
+    assert (tmp_path / "run/report.md").read_text().startswith("# Other\n")
+
+
+def test_a_report_of_a_version_that_listed_no_files_is_replaced(report, tmp_path):
+    publish(report, tmp_path / "run")
+    old = "# Old\n\n## How the numbers were made\n"
+    (tmp_path / "run/report.md").write_text(old)
+    (tmp_path / "run/csv/gone.csv").write_text("a\n")
+    publish(report, tmp_path / "run")
+    assert names(tmp_path / "run") == ["csv/cells.csv", "figures/grid.png", "report.md"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["csv/mine.csv"],
+        ["figures/mine.png", "csv/mine.csv"],
+        ["report.md"],
+        ["report.md", "figures/mine.png"],
+        ["figures/mine.tex"],
+    ],
+)
+def test_folders_of_the_same_names_are_no_published_report(files, report, tmp_path):
+    for name in files:
+        (tmp_path / "paper" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "paper" / name).write_text("mine")
+    with pytest.raises(UsageError, match="no published report"):
+        publish(report, tmp_path / "paper")
+    assert names(tmp_path / "paper") == sorted(files)
+
+
+@pytest.mark.parametrize(
+    "name", ["csv/mine.csv", "figures/mine.png", "figures/mine.tex", "csv/sub/cells.csv"]
+)
+def test_what_was_added_to_a_published_report_is_left_alone(name, report, tmp_path):
+    publish(report, tmp_path / "run")
+    (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"no published report \({name}\)"):
+        publish(report, tmp_path / "run")
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_the_folder_that_one_is_in_is_not_taken_away(report, tmp_path, monkeypatch):
+    publish(report, tmp_path / "run")
+    before = names(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run/csv")
+    for folder in (Path(), Path(".."), tmp_path / "run"):
+        with pytest.raises(UsageError, match="the folder that you are in, or one above it"):
+            publish(report, folder)
+    assert names(tmp_path / "run") == before
+
+
+def test_through_a_link_and_into_no_file(report, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for _ in range(2):
+        publish(report, tmp_path / "link")
+    assert "report.md" in names(tmp_path / "there") and (tmp_path / "link").is_symlink()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="file is a file, so that nothing can be published in"):
+        publish(report, tmp_path / "file/run")
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("made", ["file", "folder", "beside a report"])
@@ -78,7 +140,7 @@ def test_something_else_is_left_alone(made, report, tmp_path):
         other.mkdir()
     mine = other if made == "file" else other / "mine.txt"
     mine.write_text("mine")
-    with pytest.raises(UsageError, match="no published report"):
+    with pytest.raises(UsageError, match="no published report|is a file"):
         publish(report, other)
     assert mine.read_text() == "mine"
 
