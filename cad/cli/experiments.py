@@ -71,7 +71,7 @@ def run(
     opened = open_experiment(experiment, overrides or [], root)
     most, memory = local_limit(pack_size(pack), device, 1 if inline else workers)
     if dry_run:
-        say(dry_run_text(opened, first, until, most, memory))
+        say(dry_run_text(opened, first, until, most, memory, ranks))
         if (cost := run_cost(opened, workers, device, first, until)) is not None:
             say(f"estimate: {cost}")
         return

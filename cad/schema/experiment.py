@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cad.config.section import Probability, Section, TrainingSeed
 from cad.schema.cell import Config
@@ -86,14 +86,3 @@ class ExperimentConfig(Section):
         (0,), min_length=1, description="Training seeds of every cell, but for arms that have their own."
     )
     report: ReportConfig = Field(ReportConfig(), description="The report.")
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> ExperimentConfig:
-        names = [arm.name for arm in self.arms]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two arms share a name: {sorted(n for n in set(names) if names.count(n) > 1)}")
-        owners = [("", self.seeds), *((f"arm {arm.name!r}: ", arm.seeds or ()) for arm in self.arms)]
-        for owner, seeds in owners:
-            if len(set(seeds)) != len(seeds):
-                raise ValueError(f"{owner}a seed is listed twice in seeds={list(seeds)}")
-        return self

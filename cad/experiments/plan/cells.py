@@ -90,6 +90,7 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
     place = place or (lambda _: where)
     for number in range(len(experiment.arms)):
         _require_axes(experiment.arms[number], number, place)
+    _require_names_and_seeds(experiment, place)
     sized = [
         Point(arm.name, label, grid, _config(experiment, number, grid, place))
         for number, arm in enumerate(experiment.arms)
@@ -104,6 +105,7 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
             own = _points_of_equal_state(experiment, number, arm.equal_state, sized, place)
         _require_distinct(arm, number, [point for point, _ in own], place)
         models += [(arm, point.label, point.config, choice) for point, choice in own]
+        _require_labels([(arm, label) for arm, label, *_ in models], number, place)
     cells = tuple(
         Cell(
             arm.name,
@@ -137,6 +139,33 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
     return cells
 
 
+def _require_names_and_seeds(experiment: ExperimentConfig, place: Place) -> None:
+    """Arms are told apart by their names, cells of one model by their seeds."""
+    for number, arm in enumerate(experiment.arms):
+        if any(arm.name == other.name for other in experiment.arms[:number]):
+            raise UsageError(
+                f"{place(('arms', number, 'name'))}: two arms share the name {arm.name!r}; rename one"
+            )
+    owners: list[tuple[str, tuple[str | int, ...], Sequence[int]]] = [("", ("seeds",), experiment.seeds)]
+    for number, arm in enumerate(experiment.arms):
+        owners.append((f"arm {arm.name!r}: ", ("arms", number, "seeds"), arm.seeds or ()))
+    for owner, path, seeds in owners:
+        if len(set(seeds)) != len(seeds):
+            raise UsageError(f"{place(path)}: {owner}a seed is listed twice in seeds={list(seeds)}")
+
+
+def _require_labels(models: Sequence[tuple[Arm, str]], number: int, place: Place) -> None:
+    """Two models with one label could not be told apart in any table."""
+    seen: dict[str, Arm] = {}
+    for arm, label in models:
+        other = seen.setdefault(label, arm)
+        if other is not arm:
+            raise UsageError(
+                f"{place(('arms', number, 'name'))}: arms {other.name!r} and {arm.name!r} both have a model "
+                f"{label!r} (a grid's values are part of it); rename one"
+            )
+
+
 def _points(arm: Arm) -> Iterator[tuple[str, dict[str, object]]]:
     """Label and grid settings of every point of an arm's grid."""
     for values in itertools.product(*arm.grid.values()):
@@ -149,31 +178,35 @@ def _config(experiment: ExperimentConfig, number: int, more: Mapping[str, object
     """An arm's config with ``more`` settings.  No rule depends on the seed: one does for all seeds."""
     arm = experiment.arms[number]
     settings = {**arm.set, **more}
-    try:
-        config = experiment.base.with_overrides(settings, f"arm {arm.name!r}")
-        return _with_batch_size(experiment, config, settings, place)
-    except UsageError as error:
-        parts = (("grid", arm.grid), ("set", arm.set))
-        named = [(part, key) for part, keys in parts for key in keys if key in str(error)]
-        raise UsageError(f"{place(('arms', number, *(named[0] if named else ())))}: {error}") from error
-
-
-def _with_batch_size(
-    experiment: ExperimentConfig, config: Config, settings: Mapping[str, object], place: Place
-) -> Config:
-    """``config`` with as many windows an update as make the experiment's ``steps_per_update``."""
-    wanted, section = experiment.steps_per_update, settings.get("train")
-    if "train.batch_size" in settings or (isinstance(section, Mapping) and "batch_size" in section):
-        return config
-    if wanted is None:
-        return config
-    if "batch_size" in experiment.base.train.model_fields_set:
+    wanted = None if _sets_batch_size(settings) else experiment.steps_per_update
+    if wanted is not None and "batch_size" in experiment.base.train.model_fields_set:
         raise UsageError(
             f"{place(('steps_per_update',))}: steps_per_update chooses train.batch_size, which base sets "
             "too; leave one of them out"
         )
-    windows = max(1, round(wanted / config.spec.training_window(config.model)))
-    return config.with_overrides({"train.batch_size": windows}, "steps_per_update")
+    try:
+        config = experiment.base.with_overrides(settings, f"arm {arm.name!r}")
+        if wanted is None:
+            return config
+        # As many windows an update as make the experiment's steps.
+        windows = max(1, round(wanted / config.spec.training_window(config.model)))
+        return config.with_overrides({"train.batch_size": windows}, "steps_per_update")
+    except UsageError as error:
+        raise _placed(error, arm, number, place) from error
+
+
+def _placed(error: UsageError, arm: Arm, number: int, place: Place) -> UsageError:
+    """What is wrong with an arm, with the line of the setting that it names."""
+    parts = (("grid", arm.grid), ("set", arm.set))
+    named = [(part, key) for part, keys in parts for key in keys if key in str(error)]
+    where, text = place(("arms", number, *(named[0] if named else ()))), str(error)
+    owner = f"arm {arm.name!r}"
+    return UsageError(f"{where}: {text if text.startswith(owner) else f'{owner}: {text}'}")
+
+
+def _sets_batch_size(settings: Mapping[str, object]) -> bool:
+    section = settings.get("train")
+    return "train.batch_size" in settings or (isinstance(section, Mapping) and "batch_size" in section)
 
 
 def _points_of_equal_state(
@@ -194,7 +227,10 @@ def _require_distinct(arm: Arm, number: int, points: Sequence[Point], place: Pla
     """One model must not be reported as two."""
     models: dict[str, Point] = {}
     for point in points:
-        name = Cell(arm.name, point.label, _without_idle(point.config)).evaluation.name
+        try:
+            name = Cell(arm.name, point.label, _without_idle(point.config)).evaluation.name
+        except UsageError as error:  # a file that it names cannot be read
+            raise _placed(error, arm, number, place) from error
         other = models.setdefault(name, point)
         if other is not point:
             key = next(key for key in arm.grid if point.grid[key] != other.grid[key])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cad.checksums import DamagedFileError
 from cad.config import load
-from cad.errors import CadError, UsageError
+from cad.errors import UsageError
 from cad.experiments.plan.cells import SEED_ADVICE, Cell, expand
 from cad.experiments.plan.directory import StageFile
 from cad.schema import ExperimentConfig
@@ -90,7 +90,9 @@ def open_experiment(file: Path, overrides: Sequence[str], root: Path) -> Experim
     if loaded.is_written(("base", "seed")):
         raise UsageError(f"{loaded.place(('base', 'seed'))}: base.seed: {SEED_ADVICE}")
     if config.name == "stages":
-        raise CadError(f"{file}: name: 'stages' is a folder that all experiments share; choose another name")
+        raise UsageError(
+            f"{file}: name: 'stages' is a folder that all experiments share; choose another name"
+        )
     return Experiment(
         file, tuple(overrides), root.absolute(), config, expand(config, str(file), loaded.place)
     )

@@ -41,12 +41,14 @@ def dry_run_text(
     last: StageKind = "evaluate",
     pack: int = 1,
     pack_memory: float | None = None,
+    ranks: int = 1,
 ) -> str:
     """Cells and stages of the kinds from ``first`` to ``last``, and which of them are done.
 
     With ``pack`` above one, also which trainings would go together.  Raises :class:`UsageError` where the
-    environments that are still needed cannot be made.
+    environments that are still needed cannot be made, or trainings not shared by as many ``ranks``.
     """
+    require_ranks_of_cells(experiment.cells, ranks)
     require_dirs_can_be_made(stages_folder(experiment.root))
     stages = distinct_stages(experiment.cells, first, last)
     to_do = unfinished(experiment, stages)

@@ -8,6 +8,7 @@ import pytest
 
 from cad.errors import CadError, UsageError
 from cad.experiments.plan.cells import Cell, distinct_stages, expand
+from cad.experiments.plan.experiment import open_experiment
 from cad.experiments.run.training_stages import _named_file
 from cad.schema import Config, ExperimentConfig
 
@@ -152,8 +153,41 @@ def test_an_arm_may_have_its_own_seeds():
         ("claimed", 0), ("claimed", 1), ("claimed", 2), ("looked at", 4),
     ]  # fmt: skip
     arms[0]["seeds"] = [1, 1]
-    with pytest.raises(ValueError, match=r"arm 'claimed': a seed is listed twice in seeds=\[1, 1\]"):
-        ExperimentConfig.model_validate({"name": "x", "arms": arms})
+    with pytest.raises(UsageError, match=r"x.yaml: arm 'claimed': a seed is listed twice in seeds=\[1, 1\]"):
+        expand(ExperimentConfig.model_validate({"name": "x", "arms": arms}), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("seeds: [1, 2, 1]\narms: [{name: A}]", 2, "a seed is listed twice in seeds=[1, 2, 1]"),
+        ("arms:\n  - name: A\n  - name: B\n  - name: A", 5, "two arms share the name 'A'; rename one"),
+        (
+            "arms:\n  - name: A\n    seeds: [0, 0]", 4, "arm 'A': a seed is listed twice in seeds=[0, 0]",
+        ),
+        (
+            "arms:\n  - name: X\n    grid: {model.n_latent: [4]}\n  - name: X, 4 latents\n    "
+            "set: {model.kind: gru}",
+            5,
+            "arms 'X' and 'X, 4 latents' both have a model 'X, 4 latents' (a grid's values are part of it)",
+        ),
+        (
+            "steps_per_update: 100\nbase: {train: {batch_size: 8}}\narms:\n  - name: A", 2,
+            "steps_per_update chooses train.batch_size, which base sets too",
+        ),
+        (
+            "arms:\n  - name: A\n    set:\n      train.init_from_ad: nowhere", 5,
+            "arm 'A': train.init_from_ad: cannot read nowhere",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line_alone(text, line, words, tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"name: x\n{text}\n")
+    with pytest.raises(UsageError) as raised:
+        open_experiment(file, [], tmp_path)
+    assert str(raised.value).startswith(f"{file}:{line}: {words}")
+    assert str(raised.value).count(f"{file}") == 1
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_something_else_is_left_alone(made, report, tmp_path):
         other.mkdir()
     mine = other if made == "file" else other / "mine.txt"
     mine.write_text("mine")
-    with pytest.raises(UsageError, match="no published report|is a file"):
+    with pytest.raises(UsageError, match=r"no published report|is a file"):
         publish(report, other)
     assert mine.read_text() == "mine"
 
