@@ -162,6 +162,12 @@ def _load(path: Path, run_id: str) -> Checkpoint:
     return checkpoint
 
 
+def newest_step(folder: Path) -> int | None:
+    """The update of the newest checkpoint, sound or not; None where there is none."""
+    steps = _steps(folder)
+    return int(steps[-1].name) if steps else None
+
+
 def newest_meta(folder: Path) -> dict[str, Any]:
     """Read the newest checkpoint's ``meta.json`` without its tensors; empty without a checkpoint."""
     steps = _steps(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -32,19 +32,38 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return records
 
 
+def require_lines(path: Path, records: Sequence[Mapping[str, float]], every: int, step: int) -> None:
+    """Raise :class:`~cad.checksums.DamagedFileError` where the line of an update up to ``step`` is missing.
+
+    There is one every ``every`` updates, the beginning included.
+    """
+    there = {record["step"] for record in records}
+    missing = next((update for update in range(0, step + 1, every) if update not in there), None)
+    if missing is not None:
+        raise DamagedFileError(path, f"the line of update {missing} is missing", stage_remedy(path.parent))
+
+
 class MetricsLog:
     """Appends to ``metrics.jsonl`` in a folder, and writes to trackers, TensorBoard by default.
 
     ``run_id`` is the trackers' name of the run.  ``step`` is the update that a run resumes from: later lines
-    of the interrupted run are dropped, so that the file equals that of a run without a stop.
+    of the interrupted run are dropped, so that the file equals that of a run without a stop.  With ``every``,
+    the updates between two lines, a line that is missing before it is an error (:func:`require_lines`).
     """
 
     def __init__(
-        self, folder: Path, step: int, trackers: Sequence[str] = ("tensorboard",), run_id: str = ""
+        self,
+        folder: Path,
+        step: int,
+        trackers: Sequence[str] = ("tensorboard",),
+        run_id: str = "",
+        every: int | None = None,
     ) -> None:
         self._path = folder / "metrics.jsonl"
         # A run without a checkpoint starts again from the first line.
         kept = [r for r in read_metrics(self._path) if r["step"] <= step] if step else []
+        if step and every is not None:
+            require_lines(self._path, kept, every, step)
         write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         try:
             self._file = self._path.open("a", encoding="utf-8")

@@ -183,7 +183,9 @@ class Training:
         """Within the block, metrics are written and time counts."""
         with contextlib.ExitStack() as opened:
             if self.ranks.first:
-                log_ = MetricsLog(self._folder, self.step, self.settings.loggers, self._run_id)
+                log_ = MetricsLog(
+                    self._folder, self.step, self.settings.loggers, self._run_id, self.settings.log_every
+                )
                 self._metrics = opened.enter_context(log_)
                 if self.step == 0:
                     self._metrics.write(0, self.objective.constants())

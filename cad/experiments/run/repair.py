@@ -21,7 +21,8 @@ from cad.experiments.reporting.gather import stored_metrics
 from cad.experiments.run.runner import Run
 from cad.histories.audit import audit
 from cad.locks import folder_lock
-from cad.training.checkpoint import damaged_checkpoints
+from cad.training.checkpoint import damaged_checkpoints, newest_step
+from cad.training.metrics import require_lines
 from cad.training.transfer import read_weights
 
 # The others hold timings too.
@@ -130,6 +131,7 @@ def _checks(directory: StageDirectory) -> Iterator[Callable[[], object]]:
         yield lambda: load_probe(directory.file(StageFile.PROBE), directory.name)
     if not directory.done:
         yield lambda: stored_metrics(directory)
+        yield lambda: _require_lines(directory)
         if directory.file(StageFile.HISTORIES).exists():
             yield lambda: _require_opening(directory, StageFile.HISTORIES)
         return
@@ -143,6 +145,14 @@ def _checks(directory: StageDirectory) -> Iterator[Callable[[], object]]:
             yield functools.partial(_require_opening, directory, name)
         elif name in outputs:
             yield functools.partial(directory.checked, name)
+
+
+def _require_lines(directory: StageDirectory) -> None:
+    """Check that a training which is not done has all lines of metrics before its newest checkpoint."""
+    step = newest_step(directory.file(StageFile.CHECKPOINTS))
+    if step is not None:
+        every = int(directory.identity()["config"][directory.kind]["log_every"])
+        require_lines(directory.file(StageFile.METRICS), stored_metrics(directory) or [], every, step)
 
 
 def _raise(error: DamagedFileError) -> None:

@@ -100,6 +100,27 @@ def test_a_stage_alone_is_set_aside_and_the_next_run_makes_it_again(cad, small, 
     same_results(copy, finished)
 
 
+@pytest.mark.parametrize("lost", [slice(2, 4), slice(3, None), slice(1, 2)])
+def test_lost_lines_of_an_unfinished_training_are_noticed(lost, cad, small, copy, finished, same_results):
+    """A training that goes on does not seal a gap as whole: it begins anew."""
+    training = stages(copy, "train")[0]
+    (training.path / "DONE").unlink()
+    metrics = training.path / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    del lines[lost]
+    metrics.write_text("".join(lines))
+    for run in ("run", "repair"):
+        told = cad(
+            run, small, "--root", copy, "--inline", *(["--no-report"] if run == "run" else ["--dry-run"])
+        )
+        assert "damaged (the line of update " in told.stdout + told.stderr
+        assert told.returncode == (1 if run == "run" else 0)
+    assert cad("repair", small, "--root", copy, "--inline").returncode == 0
+    assert cad("run", small, "--root", copy, "--inline", "--no-report").returncode == 0
+    same_results(copy, finished)
+    assert len(metrics.read_text().splitlines()) > len(lines)
+
+
 @pytest.fixture
 def training(copy) -> StageDirectory:
     return stages(copy, "train")[0]
