@@ -99,7 +99,9 @@ def families() -> str:
             + (f" ({len(by_seed)} of {len(ours)} seeds)" if len(by_seed) < len(ours) else "")
             for by_seed in own
         ]
-        lines.append(" | ".join((words, *cells, " ".join(f"{round(d, 2) + 0:+.2f}" for d in differences), verdict)))
+        lines.append(
+            " | ".join((words, *cells, " ".join(f"{round(d, 2) + 0:+.2f}" for d in differences), verdict))
+        )
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from cad.checksums import DamagedFileError
 from cad.errors import CadError, printable
 from cad.experiments.plan.cells import Cell, distinct_stages
 from cad.experiments.plan.directory import StageDirectory, StageFile, stages_folder
@@ -112,7 +111,7 @@ def run_experiment(
         failed = f"{len(run.failures)} of {len(run.stages)} stages failed"
         try:
             page = write_experiment_report(experiment, figures=figures) if report else None
-        except DamagedFileError as error:
+        except CadError as error:
             if run.failures:
                 raise CadError(f"{failed}, and there is no report ({error}):{reasons}") from error
             raise

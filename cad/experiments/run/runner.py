@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +27,19 @@ from cad.interrupt import StopFlag
 from cad.storage import make_dirs
 
 _POLL_SECONDS = 0.5
-_UNREPORTED = "its process ended without reporting an error (killed or out of memory?); run again to resume"
+_LITTLE_SPACE = 2**24  # bytes on the disk with which a stage may fail to say that it is full
+
+
+def _unreported(folder: Path) -> str:
+    """Why a stage may have ended that recorded no failure."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < _LITTLE_SPACE:
+            return (
+                f"its process ended without reporting an error, and the disk of {folder} is full or nearly "
+                f"({free / 2**20:.1f} MiB are free); free some space and run again to resume"
+            )
+    return "its process ended without reporting an error (killed or out of memory?); run again to resume"
 
 
 @dataclass
@@ -119,10 +133,13 @@ class Run:
                 ready.append(entry)
         return ready
 
-    def settle(self, entry: StageState, *, stopped: bool = False, why: str = _UNREPORTED) -> None:
+    def settle(
+        self, entry: StageState, *, stopped: bool = False, why: str = "", log: Path | None = None
+    ) -> None:
         """Take a stage's outcome from its markers; ``stopped`` says that it was asked to save and end.
 
-        ``why`` is the reason of a failure that the stage could not record, as where it may not write.
+        ``why`` is the reason of a failure that the stage could not record, as where it may not write; empty
+        where it is not known and may be in its ``log``.
         """
         entry.seconds = time.time() - entry.started
         if entry.directory.done:
@@ -136,7 +153,9 @@ class Run:
         if reason is None and stopped:
             entry.state, entry.message = "stopped", _saved(entry)
             return
-        entry.state, entry.message = "failed", why if reason is None else reason
+        if reason is None:
+            reason = why or _unreported(self.root) + (f"; its log is {log}" if log is not None else "")
+        entry.state, entry.message = "failed", reason
 
     @property
     def failures(self) -> list[StageState]:
@@ -167,7 +186,7 @@ def run_inline(run: Run, resources: Resources, stop: StopFlag, show: Show) -> No
         for entry in pack:
             entry.begin(resources, len(pack))
         show(run)
-        stages, why = [entry.stage for entry in pack], _UNREPORTED
+        stages, why = [entry.stage for entry in pack], ""
         try:
             if len(pack) == 1:
                 run_or_record(run.root, stages[0], resources, stop)
@@ -198,7 +217,7 @@ def run_in_processes(
                 for entry in pack:
                     # One of a pack may be done long before the others.
                     if entry.state == "running" and (ended or entry.directory.done):
-                        run.settle(entry, why=f"{_UNREPORTED}; its log is {logs / f'{name}.log'}")
+                        run.settle(entry, log=logs / f"{name}.log")
                 if ended:
                     del running[name]
             while (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from cad.experiments.plan.cells import Cell
@@ -20,7 +22,9 @@ from cad.schema import Config
         ("evaluate", [], "", "it had saved nothing yet"),
     ],
 )
-def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, note, says, tmp_path):
+def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(
+    kind, saved, note, says, tmp_path, monkeypatch
+):
     run = Run(tmp_path, (Cell("", "", Config()),))
     entry = next(entry for entry in run.stages.values() if entry.stage.kind == kind)
     for name in saved:
@@ -34,6 +38,14 @@ def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(kind, saved, n
     assert run_table(run, 80)
     run.settle(entry)
     assert entry.state == "failed" and "without reporting an error" in entry.message
+    assert "out of memory" in entry.message and "free" not in entry.message
+    run.settle(entry, log=tmp_path / "a.log")
+    assert entry.message.endswith(f"; its log is {tmp_path / 'a.log'}")
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**19))
+        run.settle(entry)
+    assert "is full or nearly (0.5 MiB are free); free some space" in entry.message
     run.settle(entry, why="no permission to write there")
     assert (entry.state, entry.message) == ("failed", "no permission to write there")
     entry.directory.record_failure("out of memory", expected=True)
