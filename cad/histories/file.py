@@ -69,6 +69,15 @@ def task_name(task_id: int) -> str:
     return f"task_{task_id:05d}"
 
 
+def require_version(path: Path, version: object) -> None:
+    """Raise :class:`CadError` for a file of another version of the layout."""
+    if version != SCHEMA_VERSION:
+        raise CadError(
+            f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
+            "use the program's version that wrote it"
+        )
+
+
 def write_root(file: h5py.File, provenance: Provenance, stage: str | None = None) -> None:
     """Write the root's attributes; ``stage`` is the name of the stage whose file it is."""
     if stage is not None:
@@ -129,11 +138,7 @@ class Histories:
         version = attributes.get("schema_version")
         if version is None:
             raise CadError(f"{self.path} holds no learning histories (no attribute schema_version)")
-        if version != SCHEMA_VERSION:
-            raise CadError(
-                f"{self.path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
-                "use the program's version that wrote it"
-            )
+        require_version(self.path, version)
         try:
             values = {name: json.loads(str(attributes[name])) for name in _JSON_ATTRIBUTES}
             return Provenance(

@@ -27,7 +27,7 @@ from cad.envs.transitions import Transitions
 from cad.errors import CadError, UsageError, first_line
 from cad.hdf5 import UNREADABLE, open_hdf5, unreadable
 from cad.histories.audit import AuditReport, audit
-from cad.histories.file import DATASETS, Histories, Provenance, write_root, write_task
+from cad.histories.file import DATASETS, Histories, Provenance, require_version, write_root, write_task
 from cad.storage import atomic_path, sha256_file
 
 Progress = Callable[[int, int], None]
@@ -72,6 +72,8 @@ def import_hdf5(path: Path, env: EnvConfig | None, out: Path) -> Imported:
     ``env`` may be left out where the file says of which it is.
     """
     with open_hdf5(path, _REMEDY) as file:
+        if (version := file.attrs.get("schema_version")) is not None:
+            require_version(path, version)
         stated = _stated_env(file, path)
         if env is None:
             if stated is None:

@@ -130,6 +130,15 @@ def test_what_is_wrong_with_a_strangers_file_is_said(tmp_path, changes, message)
     assert not out.exists()
 
 
+def test_a_file_of_a_later_layout_is_refused(tmp_path):
+    file = by_strangers(tmp_path / "theirs.h5")
+    with h5py.File(file, "r+") as opened:
+        opened.attrs["schema_version"] = 99
+    with pytest.raises(CadError, match="has schema version 99, this program reads 1"):
+        import_hdf5(file, env_config(DARKROOM), tmp_path / "ours.h5")
+    assert not (tmp_path / "ours.h5").exists()
+
+
 def test_files_of_other_environments_and_sizes_are_refused(tmp_path):
     path = by_strangers(tmp_path / "theirs.h5")
     with pytest.raises(UsageError, match="does not say of which environment it is"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from cad.errors import UsageError
 from cad.experiments.plan.equal_state import Choice, Point, choose, reference_point
 from cad.experiments.plan.stage import STAGE_KINDS, WARM_START_STAGE, Stage, StageKind, warm_start_config
 from cad.schema import Arm, Config, EqualState, ExperimentConfig
+
+_MOST_CELLS = 20_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def expand(experiment: ExperimentConfig, where: str, place: Place | None = None)
     for number in range(len(experiment.arms)):
         _require_axes(experiment.arms[number], number, place)
     _require_names_and_seeds(experiment, place)
+    _require_few_cells(experiment, place)
     sized = [
         Point(arm.name, label, grid, _config(experiment, number, grid, place))
         for number, arm in enumerate(experiment.arms)
@@ -152,6 +156,15 @@ def _require_names_and_seeds(experiment: ExperimentConfig, place: Place) -> None
     for owner, path, seeds in owners:
         if len(set(seeds)) != len(seeds):
             raise UsageError(f"{place(path)}: {owner}a seed is listed twice in seeds={list(seeds)}")
+
+
+def _require_few_cells(experiment: ExperimentConfig, place: Place) -> None:
+    """A grid that no one can run is a slip, and would take long to expand."""
+    for number, arm in enumerate(experiment.arms):
+        n = math.prod(map(len, arm.grid.values())) * len(arm.seeds or experiment.seeds)
+        if n > _MOST_CELLS:
+            where = place(("arms", number))
+            raise UsageError(f"{where}: arm {arm.name!r} has {n:,} cells; an arm may have {_MOST_CELLS:,}")
 
 
 def _require_labels(models: Sequence[tuple[Arm, str]], number: int, place: Place) -> None:
