@@ -176,7 +176,8 @@ def test_an_arm_may_have_its_own_seeds():
             "steps_per_update chooses train.batch_size, which base sets too",
         ),
         (
-            f"arms:\n  - name: A\n    grid: {{env.size: {list(range(200))}, env.horizon: {list(range(101))}}}", 3,
+            f"arms:\n  - name: A\n    grid: {{env.size: {[*range(200)]}, env.horizon: {[*range(101)]}}}",
+            3,
             "arm 'A' has 20,200 cells; an arm may have 20,000",
         ),
         (
