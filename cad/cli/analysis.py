@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cad.cli.arguments import RUNS, AllowUnequal, Device, ExperimentFile, Overrides, Reference, Root
+from cad.cli.outputs import require_output
 from cad.cli.terminal import say
 
 
@@ -61,6 +62,8 @@ def watch_rollout(
     picked = pick_cell(opened, cell)
     task = picked.config.evaluated_tasks[0] if task is None else task
     name = f"cell-{cell}-task-{task}-rollout-{rollout}.gif"
+    if out is not None:
+        require_output("--out", out, opened.inputs)
     target = out or opened.folder / "rollouts" / name
     with opened.naming_repair():
         drawn, source = draw_rollout(opened.root, picked, task, rollout, episodes, target)
@@ -107,6 +110,8 @@ def export_table(
     from cad.storage import write_text
 
     opened = open_experiment(experiment, overrides or [], root)
+    if out is not None:
+        require_output("--out", out, opened.inputs)
     text = as_text(experiment_study(opened, reference=reference, allow_unequal=allow_unequal), form)
     if out is None:
         typer.echo(text, nl=False)

@@ -21,6 +21,7 @@ from cad.cli.arguments import (
     Workers,
     split_files,
 )
+from cad.cli.outputs import require_output
 from cad.cli.terminal import console, say
 from cad.errors import CadError, UsageError
 
@@ -174,6 +175,7 @@ def report(
     if publish_to is not None:
         from cad.reports import publish, require_free
 
+        require_output("--publish", publish_to)
         require_free(publish_to)
     files, settings = split_files(overrides)
     if files and not compare:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cad.cli.arguments import ConfigWords, split_files
+from cad.cli.outputs import require_not_input, require_output
 from cad.cli.terminal import console, say
 from cad.errors import CadError, UsageError
 
@@ -46,6 +47,9 @@ def plot(
     from cad.histories.plot import plot_histories
 
     target = out or file.with_suffix(".png")
+    require_not_input("--out", target, file)
+    if out is not None:
+        require_output("--out", out)
     plot_histories(checked_if_recorded(file), target)
     say(target)
 
@@ -70,6 +74,7 @@ def import_(
     env = load(EnvOnly, *split_files(words)).value.env if words else None
     if to.exists():
         raise UsageError(f"--to {to}: it is there already; name another file")
+    require_output("--to", to)
     if file.is_dir():
         from cad.histories.minari_datasets import import_minari
 
@@ -100,6 +105,7 @@ def export(
 
     if to.exists():
         raise UsageError(f"--to {to}: it is there already; name another")
+    require_output("--to", to)
     with open_histories(checked_if_recorded(file)) as histories:
         if form == "hdf5":
             from cad.histories.imported import export_hdf5

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cad.cli.arguments import CORES, RUNS, ConfigWords, Device, Ranks, Root, Workers, split_files
+from cad.cli.outputs import require_output
 from cad.cli.terminal import console, say
 from cad.errors import UsageError
 
@@ -72,6 +73,8 @@ def evaluate(
     files, overrides = split_files(words)
     if files or ranks > 1:
         raise UsageError("--model brings its own config: give only overrides of evaluation.* with it")
+    if out is not None:
+        require_output("--out", out, [model])
     from cad.experiments.analysis.exported import evaluate_exported
 
     say(evaluate_exported(model, overrides, device, out, say if trace else None))
@@ -88,6 +91,7 @@ def export(
     """
     from cad.experiments.analysis.exported import export_training
 
+    require_output("--out", out, [Path(stage)])
     say(export_training(stage, root, out))
 
 

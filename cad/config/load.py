@@ -43,12 +43,13 @@ class Loaded(Generic[T]):
     """A config and, for every dotted key, where its value came from.
 
     ``origin`` has the keys of :func:`flatten`; its values are ``default``, ``FILE:LINE`` or
-    ``override``.
+    ``override``.  ``files`` are those that were read, with what they include.
     """
 
     value: T
     origin: dict[str, str]
     tree: Sourced
+    files: tuple[Path, ...] = ()
 
     def place(self, path: Sequence[str | int]) -> str:
         """``FILE:LINE`` (or ``override``) of the value at ``path``, or else of what is nearest around it."""
@@ -81,7 +82,7 @@ def load(model_cls: type[T], files: Sequence[Path], overrides: Sequence[str] = (
     for path, _ in _leaves(value):
         item = tree.find(path)
         origin[dotted(path)] = DEFAULT if item is None else item.where
-    return Loaded(value, origin, tree)
+    return Loaded(value, origin, tree, tuple(dict.fromkeys(reader.files)))
 
 
 def from_mapping(model_cls: type[T], mapping: object, origin_name: str) -> T:

@@ -160,6 +160,8 @@ class YamlReader:
     """Reads files with what they include; problems are collected, not raised."""
 
     problems: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    """What was read, with what it includes."""
     # Files being read, outermost first: (real path, name shown).
     _open_files: list[tuple[Path, str]] = field(default_factory=list)
     _n_files: int = 0
@@ -211,6 +213,7 @@ class YamlReader:
         text = self._text(path, shown)
         if text is None:
             return empty
+        self.files.append(real)
         self._open_files.append((real, shown))
         try:
             tree = self.parse(text, shown, path.parent)

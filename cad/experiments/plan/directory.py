@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -76,6 +77,17 @@ def checked_if_recorded(file: Path) -> Path:
     directory = StageDirectory(path.parent.parent.parent, path.parent.name)
     known = directory.path == path.parent and path.name in OUTPUTS.get(directory.kind, ())
     return directory.checked(StageFile(path.name)) if known and directory.done else file
+
+
+def stage_around(path: Path) -> StageDirectory | None:
+    """The stage whose directory ``path`` is, or lies in, whether it is there yet or not; None for others."""
+    # As it is written and as it is: each may be a link to the other.
+    for place in (Path(os.path.normpath(path.absolute())), Path(os.path.realpath(path))):
+        for folder in (place, *place.parents):
+            directory = StageDirectory(folder.parent.parent, folder.name)
+            if directory.path == folder and directory.kind in OUTPUTS:
+                return directory
+    return None
 
 
 def stages_folder(root: Path) -> Path:

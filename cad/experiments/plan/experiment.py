@@ -13,6 +13,7 @@ from cad.config import load
 from cad.errors import UsageError
 from cad.experiments.plan.cells import SEED_ADVICE, Cell, expand
 from cad.experiments.plan.directory import StageFile
+from cad.experiments.plan.stage import named_files
 from cad.schema import ExperimentConfig
 
 
@@ -26,6 +27,7 @@ class Experiment:
     config: ExperimentConfig
     cells: tuple[Cell, ...]
     compared: tuple[Experiment, ...] = ()  # those that it puts side by side
+    files: tuple[Path, ...] = ()  # the experiment file, and what it includes
 
     @property
     def folder(self) -> Path:
@@ -67,6 +69,12 @@ class Experiment:
         """The names of all its stages."""
         return {stage.name for cell in self.cells for stage in cell.stages}
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files of the user's that it reads: its YAML, and what its settings name."""
+        named = (file for cell in self.cells for stage in cell.stages for file in named_files(stage))
+        return tuple(dict.fromkeys((self.file, *self.files, *named)))
+
     def record(self) -> dict[str, object]:
         """Plain data of the resolved experiment, kept beside its report."""
         return {
@@ -94,5 +102,10 @@ def open_experiment(file: Path, overrides: Sequence[str], root: Path) -> Experim
             f"{file}: name: 'stages' is a folder that all experiments share; choose another name"
         )
     return Experiment(
-        file, tuple(overrides), root.absolute(), config, expand(config, str(file), loaded.place)
+        file,
+        tuple(overrides),
+        root.absolute(),
+        config,
+        expand(config, str(file), loaded.place),
+        files=loaded.files,
     )
