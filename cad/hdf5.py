@@ -31,10 +31,15 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
     try:
         with open_file(path) as file:
             file.read(1)  # the system's own words: HDF5's are long
-        if not is_trusted(path):
-            if (crash := _crash(path)) is not None:
-                raise DamagedFileError(path, f"HDF5 crashes when it reads it: {crash}", remedy)
-            trust(path)
+        untried = not is_trusted(path)
+        crash = _crash(path) if untried else None
+    except OSError as error:
+        raise disk_error(error, path, "read") from error
+    if crash is not None:
+        raise DamagedFileError(path, f"HDF5 crashes when it reads it: {crash}", remedy)
+    if untried:
+        trust(path)
+    try:
         return h5py.File(path, "r", locking="best-effort")
     except BlockingIOError as error:
         owner = _lock_owner(path) or "another program"
@@ -48,7 +53,8 @@ def open_hdf5(path: Path, remedy: str) -> h5py.File:
         raise DamagedFileError(path, f"truncated, or not HDF5: {first_line(error)}", remedy) from error
 
 
-# What h5py raises while it reads an open file.
+# What h5py raises while it reads an open file.  It raises the last two for types that damaged bytes name, so
+# that nothing but its calls belongs into a block that catches them: elsewhere they are mistakes of a program.
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 
 

@@ -79,6 +79,16 @@ def user_path(text: str) -> Path:
         raise UsageError(f"{printable(text)}: no home is known for {text.partition('/')[0]!r}") from error
 
 
+def given_path(argument: str, value: object) -> Path:
+    """A path that a script gives as text or as a path; :class:`UsageError` names the argument for others."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
+        raise UsageError(
+            f"{argument}={printable(repr(value), 80)}: give a path, as text or as a pathlib.Path"
+        )
+    return Path(text)
+
+
 def require_dirs_can_be_made(path: Path) -> None:
     """Raise :class:`CadError` where :func:`make_dirs` would fail, without making anything: for dry runs."""
     there = path.absolute()

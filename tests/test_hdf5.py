@@ -104,6 +104,25 @@ def test_the_systems_words_are_found_in_the_text_of_any_error(error, file):
     assert isinstance(damaged, DamagedFileError) and "do this" in str(damaged)
 
 
+def test_a_mistake_of_the_program_is_no_damage(file, monkeypatch):
+    for wrong in (3, None):
+        with pytest.raises(TypeError):
+            open_hdf5(wrong, "mend it")
+
+    def mistaken(_):
+        raise AttributeError("no such name")
+
+    monkeypatch.setattr(hdf5, "is_trusted", mistaken)
+    with pytest.raises(AttributeError, match="no such name"):
+        open_hdf5(file, "mend it")
+
+
+def test_what_cannot_be_opened_is_told_as_such(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(UnreadableError, match="it is a pipe or a device, not a file"):
+        open_hdf5(tmp_path / "pipe.h5", "mend it")
+
+
 def test_what_was_read_and_is_not_hdf5_is_damaged(file):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DamagedFileError, match=r"a\.h5 is damaged \(truncated, or not HDF5: .*\); do this"):

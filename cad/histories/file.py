@@ -36,8 +36,9 @@ from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
 from cad.envs.split import Split
 from cad.envs.transitions import Array, Transitions
-from cad.errors import CadError, first_line
+from cad.errors import CadError, UsageError, first_line, printable
 from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
+from cad.storage import given_path
 
 SCHEMA_VERSION = 1
 DATASETS = tuple(field.name for field in fields(Transitions) if field.default is MISSING)
@@ -121,12 +122,12 @@ class Histories:
         task_ids: canonical ids of the tasks in the file, ascending.
     """
 
-    def __init__(self, path: Path, stage: str | None = None) -> None:
+    def __init__(self, path: str | Path, stage: str | None = None) -> None:
         """Open ``path``; :class:`CadError` when it is missing, damaged, or of another format or stage."""
-        self.path = path
-        self._file = open_hdf5(path, _REMEDY)
+        self.path = given_path("path", path)
+        self._file = open_hdf5(self.path, _REMEDY)
         try:
-            require_owner(self._file, path, stage)
+            require_owner(self._file, self.path, stage)
             self.provenance = self._read_root()
             self.task_ids = self._read_task_ids()
         except BaseException:
@@ -191,8 +192,12 @@ class Histories:
         return Transitions(**{name: self.dataset(task_id, name) for name in [*DATASETS, *more]})
 
     def _group(self, task_id: int) -> h5py.Group:
+        if task_id not in self.task_ids:
+            has = printable(", ".join(map(str, self.task_ids)), 80)
+            raise UsageError(f"{self.path} has no task {printable(repr(task_id), 40)}; it has {has}")
+        name = task_name(task_id)
         try:
-            return self._file[task_name(task_id)]
+            return self._file[name]
         except UNREADABLE as error:
             raise unreadable(error, self.path, _REMEDY) from error
 
@@ -209,7 +214,7 @@ class Histories:
         self.close()
 
 
-def open_histories(path: Path, stage: str | None = None) -> Histories:
+def open_histories(path: str | Path, stage: str | None = None) -> Histories:
     """Open a histories file for reading; see :class:`Histories` for what is refused, and how.
 
     With ``stage``, a file that names another stage as its own is refused.

@@ -269,11 +269,15 @@ def _reader(group: h5py.Group, path: Path, family: AnyFamily) -> Read:
     def read(task: int) -> Transitions:
         try:
             goal = group.attrs.get("goal")
-            if goal is not None and tuple(np.ravel(goal)) != family.goal(task):
-                raise CadError(
-                    f"{path}: the goal of task {task} is {tuple(np.ravel(goal).tolist())} there; that of "
-                    f"{family.describe(task)} is {family.goal(task)}: it is of another environment"
-                )
+            stated = None if goal is None else tuple(np.ravel(goal).tolist())
+        except UNREADABLE as error:
+            raise unreadable(error, path, _REMEDY) from error
+        if stated is not None and stated != family.goal(task):
+            raise CadError(
+                f"{path}: the goal of task {task} is {stated} there; that of "
+                f"{family.describe(task)} is {family.goal(task)}: it is of another environment"
+            )
+        try:
             missing = [name for name in DATASETS if name not in group]
             if missing:
                 raise CadError(f"{path}: /{group.name.strip('/')} has no dataset {' and '.join(missing)}")

@@ -16,7 +16,7 @@ from cad.config import NoiseDistillationConfig
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config, task_family
 from cad.envs.split import split_tasks
-from cad.errors import CadError
+from cad.errors import CadError, UsageError
 from cad.histories.audit import audit, require_sound
 from cad.histories.audit_table import audit_table
 from cad.histories.file import Provenance, open_histories, write_root, write_task
@@ -184,6 +184,17 @@ def test_unreadable_files_say_why(copy: Path, tmp_path: Path) -> None:
         file.attrs["schema_version"] = 2
     with pytest.raises(CadError, match="schema version 2, this program reads 1"):
         open_histories(copy)
+
+
+def test_paths_and_tasks_that_are_none_are_no_damage(collected: Path) -> None:
+    with open_histories(str(collected)) as histories:
+        assert histories.path == collected
+        for task in (99, "3", None):
+            with pytest.raises(UsageError, match=rf"small\.h5 has no task {task!r}; it has \d, "):
+                histories.task(task)
+    for wrong in (3, None, b"a.h5", "a\0.h5"):
+        with pytest.raises(UsageError, match=r"^path=.*: give a path, as text or as a pathlib\.Path$"):
+            open_histories(wrong)
 
 
 def test_plot_is_a_picture_and_reproducible(collected: Path, tmp_path: Path) -> None:
