@@ -187,7 +187,9 @@ def export_minari(histories: Histories, out: Path) -> int:
     buffer_class = import_module("minari.data_collector.episode_buffer").EpisodeBuffer
     family = task_family(env)
     codec, name = family.codec, re.sub(r"[^-\w]", "-", out.name)
-    with atomic_dir(out) as temporary:
+    with atomic_dir(
+        out.absolute()
+    ) as temporary:  # Minari takes a relative path for one in a folder of its own
         storage = storage_class.new(
             temporary / "data", codec.observation_space, codec.action_space, _spec(env), jpeg_encoding=False
         )

@@ -209,6 +209,18 @@ def test_there_and_back_is_equal(tmp_path, settings, form, capsys):
     assert f"n_streams: 3, steps_per_stream: {steps}" in said
 
 
+def test_relative_paths_are_those_of_the_current_folder(tmp_path, monkeypatch, capsys):
+    path = played(tmp_path / "ours.h5", CUED, 12)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for out in ("ours-v0", "there/ours-v0"):
+        export(Path("ours.h5"), Path(out), "minari")
+        assert minari.MinariDataset(tmp_path / out / "data").id == "ours-v0"
+        import_(Path(out), Path(out).with_suffix(".h5"))
+        assert_equal(path, (tmp_path / out).with_suffix(".h5"))
+    assert "ours-v0: " in capsys.readouterr().out
+
+
 def theirs(folder: Path, monkeypatch, name: str, env_id: str, n: int = 4, **metadata: object) -> None:
     """A dataset as the minari package itself makes it."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
