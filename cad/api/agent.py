@@ -24,6 +24,7 @@ from cad.experiments.run.trained_model import model_with
 from cad.models.memory import Memory
 from cad.models.network import SequenceModel
 from cad.schema import Config
+from cad.storage import given_path
 from cad.training.transfer import read_weights
 
 
@@ -42,7 +43,7 @@ def load_agent(path: str | Path, *, device: str = "auto", **evaluation: object) 
         >>> agent.config.model.kind, agent.config.evaluation.temperature
         ('compressed_ad', 0.7)
     """
-    file = Path(path)
+    file = given_path("path", path)
     if file.is_dir():
         file /= StageFile.MODEL
     weights = read_weights(checked_if_recorded(file))

@@ -177,6 +177,67 @@ def test_what_is_wrong_with_a_step_is_said(ran):
         cad.load_agent(ran / "none.safetensors")
 
 
+NO_PATH = "give a path, as text or as a pathlib.Path"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(
+            ({"workers": wrong}, f"--workers {wrong!r}: give a whole number from 1")
+            for wrong in (0, -3, 1.5, "2", True)
+        ),
+        *(
+            ({"pack": wrong}, f"--pack {wrong}: give a number from 1, or auto: as many as memory holds")
+            for wrong in ("x", None, 0, -1, 1.5, True)
+        ),
+        *(({"root": wrong}, f"root={wrong!r}: {NO_PATH}") for wrong in (5, None, ["runs"])),
+        *(({"experiment": wrong}, f"experiment={wrong!r}: {NO_PATH}") for wrong in (5, ["small.yaml"])),
+        *(
+            ({"overrides": [wrong]}, f"override {wrong!r}: expected KEY=VALUE as text, such as 'seed=1'")
+            for wrong in (["seeds=[0]"], None, 3)
+        ),
+        ({"device": 3}, "--device 3: choose cpu, cuda, cuda:N (a number) or auto"),
+        ({"device": None}, "--device None: choose cpu, cuda, cuda:N (a number) or auto"),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_said_before_it_begins(settings, message, tmp_path):
+    experiment = settings.pop("experiment", ROOT / "examples/small.yaml")
+    overrides = settings.pop("overrides", ())
+    with pytest.raises(UsageError) as caught:
+        cad.run(experiment, *overrides, **{"root": tmp_path, "progress": False, **settings})
+    assert str(caught.value) == message
+    assert not list(tmp_path.iterdir())
+    if not settings.keys() - {"root"}:
+        with pytest.raises(UsageError) as caught:
+            cad.load_results(experiment, *overrides, **{"root": tmp_path, **settings})
+        assert str(caught.value) == message
+
+
+def test_what_is_wrong_with_other_arguments_is_said():
+    for call, message in (
+        (
+            lambda: cad.load_config(overrides="seed=1"),
+            "overrides='seed=1': give a list of words, such as ['seed=1']",
+        ),
+        (lambda: cad.load_config(overrides=None), "overrides=None: give a list of words, such as ['seed=1']"),
+        (lambda: cad.load_config(overrides=[1]), "override 1: expected KEY=VALUE as text, such as 'seed=1'"),
+        (lambda: cad.load_config(["a.yaml"]), f"files=['a.yaml']: {NO_PATH}"),
+        (lambda: cad.load_agent(3), f"path=3: {NO_PATH}"),
+        (lambda: cad.open_histories(3), f"path=3: {NO_PATH}"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
+def test_histories_open_by_text_and_by_path(ran):
+    (file,) = (ran / "runs/stages").glob("histories-*/histories.h5")
+    for path in (file, str(file)):
+        with cad.open_histories(path) as histories:
+            assert histories.task_ids
+
+
 def test_results_are_arrays_frames_and_figures(ran):
     results = cad.load_results(ran / "small.yaml", root=ran / "runs")
     cell = results.cells[1]

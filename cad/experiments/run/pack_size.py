@@ -34,8 +34,9 @@ SHARE_OF_GPU = 0.8
 """What trainings may take of a GPU's memory."""
 
 
-def pack_size(text: str) -> PackSize:
-    """``8`` or ``auto`` from the command line.  Raises :class:`UsageError` for anything else."""
+def pack_size(given: object) -> PackSize:
+    """``8`` or ``auto``, from the command line or a script.  Raises :class:`UsageError` for anything else."""
+    text = str(given)
     if text == "auto":
         return "auto"
     if not text.isdecimal() or int(text) < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 
@@ -40,8 +41,16 @@ class Resources:
     """Code and image, recorded when the stage is done."""
 
     def __post_init__(self) -> None:
-        """Refuse a device that is not there before anything runs."""
+        """Refuse a device that is not there, and counts that are none, before anything runs."""
         pick_device(self.device)
+        for option in ("workers", "threads", "ranks", "pack"):
+            require_count(option, getattr(self, option))
+
+
+def require_count(option: str, value: object) -> None:
+    """Raise :class:`UsageError`, which names the option, for all but whole numbers above 0."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+        raise UsageError(f"--{option} {printable(repr(value), 40)}: give a whole number from 1")
 
 
 def pick_device(name: str) -> torch.device:
@@ -50,6 +59,8 @@ def pick_device(name: str) -> torch.device:
     Raises :class:`UsageError` for a device that this machine, or this build of torch, does not have.
     """
     found = torch.cuda.device_count()
+    if not isinstance(name, str):
+        name = repr(name)
     if name == "auto":
         return torch.device("cuda" if found else "cpu")
     kind, colon, number = name.partition(":")
