@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,6 +105,7 @@ def read_sealed(path: Path, remedy: str, *, always_sealed: tuple[str, ...] = ())
     Raises :class:`DamagedFileError`, with ``remedy``, for other content than was written, and
     :class:`CadError` where the file is missing or cannot be read.
     """
+    require_file(path, remedy)
     try:
         record = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
@@ -118,6 +120,26 @@ def read_sealed(path: Path, remedy: str, *, always_sealed: tuple[str, ...] = ())
     if not right:
         raise DamagedFileError(path, "it differs from its own checksum", remedy)
     return record
+
+
+def no_file(path: Path) -> str | None:
+    """What is in the place of a file, in words; None for a file, or where nothing can be seen."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # who reads it tells
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder is in its place" if stat.S_ISDIR(mode) else "a pipe or a device is in its place"
+
+
+def require_file(path: Path, remedy: str) -> None:
+    """Raise :class:`DamagedFileError` where something else is in the place of a file that we wrote.
+
+    That is for files that a stage or a checkpoint keeps: of others the user is told to name a file.
+    """
+    if (found := no_file(path)) is not None:
+        raise DamagedFileError(path, found, remedy)
 
 
 def is_missing(path: Path) -> bool:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cad.checksums import stage_remedy
+from cad.checksums import require_file, stage_remedy
 from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
 from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
@@ -49,6 +49,7 @@ def load_actions(path: Path, task_ids: Sequence[int], stage: str | None = None) 
     ``stage``, or a task that the file lacks.
     """
     remedy = stage_remedy(path.parent)
+    require_file(path, remedy)
     with open_hdf5(path, remedy) as file:
         try:
             if int(file.attrs["format"]) > FORMAT:

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cad.checksums import stage_remedy
+from cad.checksums import require_file, stage_remedy
 from cad.errors import CadError
 from cad.evaluation.rollout import RolloutResult
 from cad.hdf5 import UNREADABLE, open_hdf5, require_owner, unreadable
@@ -54,6 +54,7 @@ def load_results(path: Path, stage: str | None = None) -> RolloutResult:
     Raises :class:`CadError` for a file that is missing, damaged, or that of another stage than ``stage``.
     """
     remedy = stage_remedy(path.parent)
+    require_file(path, remedy)
     with open_hdf5(path, remedy) as file:
         try:
             if int(file.attrs["format"]) > FORMAT:

@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from cad.checksums import SET_ASIDE, is_missing, read_bytes, set_aside
+from cad.checksums import SET_ASIDE, is_missing, no_file, read_bytes, set_aside
 from cad.models.blocks.transformer import Plain
 from cad.models.memory import Memory
 from cad.storage import atomic_path
@@ -73,7 +73,7 @@ class RolloutFile:
         """What was saved; None where nothing was.  A damaged file is set aside: the roll-out starts anew."""
         if is_missing(self.path):
             return None
-        whole = read_bytes(self.path)
+        whole = read_bytes(self.path) if no_file(self.path) is None else b""
         checksum, data = whole[:32], whole[32:]
         if hashlib.sha256(data).digest() != checksum:
             moved = set_aside(self.path, self.path.parent / SET_ASIDE)

@@ -22,7 +22,7 @@ from pathlib import Path
 import h5py
 
 from cad import __version__
-from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, write_sealed
+from cad.checksums import DamagedFileError, file_checksum, is_missing, read_sealed, require_file, write_sealed
 from cad.config import FileConfig, SourceConfig
 from cad.envs.config import EnvConfig
 from cad.envs.family import AnyFamily
@@ -115,6 +115,7 @@ def _is_part(path: Path, fingerprint: str) -> bool:
     if is_missing(path):
         return False
     try:
+        require_file(path, "")
         if is_missing(_part_note(path)):  # an earlier version wrote it
             with open_hdf5(path, "") as file:
                 return bool(file.attrs.get("fingerprint") == fingerprint)

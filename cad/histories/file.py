@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cad.checksums import DamagedFileError
+from cad.checksums import DamagedFileError, require_file
 from cad.config import SourceConfig, source_config
 from cad.envs.config import EnvConfig
 from cad.envs.registry import env_config
@@ -125,6 +125,8 @@ class Histories:
     def __init__(self, path: str | Path, stage: str | None = None) -> None:
         """Open ``path``; :class:`CadError` when it is missing, damaged, or of another format or stage."""
         self.path = given_path("path", path)
+        if stage is not None:
+            require_file(self.path, _REMEDY)
         self._file = open_hdf5(self.path, _REMEDY)
         try:
             require_owner(self._file, self.path, stage)

@@ -23,6 +23,7 @@ from cad.checksums import (
     DamagedFileError,
     read_bytes,
     read_sealed,
+    require_file,
     set_aside,
     stage_remedy,
     write_sealed,
@@ -125,6 +126,8 @@ class _DamagedError(Exception):
 def _load(path: Path, run_id: str) -> Checkpoint:
     try:
         names = {entry.name for entry in path.iterdir()}
+    except NotADirectoryError as error:
+        raise _DamagedError("a file is in its place") from error
     except OSError as error:
         raise disk_error(error, path, "read") from error
     if _META not in names:
@@ -143,6 +146,7 @@ def _load(path: Path, run_id: str) -> Checkpoint:
     try:
         if meta["step"] != int(path.name):
             raise _DamagedError(f"{_META} names step {meta['step']}")
+        require_file(path / _STATE, "")
         state = read_bytes(path / _STATE)
         if hashlib.sha256(state).hexdigest() != meta["sha256"]:
             raise _DamagedError(f"{_STATE} does not match its checksum")
@@ -155,6 +159,8 @@ def _load(path: Path, run_id: str) -> Checkpoint:
             meta.get("origin", {}),  # earlier versions wrote none
             (int(best[0]), float(best[1])) if (best := meta.get("best")) else None,
         )
+    except DamagedFileError as error:
+        raise _DamagedError(f"{_STATE}: {error.why}") from error
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise _DamagedError(f"{type(error).__name__}: {error}") from error
     if run != run_id:
@@ -170,7 +176,7 @@ def newest_step(folder: Path) -> int | None:
 
 def newest_meta(folder: Path) -> dict[str, Any]:
     """Read the newest checkpoint's ``meta.json`` without its tensors; empty without a checkpoint."""
-    steps = _steps(folder)
+    steps = [path for path in _steps(folder) if path.is_dir()]
     return read_sealed(steps[-1] / _META, stage_remedy(folder.parent)) if steps else {}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from cad.checksums import DamagedFileError, read_bytes, stage_remedy
+from cad.checksums import DamagedFileError, read_bytes, require_file, stage_remedy
 from cad.storage import disk_error, write_text
 from cad.training.trackers import open_trackers
 
@@ -20,6 +20,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     remedy = stage_remedy(path.parent)
+    require_file(path, remedy)
     records = []
     for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], start=1):
         try:

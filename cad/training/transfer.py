@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cad.checksums import DamagedFileError, is_missing, read_bytes, stage_remedy
+from cad.checksums import DamagedFileError, is_missing, read_bytes, require_file, stage_remedy
 from cad.envs.registry import task_family
 from cad.envs.split import split_tasks
 from cad.errors import CadError
@@ -99,6 +99,8 @@ def read_weights(path: Path, key: str = "", stage: str | None = None) -> Weights
     remedy = "get another copy of it" if stage is None else stage_remedy(path.parent)
     if is_missing(path):
         raise CadError(f"{where} is missing; give the path of a .safetensors file")
+    if stage is not None:
+        require_file(path, remedy)
     data = read_bytes(path)
     try:
         tensors = safetensors.torch.load(data)

@@ -13,7 +13,7 @@ import torch
 
 from cad.checksums import read_sealed, write_sealed
 from cad.errors import CadError
-from cad.training.checkpoint import Checkpoint, load_newest, save_checkpoint
+from cad.training.checkpoint import Checkpoint, damaged_checkpoints, load_newest, newest_meta, save_checkpoint
 
 
 def save(folder: Path, step: int, keep: int = 3, run_id: str = "run") -> None:
@@ -59,6 +59,29 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_removed(tmp_path):
     save(tmp_path, 3)
     assert not leftover.exists()
     assert steps_of(tmp_path) == [1, 3]
+
+
+def test_a_file_in_the_place_of_a_checkpoint_is_passed_over(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, 10)
+    stray = folder / "00009999"
+    stray.write_text("stray")
+    assert [path for path, _ in damaged_checkpoints(folder, "run")] == [stray]
+    assert newest_meta(folder)["step"] == 10
+    assert load_newest(folder, "run").step == 10 and stray.exists()
+    assert load_newest(folder, "run", set_damaged_aside=True).step == 10
+    assert (tmp_path / "set-aside/00009999").read_text() == "stray" and not stray.exists()
+
+
+@pytest.mark.parametrize("name", ["meta.json", "state.safetensors"])
+def test_a_folder_in_the_place_of_its_file_is_a_damage(name, tmp_path):
+    for step in (10, 20):
+        save(tmp_path, step)
+    (tmp_path / "00000020" / name).unlink()
+    (tmp_path / "00000020" / name).mkdir()
+    ((path, why),) = damaged_checkpoints(tmp_path, "run")
+    assert path.name == "00000020" and why == f"{name}: a folder is in its place"
+    assert load_newest(tmp_path, "run").step == 10
 
 
 def truncate_state(path: Path) -> None:

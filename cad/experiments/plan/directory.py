@@ -21,14 +21,18 @@ from cad.checksums import (
     DamagedFileError,
     file_checksum,
     is_missing,
+    no_file,
     read_bytes,
     read_sealed,
+    require_file,
+    set_aside,
     stage_remedy,
     trust,
     write_sealed,
 )
 from cad.errors import CadError, first_line
 from cad.experiments.plan.job_records import JobNote, read_job_note, write_job_note
+from cad.experiments.plan.stage_record import wrong_value
 from cad.locks import is_locked
 from cad.storage import sha256_json, write_json
 
@@ -58,6 +62,15 @@ class StageFile(StrEnum):
     SET_ASIDE = SET_ASIDE  # damaged files, found by `cad repair` or, in checkpoints, by a training
 
 
+FOLDERS = (
+    StageFile.STREAMED,
+    StageFile.CHECKPOINTS,
+    StageFile.TENSORBOARD,
+    StageFile.WANDB,
+    StageFile.MLFLOW,
+    StageFile.SET_ASIDE,
+)
+"""Which of them are folders."""
 # What a stage of each kind leaves for others, recorded with its SHA-256 when it finishes.  Checkpoints
 # carry their own; TensorBoard's files repeat what METRICS records.
 OUTPUTS = {
@@ -134,6 +147,7 @@ class StageDirectory:
     def stored_identity(self) -> dict[str, Any]:
         """What :meth:`identity` reads, before it is compared with the name."""
         file = self.file(StageFile.IDENTITY)
+        require_file(file, self.remedy)
         try:
             identity = json.loads(read_bytes(file))
         except (ValueError, RecursionError) as error:
@@ -163,6 +177,8 @@ class StageDirectory:
         record = read_sealed(marker, self.remedy, always_sealed=_SINCE_CHECKSUMS)
         if record.get("stage", self.name) != self.name:
             raise DamagedFileError(marker, f"it is that of {record['stage']}", self.remedy)
+        if (wrong := wrong_value(record)) is not None:
+            raise DamagedFileError(marker, wrong, self.remedy)
         return record
 
     def finish(self, record: dict[str, Any]) -> None:
@@ -186,6 +202,7 @@ class StageDirectory:
         """
         file = self.file(name)
         wanted = self.record().get("outputs", {}).get(name)
+        require_file(file, self.remedy)
         if wanted is None:
             return file
         if is_missing(file):
@@ -206,11 +223,10 @@ class StageDirectory:
         if not marker.exists() or self.done:
             return None
         try:
-            record = json.loads(marker.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # another attempt has just begun
-            return None
-        except (OSError, ValueError, RecursionError):
-            return f"{marker} is damaged"
+            record = json.loads(read_bytes(marker))
+        except (CadError, ValueError, RecursionError):
+            # It is gone where another attempt has just begun.
+            return f"{marker} is damaged" if marker.exists() else None
         return str(record.get("message", "")) if isinstance(record, dict) else ""
 
     def pruned(self) -> str | None:
@@ -237,8 +253,10 @@ class StageDirectory:
 
     def clear_failure(self) -> None:
         """Forget an earlier failure, and that the training was ended early."""
-        self.file(StageFile.FAILED).unlink(missing_ok=True)
-        self.file(StageFile.PRUNED).unlink(missing_ok=True)
+        for marker in (self.file(StageFile.FAILED), self.file(StageFile.PRUNED)):
+            if no_file(marker) is not None:
+                set_aside(marker, self.file(StageFile.SET_ASIDE))
+            marker.unlink(missing_ok=True)
 
     def progress(self) -> dict[str, Any]:
         """The latest note of progress, empty where there is none yet.
@@ -247,8 +265,8 @@ class StageDirectory:
         ``first_time`` are from the current attempt's first note; the latest metrics follow.
         """
         try:
-            note = json.loads(self.file(StageFile.PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            note = json.loads(read_bytes(self.file(StageFile.PROGRESS)))
+        except (CadError, ValueError, RecursionError):
             return {}
         whole = isinstance(note, dict) and all(
             type(value) in (int, float) and abs(value) < _NO_NUMBER for value in note.values()
@@ -258,10 +276,11 @@ class StageDirectory:
     def saved_update(self) -> int | None:
         """The update of the newest checkpoint; None without one."""
         try:
-            names = [entry.name for entry in self.file(StageFile.CHECKPOINTS).iterdir()]
+            with os.scandir(self.file(StageFile.CHECKPOINTS)) as entries:
+                names = [entry.name for entry in entries if entry.name.isdigit() and entry.is_dir()]
         except OSError:
             return None
-        return max((int(name) for name in names if name.isdigit()), default=None)
+        return max(map(int, names), default=None)
 
     def locked(self) -> bool:
         """Whether a process of this machine works in the directory."""

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from cad.checksums import read_bytes
+from cad.errors import CadError
 from cad.storage import write_json
 
 SUBMISSION_FILE = "submission.json"
@@ -74,8 +76,8 @@ class JobNote:
 def read_job_note(path: Path) -> JobNote | None:
     """Read a note; None where there is none, or one of a newer version."""
     try:
-        return _job_note.validate_json(path.read_bytes())
-    except (OSError, ValueError):
+        return _job_note.validate_json(read_bytes(path))
+    except (CadError, ValueError):
         return None
 
 

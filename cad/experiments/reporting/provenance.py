@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cad.checksums import file_checksum
+from cad.checksums import file_checksum, require_file, stage_remedy
 from cad.config import EvaluationConfig
 from cad.envs.config import EnvConfig
 from cad.envs.own_code import code_checksums, code_folders
@@ -145,6 +145,8 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
         for stage in stages
         if stage.kind == "histories"
     ]
+    for file in histories:
+        require_file(file, stage_remedy(file.parent))
     files = {f"{file.parent.name}/{file.name}": file for file in histories}
     files[str(_shown(experiment.file, public=public))] = experiment.file
     for cell in experiment.cells:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cad.checksums import DamagedFileError, is_missing, set_aside
+from cad.checksums import DamagedFileError, is_missing, require_file, set_aside
 from cad.errors import CadError
 from cad.evaluation.actions_file import load_actions
 from cad.evaluation.probes.result import load_probe
 from cad.evaluation.results import load_results
 from cad.experiments.plan.cells import Cell
-from cad.experiments.plan.directory import OUTPUTS, StageDirectory, StageFile
+from cad.experiments.plan.directory import FOLDERS, OUTPUTS, StageDirectory, StageFile
 from cad.experiments.reporting.gather import stored_metrics
 from cad.experiments.run.runner import Run
 from cad.histories.audit import audit
@@ -123,6 +123,13 @@ def _set_aside(repair: Repair) -> None:
 
 def _checks(directory: StageDirectory) -> Iterator[Callable[[], object]]:
     """What may find a damage, each alone: one does not hide another."""
+    for name in StageFile:
+        path = directory.file(name)
+        if name not in FOLDERS:
+            yield functools.partial(require_file, path, directory.remedy)
+        elif path.exists() and not path.is_dir() and name != StageFile.SET_ASIDE:
+            error = DamagedFileError(path, "a file is in the place of a folder", directory.remedy)
+            yield functools.partial(_raise, error)
     if directory.done or directory.file(StageFile.IDENTITY).exists():
         yield directory.identity
     for path, why in damaged_checkpoints(directory.file(StageFile.CHECKPOINTS), directory.name):
@@ -162,6 +169,7 @@ def _raise(error: DamagedFileError) -> None:
 def _require_opening(directory: StageDirectory, name: StageFile) -> None:
     """Check a file without a recorded checksum as far as possible: it opens, and fits what it says."""
     path = directory.file(name)
+    require_file(path, directory.remedy)
     if is_missing(path):
         if name in (StageFile.ACTIONS, StageFile.METRICS):  # the first versions kept none
             return

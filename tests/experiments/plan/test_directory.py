@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 
 import pytest
 
+from cad.checksums import DamagedFileError
 from cad.errors import CadError
 from cad.experiments.plan.cells import Cell
 from cad.experiments.plan.directory import StageDirectory, StageFile
 from cad.experiments.plan.job_records import JobNote, SubmissionRecord, read_submission, write_submission
+from cad.experiments.reporting.environment_info import environment_info
 from cad.experiments.run.attempt import StageAttempt
+from cad.experiments.run.repair import repair_stage
 from cad.locks import folder_lock
 from cad.schema import Config
 
@@ -55,6 +59,54 @@ def test_a_failure_counts_until_the_stage_is_done(directory):
     directory.clear_failure()
     directory.clear_failure()
     assert directory.failure() is None
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"wall_seconds": "x"}, "wall_seconds is 'x', not a number"),
+        ({"wall_seconds": None}, "wall_seconds is None, not a number"),
+        ({"cpu_seconds": True}, "cpu_seconds is True, not a number"),
+        ({"peak_memory_bytes": float("nan")}, "peak_memory_bytes is nan, not a number"),
+        ({"updates": 1.5}, "updates is 1.5, not a whole number from 0"),
+        ({"cores": [2]}, r"cores is \[2\], not a whole number from 0"),
+        ({"attempts": -1}, "attempts is -1, not a whole number from 0"),
+        ({"device": 3}, "device is 3, not text"),
+        ({"made_by": "me"}, "made_by is 'me', not a JSON object"),
+        ({"made_by": {"packages": []}}, r"made_by\.packages is \[\], not texts by name"),
+        ({"made_by": {"code_version": 1}}, r"made_by\.code_version is 1, not text"),
+        ({"made_by": {"machine": {}}}, r"made_by\.machine is \{\}, not a machine's architecture, "),
+    ],
+    ids=str,
+)
+def test_a_record_with_a_value_of_the_wrong_kind_is_damaged(directory, record, says):
+    marker = directory.file(StageFile.DONE)
+    marker.write_text(json.dumps(record))
+    with pytest.raises(DamagedFileError, match=rf"DONE is damaged \({says}.*\); 'cad repair .*' sets it"):
+        directory.record()
+    assert marker in [damage.path for damage in repair_stage(directory).damages]
+    assert not directory.done
+
+
+def test_a_record_of_an_early_version_may_be_empty(directory):
+    directory.file(StageFile.DONE).write_text("{}")
+    assert directory.record() == {}
+
+
+def test_what_a_stage_records_is_right(directory):
+    made_by = {**environment_info(), "own_code": {"mine": "0" * 64}, "image_sha256": "0" * 64}
+    directory.finish({"wall_seconds": -0.5, "attempts": 1, "device": "cpu", "pack": 3, "made_by": made_by})
+    assert directory.record()["made_by"] == made_by
+
+
+def test_markers_that_are_pipes_or_folders_are_not_waited_for(directory):
+    for name in (StageFile.FAILED, StageFile.PROGRESS, StageFile.JOB):
+        os.mkfifo(directory.file(name))
+    assert directory.failure() == f"{directory.file(StageFile.FAILED)} is damaged"
+    assert directory.progress() == {} and directory.job() is None
+    directory.file(StageFile.CHECKPOINTS).mkdir()
+    (directory.file(StageFile.CHECKPOINTS) / "00009999").write_text("a file")
+    assert directory.saved_update() is None
 
 
 def test_a_lock_is_seen_while_it_is_held(directory):

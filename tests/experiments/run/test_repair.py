@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import h5py
@@ -186,6 +187,66 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_stage_stays_done(training):
     assert (training.path / "set-aside" / newest.name / "state.safetensors").exists()
     assert load_newest(training.path / "checkpoints", training.name).step < 120
     assert repair_stage(training) is None
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize(
+    ("kind", "name", "again"),
+    [
+        ("train", "DONE", True),
+        ("train", "stage.json", True),
+        ("train", "metrics.jsonl", True),
+        ("train", "model.safetensors", True),
+        ("train", "FAILED", False),
+        ("train", "progress.json", False),
+        ("train", "job.json", False),
+        ("histories", "histories.h5", True),
+        ("evaluate", "returns.h5", True),
+        ("evaluate", "actions.h5", True),
+        ("evaluate", "probe.json", False),
+    ],
+)
+@pytest.mark.parametrize("recorded", [True, False], ids=["with checksums", "without"])
+def test_what_is_no_file_is_set_aside(kind, name, again, put, recorded, finished, tmp_path):
+    there = stages(finished, kind)[0]
+    directory = StageDirectory(tmp_path, there.name)
+    shutil.copytree(there.path, directory.path)
+    if not recorded:
+        directory.file(StageFile.DONE).write_text("{}")
+    place = directory.path / name
+    place.unlink(missing_ok=True)
+    put(place)
+    what = "a folder" if place.is_dir() else "a pipe or a device"
+    assert directory.failure() is None and directory.progress() is not None and directory.job() is None
+    found = repair_stage(directory)
+    (damage,) = found.damages
+    assert str(damage).startswith(f"{place} is damaged ({what} is in its place); 'cad repair ")
+    assert found.again == again and directory.done != again
+    assert not place.exists() and (directory.path / "set-aside" / name).exists()
+    assert repair_stage(directory) is None
+
+
+def test_what_is_in_the_place_of_an_unfinished_stages_files_is_set_aside(tmp_path):
+    directory = StageDirectory(tmp_path, stage_name({"kind": "train"}))
+    directory.path.mkdir(parents=True)
+    directory.file(StageFile.IDENTITY).write_text(json.dumps({"kind": "train"}))
+    for name in (StageFile.FAILED, StageFile.RETURNS, StageFile.METRICS):
+        directory.file(name).mkdir()
+    directory.file(StageFile.CHECKPOINTS).write_text("no folder")
+    assert directory.failure() == f"{directory.file(StageFile.FAILED)} is damaged"
+    found = repair_stage(directory)
+    names = {"FAILED", "returns.h5", "metrics.jsonl", "checkpoints"}
+    assert {damage.path.name for damage in found.damages} == names and not found.again
+    assert {path.name for path in directory.file(StageFile.SET_ASIDE).iterdir()} == names
+    assert repair_stage(directory) is None
+
+
+def test_an_attempt_forgets_a_failure_that_is_no_file(tmp_path):
+    directory = StageDirectory(tmp_path, "train-0123456789ab")
+    directory.file(StageFile.FAILED).mkdir(parents=True)
+    directory.clear_failure()
+    assert not directory.file(StageFile.FAILED).exists()
+    assert (directory.path / "set-aside/FAILED").is_dir()
 
 
 def test_a_stage_of_an_earlier_version_stays_valid_and_gets_checksums(training):
