@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from workers import STATUS_SECONDS, soon_held
 
@@ -100,6 +101,26 @@ def test_permanent_failure_is_not_requeued(cluster, one_cell, with_histories, wa
     (attempts,) = (root / "one/jobs").glob("*-slurm/*.attempts")
     assert [line.split()[2] for line in attempts.read_text().splitlines()] == ["started", "failed"]
     assert "diverged" in cluster.cad("status", one_cell, "--root", root).stdout
+
+
+def test_gpus_are_asked_for_from_a_machine_without_one(cluster, one_cell, with_histories, wait_for, tmp_path):
+    """As login nodes are.  The test cluster's nodes have a GPU in name alone, which the job finds out."""
+    profile, root = tmp_path / "gpu.yaml", with_histories(tmp_path / "runs")
+    settings = yaml.safe_load(cluster.profile.read_text())
+    settings["resources"]["gpus"] = 1
+    settings.setdefault("stages", {}).setdefault("histories", {})["gpus"] = 0
+    profile.write_text(yaml.safe_dump(settings))
+    submitted = cluster.cad("submit", one_cell, "--profile", profile, "--root", root).stdout
+    assert "submitted train" in submitted and "submitted evaluate" in submitted
+    scripts = [script.read_text() for script in (root / "one/jobs").glob("*-slurm/*.sh")]
+    assert [script.count("#SBATCH --gpus-per-node=1") for script in scripts] == [1, 1]
+    wait_for(settled(cluster, one_cell, root), 120, every=STATUS_SECONDS)
+    stages = {stage["kind"]: stage for stage in cluster.stages(one_cell, root).values()}
+    if torch.cuda.is_available():
+        assert stages["train"]["state"] == "done"
+    else:
+        assert stages["train"]["state"] == "failed"
+        assert "--device cuda: torch finds 0 CUDA devices here" in stages["train"]["reason"]
 
 
 def test_cancel_then_retry(cluster, one_cell, with_histories, wait_for, tmp_path):

@@ -90,6 +90,7 @@ def run_experiment(
     experiment is running already, :class:`UsageError` when an environment that it needs cannot be made,
     and :class:`~cad.interrupt.InterruptedRun` when it was stopped.
     """
+    resources.require_device()
     require_ranks_of_cells(experiment.cells, resources.ranks)
     stages = distinct_stages(experiment.cells, first, last)
     to_do = unfinished(experiment, stages)
@@ -136,6 +137,7 @@ def repair_experiment(
     Only stages that were done, and what they need, are run.  With ``dry_run`` nothing is written.
     Raises :class:`CadError` where a file cannot be read, or where a stage failed.
     """
+    resources.require_device()
     require_ranks_of_cells(experiment.cells, resources.ranks)
     names = [stage.name for stage in distinct_stages(experiment.cells)]
     looked = [repair_stage(StageDirectory(experiment.root, name), change=not dry_run) for name in names]
@@ -188,6 +190,9 @@ def run_cell(
     With ``trace`` every compression of its evaluation is printed as it happens.  If the evaluation was
     done before, they are printed from its results.
     """
+    traced = _printer(console) if trace else None
+    resources = Resources(workers=workers, device=device, ranks=ranks, trace=traced)
+    resources.require_device()
     require_ranks_of_cells([cell], ranks)
     run = Run(root.absolute(), (cell,))
     wanted = [stage for stage in cell.stages if stage.kind == last][-1]
@@ -195,10 +200,9 @@ def run_cell(
     require_environments(stage for stage in needed if not StageDirectory(run.root, stage.name).done)
     run.stages = {stage.name: run.stages[stage.name] for stage in needed}
     directory = StageDirectory(run.root, wanted.name)
-    traced = _printer(console) if trace else None
     done_before = run.stages[wanted.name].state == "done"
     with stop_on_signals() as stop, _live_table(run, console) as show:
-        run_inline(run, Resources(workers=workers, device=device, ranks=ranks, trace=traced), stop, show)
+        run_inline(run, resources, stop, show)
     for entry in run.failures:
         raise CadError(f"{entry.directory.path}: {entry.message}")
     if traced:

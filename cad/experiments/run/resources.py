@@ -41,10 +41,16 @@ class Resources:
     """Code and image, recorded when the stage is done."""
 
     def __post_init__(self) -> None:
-        """Refuse a device that is not there, and counts that are none, before anything runs."""
-        pick_device(self.device)
+        """Refuse counts that are none.
+
+        The device is another machine's where a job is submitted: :meth:`require_device` is for those who run.
+        """
         for option in ("workers", "threads", "ranks", "pack"):
             require_count(option, getattr(self, option))
+
+    def require_device(self) -> None:
+        """Raise :class:`UsageError` for a device that is not there, before anything runs."""
+        pick_device(self.device)
 
 
 def require_count(option: str, value: object) -> None:
