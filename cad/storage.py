@@ -187,6 +187,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 _BEFORE = ".before"  # ends the name of what a folder replaces, while it does
+_RANDOM = 8  # characters between the name and that, as tempfile draws them
 
 
 def _exchange(temporary: Path, path: Path) -> None:
@@ -212,7 +213,7 @@ def _exchange(temporary: Path, path: Path) -> None:
 
 def _put_back(path: Path) -> None:
     """Give a folder its place again that a killed process had moved away."""
-    for before in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{_BEFORE}")):
+    for before in sorted(path.parent.glob(f".{glob.escape(path.name)}.{'?' * _RANDOM}{_BEFORE}")):
         if path.exists():
             shutil.rmtree(before, ignore_errors=True)
         else:

@@ -179,6 +179,23 @@ def test_sigkill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path, at: in
     assert not list(tmp_path.glob(".*.before"))
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_another_folders_only_copy_is_left_alone(tmp_path: Path, there: bool) -> None:
+    """``v0.2.1``, whose replacement was killed, is none of ``v0.2``'s."""
+    other = tmp_path / "v0.2.1"
+    other.mkdir()
+    (other / "old").write_text("old")
+    subprocess.run([sys.executable, "-c", STOPPED.format(at=2), str(other)], check=False)
+    if there:
+        (tmp_path / "v0.2").mkdir()
+    with storage.atomic_dir(tmp_path / "v0.2") as temporary:
+        (temporary / "new").write_text("new")
+    assert names(tmp_path / "v0.2") == ["new"] and not other.exists()
+    with pytest.raises(RuntimeError), storage.atomic_dir(other):
+        raise RuntimeError
+    assert names(other) == ["old"]
+
+
 def test_what_is_no_folder_is_not_replaced_by_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "target").mkdir()

@@ -59,6 +59,10 @@ class EnvConfig(Section):
         """All settings, with those of ``evaluation.env`` in place of this config's."""
         return {**self.model_dump(mode="json"), **settings}
 
+    def is_mixed(self, key: str) -> bool:  # noqa: ARG002
+        """Whether episodes have lower values of a setting of :attr:`EVALUATED` too, as they are drawn."""
+        return False
+
     @property
     def own_module(self) -> str | None:
         """The module of the user's that the settings name; None where they name none."""

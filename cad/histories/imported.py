@@ -72,8 +72,8 @@ def import_hdf5(path: Path, env: EnvConfig | None, out: Path) -> Imported:
     ``env`` may be left out where the file says of which it is.
     """
     with open_hdf5(path, _REMEDY) as file:
-        if (version := file.attrs.get("schema_version")) is not None:
-            require_version(path, version)
+        if str(file.attrs.get("created_by", "")).startswith("cad "):
+            require_version(path, file.attrs.get("schema_version"))
         stated = _stated_env(file, path)
         if env is None:
             if stated is None:

@@ -202,7 +202,8 @@ class ModelSpec(ABC, Generic[C]):
     def check_burn_in(self, others: Sections, window: int, segment: int) -> None:
         """Raise ``ValueError`` where no history has room for a ``segment`` of burn-in before a ``window``."""
         steps = others.source.steps_per_stream
-        if others.train.burn_in and window <= steps < window + segment:
+        trained = others.train.weights is None
+        if trained and others.train.burn_in and window <= steps < window + segment:
             raise ValueError(
                 f"train.burn_in={others.train.burn_in} has no room: with it a training window takes at least "
                 f"{window + segment} steps, and a history has source.steps_per_stream={steps}"

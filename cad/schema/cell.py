@@ -208,11 +208,14 @@ class Config(Section):
         if how == "other" and self.n_evaluated < 2:
             raise ValueError("evaluation.knock_out=other needs two evaluated tasks: one has no other")
         steps, horizon = self.spec.steps_uncompressed(self.model), self.evaluated_env.steps_per_episode
-        if (episode - 1) * horizon <= steps:
+        least = steps // horizon + 2
+        if episode < least:
+            advice = f"set it to at least {least}"
+            if least > self.evaluation.n_episodes:
+                advice += f", and evaluation.n_episodes={self.evaluation.n_episodes} too"
             raise ValueError(
                 f"evaluation.knock_out_episode={episode} begins after {(episode - 1) * horizon} steps at "
-                f"most, when nothing is compressed yet (that begins after {steps}); set it to at least "
-                f"{steps // horizon + 2}"
+                f"most, and the first compression comes with step {steps + 1}; {advice}"
             )
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,13 @@ class MetricsLog:
             self._file.flush()
             for tracker in self._trackers:
                 tracker.write(step, values)
+        except OSError as error:
+            raise disk_error(error, self._path) from error
+
+    def sync(self) -> None:
+        """Have what was written on the disk: a checkpoint that follows must not outlive its lines."""
+        try:
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise disk_error(error, self._path) from error
 

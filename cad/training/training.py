@@ -277,6 +277,8 @@ class Training:
         checkpoint = Checkpoint(
             self.step, self._seconds, self._supervised, tensors, self._provenance, self._best
         )
+        if self._metrics:
+            self._metrics.sync()
         kept = self.settings.keep_checkpoints
         save_checkpoint(self._folder / "checkpoints", checkpoint, self._run_id, kept)
 

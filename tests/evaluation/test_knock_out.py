@@ -95,7 +95,9 @@ def test_an_episode_before_anything_is_compressed_is_refused(kind, least, tiny_c
     settings = {"n_episodes": 12, "knock_out": "other", "knock_out_episode": least}
     tiny_config(kind, model=KINDS[kind], evaluation=settings)
     if least > 2:
-        with pytest.raises(ValueError, match=f"begins after 5 steps at most.*set it to at least {least}"):
+        with pytest.raises(
+            ValueError, match=f"begins after 5 steps at most.*with step 9; set it to at least {least}"
+        ):
             tiny_config(kind, evaluation={**settings, "knock_out_episode": least - 1})
 
 

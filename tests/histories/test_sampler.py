@@ -292,6 +292,15 @@ def test_burn_in_adds_segments_as_far_as_the_history_goes(tiny_config, labelled)
     assert max(batch.burn_in for batch, *_ in windows(training_sampler(tight, labelled))) == 4
 
 
+def test_a_curriculum_has_room_for_a_burn_in_where_the_last_depth_has_none(tiny_config, labelled):
+    deep = {"max_compression_depth": 6, "min_compress_length": 8}  # seven segments of 8, of 60 steps
+    train = {"burn_in": 2, "depth_curriculum": 0.5, "n_updates": 200}
+    with pytest.raises(ValueError, match="has no room"):
+        tiny_config(model=deep, train={"burn_in": 2})
+    config = tiny_config(model=deep, train=train)
+    assert max(training_sampler(config, labelled).batch(update).burn_in for update in range(20)) == 2
+
+
 @pytest.mark.parametrize("burn_in", [0, 3, 50])
 def test_burn_in_of_a_recurrent_model_is_earlier_windows(burn_in, tiny_config, labelled):
     config = tiny_config("gru", model={"n_unroll": 8}, train={"burn_in": burn_in})

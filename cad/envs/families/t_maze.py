@@ -62,6 +62,10 @@ class TMazeConfig(EnvConfig):
         """See :meth:`EnvConfig.changed`; where a corridor is given, all are as long."""
         return super().changed({"shortest": None, **settings} if "corridor" in settings else settings)
 
+    def is_mixed(self, key: str) -> bool:
+        """See :meth:`EnvConfig.is_mixed`."""
+        return key == "corridor" and self.n_corridors > 1
+
     @property
     def n_corridors(self) -> int:
         """Lengths of corridors."""

@@ -158,17 +158,15 @@ def _checksums(experiment: Experiment, stages: tuple[Stage, ...], *, public: boo
     return {name: file_checksum(file) for name, file in files.items() if file.exists()}
 
 
-def _acting(evaluation: EvaluationConfig) -> str:
+def _acting(config: Config) -> str:
+    evaluation = config.evaluation
     if evaluation.greedy:
-        return "the most likely action" + _changed(evaluation)
-    text = f"actions sampled at temperature {evaluation.temperature:g}"
-    if evaluation.first_temperature is not None:
-        text += f", annealed from {evaluation.first_temperature:g} over {evaluation.anneal_episodes} episodes"
-    return text + _changed(evaluation)
-
-
-def _changed(evaluation: EvaluationConfig) -> str:
-    return _elsewhere(evaluation) + _demonstrated(evaluation) + _knocked_out(evaluation)
+        text = "the most likely action"
+    else:
+        text = f"actions sampled at temperature {evaluation.temperature:g}"
+        if (first := evaluation.first_temperature) is not None:
+            text += f", annealed from {first:g} over {evaluation.anneal_episodes} episodes"
+    return text + _elsewhere(evaluation) + _demonstrated(evaluation) + _knocked_out(config)
 
 
 def _elsewhere(evaluation: EvaluationConfig) -> str:
@@ -184,42 +182,48 @@ def _demonstrated(evaluation: EvaluationConfig) -> str:
     return f", {first} demonstrated (optimal actions, which the model watches)"
 
 
-def _knocked_out(evaluation: EvaluationConfig) -> str:
-    if evaluation.knock_out is None:
+def _knocked_out(config: Config) -> str:
+    how, episode = config.evaluation.knock_out, config.evaluation.knock_out_episode
+    if how is None:
         return ""
-    whose = "those of a roll-out in another task" if evaluation.knock_out == "other" else "noise"
-    return f", latents replaced by {whose} before episode {evaluation.knock_out_episode}"
+    what, whose = ("state", "that") if config.model.latents is None else ("latents", "those")
+    by = f"{whose} of a roll-out in another task" if how == "other" else "noise"
+    return f", {what} replaced by {by} before episode {episode}"
 
 
 def protocol(configs: Sequence[Config]) -> str:
     """How models were evaluated, in words; what cells differ in is named of all of them."""
-    tasks = " or ".join(dict.fromkeys(map(_split_in_words, configs)))
+    tasks = " or ".join(dict.fromkeys(map(_split_in_words, dict.fromkeys(config.env for config in configs))))
     seeds = sorted({config.env.split_seed for config in configs})
     named = "split seed" if len(seeds) == 1 else "split seeds"
     methods = " or ".join(dict.fromkeys(config.source.METHOD for config in configs))
     evaluations = [config.evaluation for config in configs]
-    ways = " or ".join(sorted(set(map(_acting, evaluations))))
+    ways = " or ".join(sorted(set(map(_acting, configs))))
     chance = sorted({evaluation.seed for evaluation in evaluations})
     return (
         f"{tasks} ({named} {', '.join(map(str, seeds))}). Method: {methods}. Held-out tasks "
         "are neither trained on nor looked at before the end; the last checkpoint is evaluated, none is "
-        f"selected. Evaluation{' or '.join(dict.fromkeys(map(_where, evaluations)))}: "
+        f"selected. Evaluation{_where(evaluations)}: "
         f"{' or '.join(dict.fromkeys(map(_rollouts, evaluations)))} a task, {ways}, evaluation "
         f"seed{'s' * (len(chance) > 1)} {', '.join(map(str, chance))}, no weight update, memory kept "
         "across episodes."
     )
 
 
-def _split_in_words(config: Config) -> str:
-    split = split_tasks(config.env)
+def _split_in_words(env: EnvConfig) -> str:
+    split = split_tasks(env)
     return (
-        f"{config.env.in_words()}: {len(split.train)} training, {len(split.validation)} validation and "
+        f"{env.in_words()}: {len(split.train)} training, {len(split.validation)} validation and "
         f"{len(split.heldout)} held-out tasks"
     )
 
 
-def _where(evaluation: EvaluationConfig) -> str:
-    return " in the validation tasks, to choose settings" if evaluation.tasks == "validation" else ""
+def _where(evaluations: Sequence[EvaluationConfig]) -> str:
+    tasks = {evaluation.tasks for evaluation in evaluations}
+    if "validation" not in tasks:
+        return ""
+    held_out = "" if len(tasks) == 1 else " in the held-out tasks or, of some models,"
+    return f"{held_out} in the validation tasks, to choose settings"
 
 
 def _rollouts(evaluation: EvaluationConfig) -> str:

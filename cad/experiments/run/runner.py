@@ -37,7 +37,7 @@ def _unreported(folder: Path) -> str:
         if free < _LITTLE_SPACE:
             return (
                 f"its process ended without reporting an error, and the disk of {folder} is full or nearly "
-                f"({free / 2**20:.1f} MiB are free); free some space and run again to resume"
+                f"full ({free / 2**20:.1f} MiB are free); free some space and run again to resume"
             )
     return "its process ended without reporting an error (killed or out of memory?); run again to resume"
 

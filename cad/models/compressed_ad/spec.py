@@ -100,7 +100,8 @@ class CompressedADSpec(ModelSpec[CompressedADConfig]):
             if used and not depth:
                 raise ValueError(f"{key} is for model.kind=compressed_ad with max_compression_depth above 0")
         shortest, last = config.compress_lengths[0], config.uncompressed_lengths
-        self.check_burn_in(others, depth * shortest + (last[0] if last else shortest), shortest)
+        before_last = 0 if train.depth_curriculum else depth * shortest
+        self.check_burn_in(others, before_last + (last[0] if last else shortest), shortest)
         if train.depth_curriculum and train.reconstruction_weight:
             raise ValueError(
                 "train.depth_curriculum and train.reconstruction_weight do not go together: windows of one "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cad.reports.data.capacity import Curve, Load, capacity_curves, capacity_tables
+from cad.reports.data.capacity import Curve, Load, capacity_curves, capacity_tables, without_a_curve
 from cad.reports.data.cell_records import cell_record, cell_tables, fingerprint
 from cad.reports.data.cells import LAST_EPISODES, CellSummary, TaskScore, last_episodes, summarise_cell
 from cad.reports.data.chosen_rollouts import ChosenRollout, WatchedRollout, chosen_rollouts, rollout_tables
@@ -265,4 +265,5 @@ __all__ = [
     "text_cell",
     "training_tables",
     "unclaimed",
+    "without_a_curve",
 ]

@@ -49,51 +49,73 @@ def capacity_curves(study: Study) -> list[Curve]:
     """A curve for each model that was trained on tasks of several sizes; empty where tasks are one size.
 
     Models on one curve have one section ``model``; how long and how they were trained may go with the size of
-    the task.  Where two of them are of one size, what they differ in parts the curve.  Returns are shares of
-    the optimum of a model's own tasks: sizes compare, single tasks do not.
+    the task.  Where several of them are of one size, each has a curve of its own, with those of other sizes
+    that agree with it in what they differ in, or with none of them.  Returns are shares of the optimum of a
+    model's own tasks: sizes compare, single tasks do not.
     """
-    if len({_bits(model) for model in study.scored}) < 2:
-        return []
-    groups: dict[tuple[str, str], list[ModelResult]] = {}
-    for model in study.scored:
-        settings = model.config.model.model_dump_json()
-        groups.setdefault((model.experiment, settings), []).append(model)
-    parts = [part for models in groups.values() for part in _parted(models)]
-    kept = [part for part in parts if len(part.models) > 1]
-    keys = differing_keys([part.models[0].config for part in kept])
+    parts = [part for part in _parts(study) if len(part.models) > 1]
+    keys = differing_keys([part.models[0].config for part in parts])
     curves = []
-    for part in kept:
+    for part in parts:
         points = tuple(Load(_bits(model), model) for model in sorted(part.models, key=_bits))
         state = mean_cost(points[0].model, lambda result: result.state_bytes) or 0.0
         curves.append(Curve(_name(part, keys), state, points))
     return curves
 
 
+def without_a_curve(study: Study) -> int:
+    """How many models are of one size alone, though others with their section ``model`` are of another."""
+    parts = _parts(study)
+    drawn = {id(model) for part in parts if len(part.models) > 1 for model in part.models}
+    return len({id(model) for part in parts for model in part.models} - drawn)
+
+
 @dataclass(frozen=True)
 class _Part:
-    """Models of different sizes, and the settings that part them from others of the same model."""
+    """Models of different sizes, the model that it was made for, and what parts it from others."""
 
     models: list[ModelResult]
+    owner: ModelResult
     keys: tuple[str, ...]
 
 
+def _parts(study: Study) -> list[_Part]:
+    """Of all models whose section ``model`` is that of another size's too."""
+    groups: dict[str, list[ModelResult]] = {}
+    for model in study.scored:
+        groups.setdefault(model.config.model.model_dump_json(), []).append(model)
+    kept = [models for models in groups.values() if len(set(map(_bits, models))) > 1]
+    return [part for models in kept for part in _parted(models)]
+
+
 def _parted(models: list[ModelResult]) -> list[_Part]:
-    """The models in parts that have one of each size."""
+    """The models in parts that have at most one of each size; none is in no part."""
     by_size: dict[float, list[ModelResult]] = {}
     for model in models:
         by_size.setdefault(_bits(model), []).append(model)
-    keys = {key for alike in by_size.values() for key in differing_keys([model.config for model in alike])}
-    parts: dict[tuple[object, ...], list[ModelResult]] = {}
+    several = [alike for alike in by_size.values() if len(alike) > 1]
+    keys = sorted({key for alike in several for key in differing_keys([model.config for model in alike])})
+    settings = {id(model): flatten(model.config) for model in models}
+
+    def values(model: ModelResult) -> tuple[str, ...]:
+        return (model.experiment, *(repr(settings[id(model)].get(key)) for key in keys))
+
+    owners: dict[tuple[str, ...], ModelResult] = {}
     for model in models:
-        settings = flatten(model.config)
-        values = tuple(repr(settings.get(key)) for key in sorted(keys))
-        parts.setdefault(values, []).append(model)
-    made = []
-    for part in parts.values():
-        # Models alike in all settings, under several names: any of them.
-        one_a_size = {_bits(model): model for model in reversed(part)}
-        made.append(_Part(list(one_a_size.values()), tuple(sorted(keys))))
-    return made
+        if len(by_size[_bits(model)]) > 1:
+            owners.setdefault(values(model), model)
+    if not owners:
+        return [_Part(models, models[0], ())]
+    parts = []
+    for own, owner in owners.items():
+        chosen = []
+        for alike in by_size.values():
+            fitting = [model for model in alike if values(model) == own]
+            if not fitting and len(alike) == 1 and values(alike[0]) not in owners:
+                fitting = alike
+            chosen += fitting[:1]
+        parts.append(_Part(chosen, owner, tuple(keys)))
+    return parts
 
 
 def _bits(model: ModelResult) -> float:
@@ -102,13 +124,13 @@ def _bits(model: ModelResult) -> float:
 
 def _name(part: _Part, keys: list[str]) -> str:
     """What the names of a curve's arms have in common, and those settings in which the curves differ."""
-    arms = _shared_name([model.arm for model in part.models])
-    settings = flatten(part.models[0].config)
+    arms = _shared_name([model.arm.removeprefix(f"{model.experiment}: ") for model in part.models])
+    settings = flatten(part.owner.config)
     chosen = [key for key in keys if key.startswith("model.") and key != "model.kind" and key in settings]
     chosen += [key for key in part.keys if key not in chosen and key in settings]
     name = ", ".join([arms, *(setting_in_words(key, settings[key]) for key in chosen)])
-    experiment = part.models[0].experiment
-    return f"{experiment}: {name}" if experiment else name
+    experiments = {model.experiment for model in part.models}
+    return f"{part.owner.experiment}: {name}" if experiments != {""} and len(experiments) == 1 else name
 
 
 def _shared_name(arms: list[str]) -> str:

@@ -106,10 +106,11 @@ def compression_tables(study: Study) -> dict[str, Table]:
         for cell in model.done
         for point in cell.by_compressions
     ]
+    columns_of_all = depth_columns(study)
     matrix: list[tuple[Value, ...]] = [
         (model.label, model.facts.depth, model.facts.n_latent, spot.low, spot.high, spot.mean, spot.episodes)
         for model in compressing(study)
-        for spot in depth_row(model, depth_columns(study))
+        for spot in depth_row(model, columns_of_all)
     ]
     names = (
         "label", "trained_depth", "latents", "compressions_from", "compressions_to", "normalised_return",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cad.envs.registry import task_family
 from cad.reports.data.cells import LAST_EPISODES, CellSummary
-from cad.reports.data.differences import paired
+from cad.reports.data.differences import paired, sharing_seeds
 from cad.reports.data.measure import OPTIMUM
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.recall import Recall, recall_start, repeated_recall
@@ -185,9 +185,7 @@ def by_plain(items: list[Demonstration]) -> dict[str, list[Demonstration]]:
 
 def curves_with(items: list[Demonstration]) -> list[tuple[int, FloatArray]]:
     """Demonstrated episodes and the curve (episodes,), without (0) and with, on the seeds that all have."""
-    seeds = tuple(seed for seed in items[0].seeds if all(seed in item.seeds for item in items))
-    if not seeds:  # those of the first
-        items, seeds = items[:1], items[0].seeds
+    items, seeds = sharing_seeds(items)
     models = [(0, items[0].plain), *((item.shown, item.model) for item in items)]
     return [(shown, model.curve_of(seeds)) for shown, model in models]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -48,6 +49,24 @@ def paired(first: FloatArray, second: FloatArray) -> tuple[float, float, float, 
     low, high = mean_interval(differences[..., None], many)
     p = float(p_values(differences[..., None])[0]) if many and differences.shape[1] > 1 else None
     return float(differences.mean()), float(low[0]), float(high[0]), p
+
+
+class _WithSeeds(Protocol):
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+
+
+P = TypeVar("P", bound=_WithSeeds)
+
+
+def sharing_seeds(pairs: Sequence[P]) -> tuple[list[P], tuple[int, ...]]:
+    """The first of some pairs and those that can be drawn with it, and the seeds that all of these have."""
+    kept, shared = [pairs[0]], set(pairs[0].seeds)
+    for pair in pairs[1:]:
+        if shared & set(pair.seeds):
+            kept.append(pair)
+            shared &= set(pair.seeds)
+    return kept, tuple(seed for seed in pairs[0].seeds if seed in shared)
 
 
 def differences_from(models: Sequence[ModelResult], reference: ModelResult) -> list[Difference]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cad.reports.data.cells import LAST_EPISODES, last_episodes
-from cad.reports.data.differences import paired
+from cad.reports.data.differences import paired, sharing_seeds
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.results import FloatArray
 from cad.reports.data.study import Study
@@ -106,9 +106,7 @@ def replaced_curves(items: Sequence[KnockOut]) -> list[Replaced]:
         groups.setdefault(item.intact.label, []).append(item)
     found = []
     for same in groups.values():
-        seeds = tuple(seed for seed in same[0].seeds if all(seed in item.seeds for item in same))
-        # Without a seed that all have, those of the first.
-        kept, seeds = (same, seeds) if seeds else (same[:1], same[0].seeds)
+        kept, seeds = sharing_seeds(same)
         curves = tuple((item, item.model.curve_of(seeds)) for item in kept)
         found.append(Replaced(same[0], same[0].intact.curve_of(seeds), curves))
     return found

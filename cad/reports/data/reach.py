@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from cad.envs.config import EnvConfig
-from cad.envs.registry import env_config
 from cad.reports.data.model_result import ModelResult
 from cad.reports.data.study import Study
 from cad.reports.data.tables import Table, Value, finite, table_if_any
@@ -31,8 +30,8 @@ class ReachPoint:
 
     @property
     def words(self) -> str:
-        """The value, for sentences."""
-        return f"up to {self.value:,}" if self.mixed else f"{self.value:,}"
+        """Where that is, after a return."""
+        return f"as trained, with up to {self.value:,}" if self.mixed else f"at {self.value:,}"
 
 
 @dataclass(frozen=True)
@@ -72,17 +71,14 @@ def reaches(study: Study) -> list[Reach]:
 
 def _reach(models: Sequence[ModelResult], key: str) -> Reach:
     env = models[0].config.env
-    own = _value(env, key)
-    # A T-maze of ``corridor: 29`` has them all as long, one that was trained with ``shortest`` has not.
-    alike = env_config(env.changed({key: own})).model_copy(update={key: getattr(env, key)})
-    mixed = alike != env
-    points = []
+    own, mixed = _value(env, key), env.is_mixed(key)
+    points = [ReachPoint(own, model, mixed) for model in models if not model.config.evaluation.env]
     for model in models:
-        changed = model.config.evaluation.env
-        if not changed:
-            points.append(ReachPoint(own, model, mixed))
-        elif key in changed:
-            points.append(ReachPoint(_value(model.config.evaluated_env, key), model, mixed=False))
+        value = _value(model.config.evaluated_env, key)
+        # One that is evaluated as it was trained, once more, is no other point.
+        known = {point.value for point in points if not point.mixed}
+        if key in (model.config.evaluation.env or {}) and value not in known:
+            points.append(ReachPoint(value, model, mixed=False))
     points.sort(key=lambda point: (point.value, not point.mixed))
     one = next(model for model in models if key in (model.config.evaluation.env or {}))
     return Reach(_name(one, key), key, own, f"up to {own:,}" if mixed else f"{own:,}", tuple(points))

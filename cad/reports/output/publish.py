@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 
 from PIL import Image
@@ -44,8 +43,10 @@ def _foreign(folder: Path) -> str | None:
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     known = _published(folder / "report.md") if files else set()
     if known is None:  # by a version that did not list them
-        known = {file for file in files if fnmatch(file, "csv/*.csv") or fnmatch(file, "figures/*.png")}
-    return next((file for file in files if file not in known and (file != "report.md" or not known)), None)
+        ours = {("csv", ".csv"), ("figures", ".png")}
+        known = {file for file in files if (str(Path(file).parent), Path(file).suffix) in ours}
+        known.add("report.md")
+    return next((file for file in files if file not in known), None)
 
 
 def _published(report: Path) -> set[str] | None:
@@ -54,8 +55,8 @@ def _published(report: Path) -> set[str] | None:
         text = report.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return set()
-    if (listed := re.search(r"<!-- published with this file: (.*) -->\s*$", text)) is not None:
-        return set(listed[1].split(", "))
+    if (listed := re.search(r"<!-- published with this file: (.*) -->", text)) is not None:
+        return {"report.md", *listed[1].split(", ")}
     return None if _HEADING in text else set()
 
 

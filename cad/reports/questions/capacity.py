@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from cad.reports.data import Curve, Study, capacity_curves, capacity_tables, finite, intervals_over, plural
+from cad.reports.data import (
+    Curve,
+    Study,
+    capacity_curves,
+    capacity_tables,
+    finite,
+    intervals_over,
+    plural,
+    without_a_curve,
+)
 from cad.reports.plotting import (
     DASHES,
     LEGEND_WIDTH,
@@ -45,6 +54,7 @@ def _draw(study: Study) -> Drawing | None:
     curves = every[:_MOST_CURVES]
     if not curves:
         return None
+    alone = without_a_curve(study)
     figure, hover = new_figure(3.3), Hover()
     ax = figure.subplots()
     for i, curve in enumerate(curves):
@@ -80,7 +90,8 @@ def _draw(study: Study) -> Drawing | None:
         "Return over the optimum of a model's own tasks, mean over roll-outs, tasks and seeds; lines: 95% "
         f"intervals over {intervals_over(study)}. In the legend: the state of one roll-out. Models on one "
         "curve have the same settings of the model; their training may go with the size of the task."
-        + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves"),
+        + left_out(len(every) - len(curves), f"The first {_MOST_CURVES} curves")
+        + (f" On no curve: {plural(alone, 'model')} of one size alone." if alone else ""),
         "Line chart of return over optimum by bits to remember. " + sentence(study),
         ("capacity",),
         *render(figure, "capacity", hover),

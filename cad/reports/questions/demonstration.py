@@ -37,7 +37,7 @@ from cad.reports.plotting import (
     whole_ticks,
     wrap,
 )
-from cad.reports.questions.section import Section, left_out
+from cad.reports.questions.section import Section, left_out, no_shared_seed
 
 _MOST_IN_WORDS = 3
 _MOST_PANELS = 4
@@ -163,6 +163,7 @@ def _draw(study: Study) -> Drawing | None:
         "Mean over roll-outs, tasks and the seeds that all curves of a panel have. Dotted curve: demonstrated"
         " episodes, in which optimal actions are taken and the model watches; dotted vertical line: where it "
         "begins to act. Each step has the same random numbers as without a demonstration."
+        + no_shared_seed(sum(len(items) + 1 - len(curves_with(items)) for items in groups.values()))
         + left_out(len(groups) - len(drawn), f"The first {_MOST_PANELS} models"),
         f"Line charts of {study.measure.name} by episode, with the first episodes demonstrated and without. "
         + sentence(study),

@@ -28,7 +28,7 @@ from cad.reports.plotting import (
     whole_ticks,
     wrap,
 )
-from cad.reports.questions.section import Section, left_out
+from cad.reports.questions.section import Section, left_out, no_shared_seed
 
 _MOST_IN_WORDS = 3
 _MOST_PANELS = 4
@@ -37,9 +37,11 @@ _AROUND = 20  # episodes before, and three times as many after
 
 def _in_words(item: KnockOut, of: str) -> str:
     span = f"episodes {item.episode} to {item.episode + item.n_after - 1}"
-    memory = "state" if item.intact.facts.depth is None else "latents"
+    memory, by = "latents", BY[item.how]
+    if item.intact.facts.depth is None:
+        memory, by = "state", by.replace("those", "that")
     return (
-        f"{item.intact.label} with {BY[item.how]} for its {memory} from episode {item.episode} on returns "
+        f"{item.intact.label} with {by} for its {memory} from episode {item.episode} on returns "
         f"{item.after:.2f}{of} over {span}, intact {item.intact_after:.2f}; paired, "
         f"{item.difference:+.3f}{interval_phrase(item.low, item.high, len(item.seeds))}. Its last episodes "
         f"return {item.last:.2f}, intact {item.intact_last:.2f}."
@@ -95,6 +97,7 @@ def _draw(study: Study) -> Drawing | None:
         "Mean over roll-outs, tasks and the seeds that all curves of a panel have; dotted: where latents, or "
         "the state of a recurrent net, are replaced. Steps that are still uncompressed stay. The same random "
         "numbers are drawn as in the intact roll-outs."
+        + no_shared_seed(len(items) - sum(len(curves.replaced) for curves in every))
         + left_out(len(every) - len(shown), f"The first {_MOST_PANELS} models"),
         f"Line charts of {study.measure.name} by episode, intact and with its memory replaced. "
         + sentence(study),

@@ -28,17 +28,17 @@ _SHARE = 0.95
 def _in_words(reach: Reach) -> str:
     held, last = reach.holds_to(_SHARE), reach.points[-1]
     if held == len(reach.points):
-        return f"{reach.name}: up to the largest, {last.words} ({last.model.score:.2f})"
+        return f"{reach.name}: up to the largest, {last.value:,} ({last.model.score:.2f})"
     below = reach.points[held]
-    value = f"{below.model.score:.2f} at {below.words}"
+    value = f"({below.model.score:.2f} {below.words})"
     if not held:
-        return f"{reach.name}: not even at the smallest ({value})"
-    # Points as trained go up to their value too.
-    return f"{reach.name}: up to {reach.points[held - 1].value:,} ({value})"
+        return f"{reach.name}: not even at the smallest {value}"
+    reached = reach.points[held - 1]
+    return f"{reach.name}: {'as trained alone' if reached.mixed else f'up to {reached.value:,}'} {value}"
 
 
 def _all_in_words(reach: Reach) -> str:
-    returns = (f"{point.model.score:.2f} at {point.words}" for point in reach.points)
+    returns = (f"{point.model.score:.2f} {point.words}" for point in reach.points)
     return f"{reach.name}: " + ", ".join(returns)
 
 
@@ -90,7 +90,7 @@ def _draw(study: Study) -> Drawing | None:
                 ax.plot([point.value, point.value], [low, high], color=colour, linewidth=0.8)
         hover.points(
             ax, x, y, name=reach.name, x_name=setting, y_name=study.measure.name,
-            x_words=[point.words for point in reach.points],
+            x_words=[point.words.removeprefix("at ") for point in reach.points],
         )  # fmt: skip
         ax.axvline(reach.own_value, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")

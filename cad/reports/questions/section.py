@@ -64,3 +64,8 @@ def bands_of(models: Sequence[ModelResult]) -> str:
 def left_out(count: int, shown: str) -> str:
     """What a caption says of models that a figure leaves out, after what it shows; empty for none."""
     return f" {shown}; {count} more are in the CSV files." if count > 0 else ""
+
+
+def no_shared_seed(count: int) -> str:
+    """What a caption says of models that share no seed with the first one drawn; empty for none."""
+    return f" {count} more share no seed with the first; the CSV file has them." if count > 0 else ""

@@ -184,6 +184,17 @@ def test_the_protocol_names_what_any_cell_has():
         assert words in text, words
 
 
+def test_the_protocol_of_both_kinds_of_tasks_and_of_a_state():
+    held_out = Config()
+    chosen = held_out.with_overrides({"evaluation.tasks": "validation"}, "test")
+    for configs in ([held_out, chosen], [chosen, held_out]):
+        words = "in the held-out tasks or, of some models, in the validation tasks, to choose settings"
+        assert f"Evaluation {words}: " in protocol(configs)
+    knocked = {"model": {"kind": "gru"}, "evaluation.knock_out": "other", "evaluation.n_episodes": 40}
+    recurrent = held_out.with_overrides(knocked, "test")
+    assert ", state replaced by that of a roll-out in another task before episode 26" in protocol([recurrent])
+
+
 def test_the_protocol_names_every_way_of_acting():
     annealed = {"evaluation.first_temperature": 1.2, "evaluation.temperature": 0.7}
     ways: list[dict[str, object]] = [{}, annealed, {"evaluation.greedy": True}]

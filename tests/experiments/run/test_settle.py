@@ -45,7 +45,7 @@ def test_a_stage_that_was_asked_to_stop_is_stopped_and_not_failed(
     with monkeypatch.context() as patched:
         patched.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**19))
         run.settle(entry)
-    assert "is full or nearly (0.5 MiB are free); free some space" in entry.message
+    assert "is full or nearly full (0.5 MiB are free); free some space" in entry.message
     run.settle(entry, why="no permission to write there")
     assert (entry.state, entry.message) == ("failed", "no permission to write there")
     entry.directory.record_failure("out of memory", expected=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,11 @@ def test_a_report_of_a_version_that_listed_no_files_is_replaced(report, tmp_path
     old = "# Old\n\n## How the numbers were made\n"
     (tmp_path / "run/report.md").write_text(old)
     (tmp_path / "run/csv/gone.csv").write_text("a\n")
+    publish(report, tmp_path / "run")
+    assert names(tmp_path / "run") == ["csv/cells.csv", "figures/grid.png", "report.md"]
+    for part in ("csv", "figures"):
+        shutil.rmtree(tmp_path / "run" / part)
+    (tmp_path / "run/report.md").write_text(old)
     publish(report, tmp_path / "run")
     assert names(tmp_path / "run") == ["csv/cells.csv", "figures/grid.png", "report.md"]
 

@@ -171,7 +171,7 @@ def test_a_training_of_mixed_corridors_is_no_corridor_of_the_longest(cell):
     assert [(point.value, point.mixed, point.model.score) for point in reach.points] == [
         (9, True, pytest.approx(1.0)), (9, False, pytest.approx(0.5)), (1000, False, pytest.approx(0.97)),
     ]  # fmt: skip
-    assert "(training had up to 9): far: up to 9 (0.50 at 9)" in reach_question.sentence(made)
+    assert "(training had up to 9): far: as trained alone (0.50 at 9)" in reach_question.sentence(made)
     with drawing_style():
         assert "as trained, with lower values" in reach_question.SECTION.figures[0](made).caption
 
@@ -200,6 +200,28 @@ def test_horizons_are_a_setting_too_and_each_setting_has_curves_of_its_own(cell)
 def test_a_curve_is_named_without_the_grids_own_part_alone(cell):
     cells = corridors(cell, "GRU, corridor 100", {9: 1.0, 10: 0.99, 1000: 0.97})
     assert [reach.name for reach in reaches(study(cells))] == ["GRU, corridor 100"]
+
+
+def test_what_is_evaluated_as_it_was_trained_is_no_other_point(cell):
+    base = levels(cell, 0.9)
+    again = base.config.with_overrides({"evaluation.env": {"horizon": 20}}, "test")
+    assert reaches(study([base, dataclasses.replace(base, label="again", config=again)])) == []
+    # Corridors between 9 and 9 steps are all as long.
+    cells = [
+        dataclasses.replace(each, config=each.config.with_overrides({"env.shortest": 9}, "test"))
+        for each in corridors(cell, "far", {9: 1.0, 100: 0.97})
+    ]
+    (reach,) = reaches(study(cells))
+    assert [point.mixed for point in reach.points] == [False, False] and reach.trained_at == "9"
+
+
+def test_knock_outs_that_share_no_seed_are_not_drawn_together(cell):
+    cells = [levels(cell, 0.8), levels(cell, 0.8, seed=1), knocked(cell, 0.3)]
+    cells.append(knocked(cell, 0.5, "noise", seed=1))
+    with drawing_style():
+        caption = knock_out_question.SECTION.figures[0](study(cells)).caption
+    assert "1 more share no seed with the first; the CSV file has them." in caption
+    assert len(knock_out_tables(study(cells))["knock_out"].rows) == 2
 
 
 def test_what_falls_at_the_smallest_alone_is_not_below_everywhere(cell):
@@ -342,23 +364,62 @@ def test_models_of_one_size_that_differ_are_on_curves_of_their_own(settings, cel
     ]  # fmt: skip
     key = next(iter(settings)).rpartition(".")[2]
     assert [curve.name.split(",")[0] for curve in curves] == ["one", "other"]
-    assert all(key in curve.name for curve in curves) or key == "horizon"
+    assert all(key in curve.name for curve in curves)
     # A size that one of them alone has a training for joins nothing.
-    (curve,) = capacity_curves(study([*renamed(wide, "one"), low[1]]))
+    made = study([*renamed(wide, "one"), low[1]])
+    (curve,) = capacity_curves(made)
     assert [point.model.score for point in curve.points] == pytest.approx([0.95, 0.95])
+    with drawing_style():
+        caption = capacity_question.SECTION.figures[0](made).caption
+    assert "On no curve: 1 model of one size alone." in caption
+
+
+def of_experiment(made, name, **changes):
+    """A cell as ``--compare`` has it."""
+    return dataclasses.replace(
+        made, label=f"{name}: {made.label}", arm=f"{name}: {made.arm}", experiment=name, **changes
+    )
 
 
 def test_experiments_have_curves_of_their_own(cell):
     wide = [made for made in loads(cell) if made.config.model.n_latent == 16]
-    cells = [dataclasses.replace(made, label=f"A: {made.label}", experiment="A") for made in wide]
-    cells += [
-        dataclasses.replace(made, label=f"B: {made.label}", experiment="B", returns=made.returns / 2)
-        for made in wide
-    ]
+    cells = [of_experiment(made, "A") for made in wide]
+    cells += [of_experiment(made, "B", returns=made.returns / 2) for made in wide]
     curves = capacity_curves(study(cells))
-    assert [(curve.name.split(":")[0], curve.points[0].model.score) for curve in curves] == [
-        ("A", pytest.approx(0.95)), ("B", pytest.approx(0.475)),
+    assert [(curve.name, curve.points[0].model.score) for curve in curves] == [
+        ("A: CompressedAD", pytest.approx(0.95)), ("B: CompressedAD", pytest.approx(0.475)),
     ]  # fmt: skip
+    # Experiments of one size each make one.
+    (curve,) = capacity_curves(study([of_experiment(wide[0], "one"), of_experiment(wide[1], "four")]))
+    assert (curve.name, len(curve.points)) == ("CompressedAD", 2)
+
+
+def test_a_second_model_of_one_size_takes_none_off_the_curve(cell):
+    """Rates go with the size, as in knee.yaml; at the largest there are two."""
+    cells = []
+    for n_cues, rate, level in (
+        (1, 2e-3, 1.0),
+        (2, 2e-3, 0.98),
+        (4, 1e-3, 0.9),
+        (8, 5e-4, 0.8),
+        (8, 2e-3, 0.3),
+    ):
+        made = cell()
+        tasks = {"env": {"name": "cued_darkroom", "n_cues": n_cues, "n_tasks": 40, "n_heldout": 8}}
+        more = {**tasks, "source": {"kind": "learner"}, "train.learning_rate": rate}
+        config = made.config.with_overrides(more, "test")
+        ids = tuple(range(10 * n_cues, 10 * n_cues + 8))
+        label = f"CompressedAD, {n_cues} cues, {rate}"
+        cells.append(levels(cell, level, label=label, config=config, task_ids=ids))
+    curves = capacity_curves(study(cells))
+    assert [[round(point.model.score, 2) for point in curve.points] for curve in curves] == [
+        [0.9, 0.8], [1.0, 0.98, 0.9, 0.3],
+    ]  # fmt: skip
+    assert ["learning_rate 0.0005" in curves[0].name, "learning_rate 0.002" in curves[1].name] == [True] * 2
+    drawn = {id(point.model) for curve in curves for point in curve.points}
+    assert len(drawn) == 5
+    with drawing_style():
+        assert "On no curve" not in capacity_question.SECTION.figures[0](study(cells)).caption
 
 
 def test_a_curve_is_not_named_by_one_of_its_sizes(cell):
