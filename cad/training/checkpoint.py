@@ -168,10 +168,13 @@ def _load(path: Path, run_id: str) -> Checkpoint:
     return checkpoint
 
 
-def newest_step(folder: Path) -> int | None:
-    """The update of the newest checkpoint, sound or not; None where there is none."""
-    steps = _steps(folder)
-    return int(steps[-1].name) if steps else None
+def newest_step(folder: Path, run_id: str) -> int | None:
+    """The update of the newest checkpoint that is what was written; None where there is none.
+
+    Raises :class:`CadError` as :func:`load_newest` does.
+    """
+    damaged = {path for path, _ in damaged_checkpoints(folder, run_id)}
+    return max((int(path.name) for path in _steps(folder) if path not in damaged), default=None)
 
 
 def newest_meta(folder: Path) -> dict[str, Any]:

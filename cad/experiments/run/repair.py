@@ -138,7 +138,8 @@ def _checks(directory: StageDirectory) -> Iterator[Callable[[], object]]:
         yield lambda: load_probe(directory.file(StageFile.PROBE), directory.name)
     if not directory.done:
         yield lambda: stored_metrics(directory)
-        yield lambda: _require_lines(directory)
+        if directory.file(StageFile.IDENTITY).exists():  # else nothing says how many there are
+            yield lambda: _require_lines(directory)
         if directory.file(StageFile.HISTORIES).exists():
             yield lambda: _require_opening(directory, StageFile.HISTORIES)
         return
@@ -156,7 +157,7 @@ def _checks(directory: StageDirectory) -> Iterator[Callable[[], object]]:
 
 def _require_lines(directory: StageDirectory) -> None:
     """Check that a training which is not done has all lines of metrics before its newest checkpoint."""
-    step = newest_step(directory.file(StageFile.CHECKPOINTS))
+    step = newest_step(directory.file(StageFile.CHECKPOINTS), directory.name)
     if step is not None:
         every = int(directory.identity()["config"][directory.kind]["log_every"])
         require_lines(directory.file(StageFile.METRICS), stored_metrics(directory) or [], every, step)

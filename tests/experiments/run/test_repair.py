@@ -122,6 +122,21 @@ def test_lost_lines_of_an_unfinished_training_are_noticed(lost, cad, small, copy
     assert len(metrics.read_text().splitlines()) > len(lines)
 
 
+@pytest.mark.parametrize("stray", ["file", "folder"])
+def test_a_stray_checkpoint_asks_for_no_lines(stray, copy):
+    """Nothing is lost of a training for the sake of an update that it never came to."""
+    training = stages(copy, "train")[0]
+    (training.path / "DONE").unlink()
+    place = training.path / "checkpoints/00009999"
+    if stray == "file":
+        place.write_text("stray")
+    else:
+        place.mkdir()
+    (damage,) = repair_stage(training).damages
+    assert damage.path == place and not place.exists()
+    assert training.saved_update() == 120 and (training.path / "metrics.jsonl").exists()
+
+
 @pytest.fixture
 def training(copy) -> StageDirectory:
     return stages(copy, "train")[0]
